@@ -1,0 +1,122 @@
+//! The block store: images and the disks that are cloned from them.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use ucloud_types::{
+    Quantity,
+    image::{ImageFormat, ImageSource, Sha256},
+};
+
+use crate::{HostError, hypervisor::DiskSource};
+
+/// Keeps images and disks in pools.
+#[async_trait]
+pub trait BlockStore: Send + Sync + 'static {
+    /// Size and room of a pool, after making what the pool needs on this host.
+    async fn usage(&self, pool: &Pool) -> Result<PoolUsage, HostError>;
+
+    /// Fetches, checks and converts an image, unless that was done already. Runs until it is done; `percent`
+    /// is told how far it is. Two calls for one image do the work once.
+    ///
+    /// Nothing that was fetched is trusted before it was inspected: it must be of the claimed format, complete
+    /// in itself (no backing file, no data file), and have the claimed checksum.
+    async fn import_image(&self, request: &ImageRequest, percent: &watch::Sender<u8>)
+    -> Result<StoredImage, HostError>;
+
+    /// The image with this UID, if it is there, complete.
+    async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError>;
+
+    /// The UIDs of all images that are there, complete.
+    async fn images(&self, pool: &Pool) -> Result<Vec<String>, HostError>;
+
+    /// Removes the image with this UID. Its bytes stay as long as another image or a disk needs them.
+    async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError>;
+
+    /// Makes a disk as a copy-on-write clone of an image, unless it is there already, and grows it to its size.
+    async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError>;
+
+    /// All disks that are there.
+    async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError>;
+
+    /// Removes a disk, and whatever was left of its making.
+    async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError>;
+}
+
+/// A pool, as a host needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pool {
+    /// The StoragePool's name.
+    pub name: String,
+    /// The directory.
+    pub path: PathBuf,
+}
+
+/// Size and room of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Its size.
+    pub capacity: Quantity,
+    /// What is free of it.
+    pub available: Quantity,
+}
+
+/// An image to import.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRequest {
+    /// The Image's UID.
+    pub uid: String,
+    /// The Image's namespace.
+    pub namespace: String,
+    /// The Image's name.
+    pub name: String,
+    /// The pool to keep it in.
+    pub pool: Pool,
+    /// Where its bytes come from.
+    pub source: ImageSource,
+    /// The format that they are claimed to have.
+    pub format: ImageFormat,
+    /// The checksum that they are claimed to have, or were found to have when they were first imported.
+    pub checksum: Option<Sha256>,
+}
+
+/// An image that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredImage {
+    /// The checksum of the source, as it was found to be.
+    pub sha256: Sha256,
+    /// The size of the disk that it holds.
+    pub virtual_size: Quantity,
+}
+
+/// The identity of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DiskId {
+    /// The VM's UID.
+    pub vm_uid: String,
+    /// The disk's name in the VM's spec.
+    pub name: String,
+}
+
+/// A disk to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskRequest {
+    /// Whose it is.
+    pub id: DiskId,
+    /// The pool to keep it in, where its image is too.
+    pub pool: Pool,
+    /// The image that it is a clone of.
+    pub image_uid: String,
+    /// The size that the guest sees; the image's own where there is none. Less than that is refused.
+    pub size: Option<Quantity>,
+}
+
+/// A disk that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Where its bytes are.
+    pub source: DiskSource,
+    /// The size that the guest sees.
+    pub size: Quantity,
+}

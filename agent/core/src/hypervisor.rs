@@ -1,0 +1,149 @@
+//! The hypervisor: domains, which are running VMs or their definitions.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use ucloud_types::{MacAddr, Quantity, host::Accelerator};
+
+use crate::HostError;
+
+/// Runs domains. A domain is named after its VM's UID, and carries its whole [`DomainSpec`] with it, so that an
+/// agent that starts finds out from the hypervisor alone what runs, for whom and at which epoch.
+#[async_trait]
+pub trait Hypervisor: Send + Sync + 'static {
+    /// All of ucloud's domains, running or not. An error is never an empty list.
+    async fn domains(&self) -> Result<Vec<Domain>, HostError>;
+
+    /// The domain of this VM.
+    async fn domain(&self, vm_uid: &str) -> Result<Option<Domain>, HostError>;
+
+    /// Defines the domain anew from `spec` and starts it. A domain that runs already is left alone.
+    async fn start(&self, spec: &DomainSpec) -> Result<(), HostError>;
+
+    /// Asks the guest to shut down (ACPI) and returns at once.
+    async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError>;
+
+    /// Switches the domain off, as by pulling the plug. The definition stays.
+    async fn destroy(&self, vm_uid: &str) -> Result<(), HostError>;
+
+    /// Removes the definition of a domain that does not run, and what belongs to it (its console's socket and log).
+    async fn undefine(&self, vm_uid: &str) -> Result<(), HostError>;
+
+    /// What the hypervisor is.
+    async fn facts(&self) -> Result<HypervisorFacts, HostError>;
+
+    /// Changes its value whenever a domain may have started, stopped or crashed, and when the connection to the
+    /// hypervisor was lost or came back.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
+
+/// What the hypervisor is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HypervisorFacts {
+    /// How guests' code is run, found out by running a tiny guest.
+    pub accelerator: Accelerator,
+    /// Why not by KVM, where it is not.
+    pub accelerator_message: String,
+    /// The version of libvirt.
+    pub libvirt: String,
+    /// The version of QEMU.
+    pub qemu: String,
+}
+
+/// All that a domain is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainSpec {
+    /// The VM's UID.
+    pub uid: String,
+    /// The VM's namespace.
+    pub namespace: String,
+    /// The VM's name.
+    pub name: String,
+    /// The epoch of the binding under which it was started.
+    pub epoch: u64,
+    /// The id of the last power request before it was started; 0 if there was none.
+    pub power_request: u64,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: Quantity,
+    /// Disks, in order; it boots from the first.
+    pub disks: Vec<DomainDisk>,
+    /// Interfaces, in order.
+    pub interfaces: Vec<DomainInterface>,
+}
+
+/// A disk of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainDisk {
+    /// The disk's name in the VM's spec; the guest sees it as the disk's serial number.
+    pub name: String,
+    /// Where its bytes are.
+    pub source: DiskSource,
+}
+
+/// Where a disk's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DiskSource {
+    /// A qcow2 file whose backing file is a qcow2 file without one.
+    Overlay {
+        /// The file that is written.
+        path: PathBuf,
+        /// The image that it is a clone of.
+        backing: PathBuf,
+    },
+}
+
+/// An interface of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainInterface {
+    /// The interface's name in the VM's spec.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The bridge it is attached to.
+    pub bridge: String,
+    /// The name of the tap device on the host.
+    pub tap: String,
+    /// The MTU that the guest is told.
+    pub mtu: u32,
+}
+
+/// A domain as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// What it was made of.
+    pub spec: DomainSpec,
+    /// Whether it runs.
+    pub state: DomainState,
+}
+
+/// Whether a domain runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainState {
+    /// It runs.
+    Running,
+    /// It is there and does not run, by this cause: it must be resumed or destroyed by an operator (an I/O error, for instance).
+    Paused,
+    /// It does not run.
+    Off(StopReason),
+}
+
+/// Why a domain does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The guest shut itself down.
+    Shutdown,
+    /// It was switched off from the host.
+    Destroyed,
+    /// The guest, or the hypervisor's process, crashed.
+    Crashed,
+    /// Nobody knows any more: the host was booted, or the manager restarted.
+    Unknown,
+}

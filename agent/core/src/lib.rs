@@ -1,0 +1,19 @@
+//! What an agent decides, and what it asks of its host. No I/O.
+//!
+//! The traits [`Hypervisor`], [`BlockStore`], [`Net`] and [`RouterAdvertiser`] are all that the agent knows of
+//! a host. Each has an adapter for a real system, and the simulated host implements all four. Their rules:
+//!
+//! - Every method is idempotent: what is there already is left alone, what is gone already is no error.
+//! - Whatever an adapter makes outside is named after the object's UID and found again by it. No adapter keeps
+//!   a database of its own.
+//! - A method may be interrupted at any point; the next call completes or clears away what is half done.
+
+pub mod block_store;
+pub mod error;
+pub mod hypervisor;
+pub mod net;
+
+pub use block_store::BlockStore;
+pub use error::HostError;
+pub use hypervisor::Hypervisor;
+pub use net::{Net, RouterAdvertiser};

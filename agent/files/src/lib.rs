@@ -1,0 +1,1 @@
+//! Disks and images as files in a directory

@@ -1,0 +1,1 @@
+//! Networks of a host by netlink: VXLAN, bridges, learnt addresses

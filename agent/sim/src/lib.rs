@@ -1,0 +1,1 @@
+//! A simulated host, in memory, with injectable faults

@@ -1,0 +1,1 @@
+//! ucloud-agent: runs the VMs that are bound to its host

@@ -1,0 +1,215 @@
+//! Fills the cache: lists the store once, then follows its one watch, and mends both when the store fails.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use futures::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DecodeError, Object, REGISTRY, Shared,
+    kind::{Change, Listed, ListedObject},
+};
+use crate::storage::{Listing, Revision, StorageError, StorageEvent, StoredValue, WatchBatch};
+
+/// The first wait after a failure, in which a store that is only restarting comes back.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// The longest wait between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Keeps the cache filled until `stop`.
+pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut retries = backoff();
+    let mut need = Need::List(Reason::Start);
+    while !stop.is_cancelled() {
+        let attempt = async {
+            match need {
+                Need::List(reason) => list(&shared, reason).await,
+                Need::Watch(after) => follow(&shared, after).await,
+            }
+        };
+        let end = tokio::select! {
+            end = attempt => end,
+            () = stop.cancelled() => return,
+        };
+        let Failed { moved_on, next, error } = match end {
+            Ok(next) => {
+                (need, retries) = (next, backoff());
+                continue;
+            }
+            Err(failed) => failed,
+        };
+        need = next.unwrap_or(need);
+        if moved_on {
+            retries = backoff();
+        }
+        let wait = retries.next().unwrap_or(RETRY_MAX);
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            revision = %shared.revision(),
+            "the watch cache lost its store, it goes on in {wait:?}"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(RETRY_MIN)
+        .with_max_delay(RETRY_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// What the cache needs next.
+#[derive(Clone, Copy)]
+enum Need {
+    List(Reason),
+    /// The changes after this revision.
+    Watch(Revision),
+}
+
+/// Why the cache lists.
+#[derive(Clone, Copy)]
+enum Reason {
+    /// It is empty.
+    Start,
+    /// The store no longer keeps the changes that come next.
+    Compacted,
+    /// The store's history is another one than before.
+    Replaced,
+}
+
+/// An attempt that ended with an error.
+struct Failed {
+    /// Whether it brought something before.
+    moved_on: bool,
+    /// What is needed now, if it is not the same as before.
+    next: Option<Need>,
+    error: StorageError,
+}
+
+async fn list(shared: &Shared, reason: Reason) -> Result<Need, Failed> {
+    let listing =
+        shared.storage.list(REGISTRY).await.map_err(|error| Failed { moved_on: false, next: None, error })?;
+    let at = listing.revision;
+    // a list that is older than what is known cannot follow on it
+    let replaced = matches!(reason, Reason::Replaced) || at < shared.revision();
+    shared.take_listing(listing, matches!(reason, Reason::Compacted) && !replaced);
+    Ok(Need::Watch(at))
+}
+
+async fn follow(shared: &Shared, after: Revision) -> Result<Need, Failed> {
+    let (mut moved_on, mut seen) = (false, after);
+    let error = match shared.storage.watch(REGISTRY, after).await {
+        Ok(mut batches) => loop {
+            match batches.next().await {
+                Some(Ok(batch)) => {
+                    (moved_on, seen) = (true, batch.revision);
+                    shared.take_batch(batch);
+                }
+                Some(Err(error)) => break error,
+                None => break StorageError::unavailable("the watch ended"),
+            }
+        },
+        Err(error) => error,
+    };
+    let next = match error {
+        StorageError::Compacted { .. } => Need::List(Reason::Compacted),
+        StorageError::FutureRevision { .. } => Need::List(Reason::Replaced),
+        _ => Need::Watch(seen),
+    };
+    Err(Failed { moved_on, next: Some(next), error })
+}
+
+impl Shared {
+    /// Takes in what the watch brought: each kind in one step, then the progress of the whole.
+    fn take_batch(&self, batch: WatchBatch) {
+        let mut by_kind: BTreeMap<&str, Vec<Change>> = BTreeMap::new();
+        for event in batch.events {
+            if let Some((prefix, change)) = self.change(event) {
+                by_kind.entry(prefix).or_default().push(change);
+            }
+        }
+        for (prefix, changes) in by_kind {
+            if let Some((_, kind)) = self.kinds.get(prefix) {
+                kind.apply(changes);
+            }
+        }
+        self.progress.send_replace(batch.revision);
+    }
+
+    /// The change in an event, and the prefix of its kind; nothing if it concerns no kind of the cache or cannot be read.
+    fn change(&self, event: StorageEvent) -> Option<(&str, Change)> {
+        let prefix = self.kind_prefix(event.key())?;
+        let path: Box<str> = event.key()[prefix.len()..].into();
+        let (revision, object) = match event {
+            StorageEvent::Put { key, value, revision, .. } => {
+                let stored = StoredValue { key, value, mod_revision: revision };
+                (revision, Some(self.decode(prefix, &path, &stored)?))
+            }
+            StorageEvent::Delete { key, revision } => {
+                self.readable(&key);
+                (revision, None)
+            }
+        };
+        Some((prefix, Change { path, revision, object }))
+    }
+
+    /// Takes in a list of the whole store. All kinds are moved at once, so that none is ahead of another.
+    fn take_listing(&self, listing: Listing, continues: bool) {
+        let mut by_kind: BTreeMap<&str, Listed> = BTreeMap::new();
+        self.forget_unreadable();
+        for stored in listing.values {
+            let Some(prefix) = self.kind_prefix(&stored.key) else { continue };
+            let path: Box<str> = stored.key[prefix.len()..].into();
+            let object =
+                self.decode(prefix, &path, &stored).map_or(ListedObject::Undecodable, ListedObject::Decoded);
+            by_kind.entry(prefix).or_default().insert(path, object);
+        }
+        let mut locked: Vec<_> = self.kinds.iter().map(|(prefix, (_, kind))| (prefix, kind.write())).collect();
+        for (prefix, state) in &mut locked {
+            let listed = by_kind.remove(prefix.as_str()).unwrap_or_default();
+            if continues {
+                state.catch_up(listed, listing.revision);
+            } else {
+                state.restart(listed, listing.revision);
+            }
+        }
+        self.progress.send_replace(listing.revision);
+        drop(locked);
+        for (_, kind) in self.kinds.values() {
+            kind.wake();
+        }
+    }
+
+    /// The object in a stored value; if it cannot be read, that is logged and remembered.
+    fn decode(&self, prefix: &str, path: &str, stored: &StoredValue) -> Option<Arc<Object>> {
+        let (config, _) = self.kinds.get(prefix)?;
+        let object = Object::from_stored(&stored.value, stored.mod_revision, |value| (config.fields)(value));
+        let object = object.and_then(|object| {
+            let placed = object.path() == path && object.namespace().is_some() == config.namespaced;
+            if placed { Ok(object) } else { Err(DecodeError::Misplaced(object.path())) }
+        });
+        match object {
+            Ok(object) => {
+                self.readable(&stored.key);
+                Some(Arc::new(object))
+            }
+            Err(error) => {
+                tracing::error!(
+                    key = stored.key,
+                    revision = %stored.mod_revision,
+                    error = &error as &dyn std::error::Error,
+                    "an object in the store cannot be read, its last readable state is served"
+                );
+                self.unreadable(&stored.key, stored.mod_revision, &error);
+                None
+            }
+        }
+    }
+}

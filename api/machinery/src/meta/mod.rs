@@ -1,0 +1,3 @@
+//! Object metadata: reading it, and the rules that every object's metadata keeps.
+
+pub mod names;

@@ -1,0 +1,263 @@
+//! What a kind looks like from outside: names, scope, schema, columns, selectable fields.
+//!
+//! Every kind is served from a [`ResourceDescription`], and most descriptions come from a `CustomResourceDefinition`: those of
+//! kinds that a program derives at build time in the same way as, later, those that users create.
+
+use std::sync::Arc;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionVersion,
+};
+use serde_json::Value;
+
+use crate::jsonpath::{JsonPath, JsonPathError};
+use crate::schema::{Schema, SchemaError};
+
+/// Whether objects of a kind live in namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// In a namespace each.
+    Namespaced,
+    /// Beside the namespaces.
+    Cluster,
+}
+
+/// A column of `kubectl get`.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// The heading.
+    pub name: String,
+    /// `string`, `integer`, `number`, `boolean` or `date` (shown as an age).
+    pub type_: String,
+    /// The OpenAPI format, e.g. `name` for the column that identifies the row.
+    pub format: String,
+    /// What the column shows.
+    pub description: String,
+    /// 0 is always shown, greater ones only by `-o wide`.
+    pub priority: i32,
+    /// Where the cell's value is.
+    pub path: JsonPath,
+}
+
+/// A field that field selectors may name.
+#[derive(Debug, Clone)]
+pub struct SelectableField {
+    /// The name that clients use in selectors, e.g. `status.binding.host`.
+    pub label: String,
+    /// The name under which the stored object's value is indexed; the same as `label` unless the kind is served in
+    /// another form than it is stored in.
+    pub stored: String,
+    /// Where the value is in the stored object. A field that is not there counts as the empty string.
+    pub path: JsonPath,
+}
+
+/// A description that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptionError {
+    /// No version of the CRD is served and stored.
+    #[error("CRD {crd} has no version that is both served and stored")]
+    NoVersion {
+        /// The CRD's name.
+        crd: String,
+    },
+    /// The CRD's scope is not one of the two that exist.
+    #[error("CRD {crd} has the scope {scope:?}; it must be Namespaced or Cluster")]
+    Scope {
+        /// The CRD's name.
+        crd: String,
+        /// What it says.
+        scope: String,
+    },
+    /// The schema cannot be used.
+    #[error("CRD {crd} has a schema that cannot be used")]
+    Schema {
+        /// The CRD's name.
+        crd: String,
+        /// Why not.
+        #[source]
+        source: SchemaError,
+    },
+    /// A printer column or a selectable field has a path that cannot be read.
+    #[error("CRD {crd} names a path that cannot be read")]
+    Path {
+        /// The CRD's name.
+        crd: String,
+        /// Why not.
+        #[source]
+        source: JsonPathError,
+    },
+}
+
+/// A kind as one version of its group serves it.
+#[derive(Debug, Clone)]
+pub struct ResourceDescription {
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// The version, e.g. `v1alpha1`.
+    pub version: String,
+    /// The kind, e.g. `VM`.
+    pub kind: String,
+    /// The kind of a list, e.g. `VMList`.
+    pub list_kind: String,
+    /// The plural name that stands in paths, e.g. `vms`.
+    pub plural: String,
+    /// The singular name, e.g. `vm`.
+    pub singular: String,
+    /// What users may type instead of the plural.
+    pub short_names: Vec<String>,
+    /// Groups of kinds to get together, e.g. `all`.
+    pub categories: Vec<String>,
+    /// Whether objects live in namespaces.
+    pub scope: Scope,
+    /// What objects must look like, apart from `metadata`.
+    pub schema: Arc<Schema>,
+    /// The schema as clients are told it (OpenAPI v3).
+    pub openapi: Arc<Value>,
+    /// The columns after the name.
+    pub columns: Vec<Column>,
+    /// What field selectors may name besides `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<SelectableField>,
+    /// Whether `status` is written through its own subresource and through nothing else.
+    pub status_subresource: bool,
+    /// Whether `metadata.generation` counts the changes outside `metadata` and `status`.
+    pub generations: bool,
+    /// Whether a field that is `null` counts as absent, as it does for the kinds that are compiled into Kubernetes.
+    pub nulls_are_absent: bool,
+}
+
+impl ResourceDescription {
+    /// The description of a CRD's stored version.
+    pub fn from_crd(crd: &CustomResourceDefinition) -> Result<Self, DescriptionError> {
+        let name = crd.metadata.name.clone().unwrap_or_default();
+        let spec = &crd.spec;
+        let version = spec
+            .versions
+            .iter()
+            .find(|version| version.served && version.storage)
+            .ok_or_else(|| DescriptionError::NoVersion { crd: name.clone() })?;
+        let scope = match spec.scope.as_str() {
+            "Namespaced" => Scope::Namespaced,
+            "Cluster" => Scope::Cluster,
+            other => {
+                return Err(DescriptionError::Scope {
+                    crd: name,
+                    scope: other.to_owned(),
+                });
+            }
+        };
+        let openapi = raw_schema(version);
+        let schema = Schema::compile(&openapi).map_err(|source| DescriptionError::Schema {
+            crd: name.clone(),
+            source,
+        })?;
+        let path_error = |source| DescriptionError::Path {
+            crd: name.clone(),
+            source,
+        };
+        let names = &spec.names;
+        Ok(Self {
+            group: spec.group.clone(),
+            version: version.name.clone(),
+            kind: names.kind.clone(),
+            list_kind: names
+                .list_kind
+                .clone()
+                .unwrap_or_else(|| format!("{}List", names.kind)),
+            plural: names.plural.clone(),
+            singular: names
+                .singular
+                .clone()
+                .unwrap_or_else(|| names.kind.to_lowercase()),
+            short_names: names.short_names.clone().unwrap_or_default(),
+            categories: names.categories.clone().unwrap_or_default(),
+            scope,
+            schema: Arc::new(schema),
+            openapi: Arc::new(openapi),
+            columns: columns(version.additional_printer_columns.as_deref()).map_err(path_error)?,
+            selectable_fields: selectable_fields(version).map_err(path_error)?,
+            status_subresource: version
+                .subresources
+                .as_ref()
+                .is_some_and(|subresources| subresources.status.is_some()),
+            generations: true,
+            nulls_are_absent: false,
+        })
+    }
+
+    /// `GROUP/VERSION`, or `v1` for the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// Whether objects live in namespaces.
+    pub fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+}
+
+fn raw_schema(version: &CustomResourceDefinitionVersion) -> Value {
+    version
+        .schema
+        .as_ref()
+        .and_then(|validation| validation.open_api_v3_schema.as_ref())
+        .and_then(|schema| serde_json::to_value(schema).ok())
+        .unwrap_or_else(|| {
+            serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+        })
+}
+
+/// The age, which every kind has that declares no columns of its own.
+fn age_column() -> Result<Column, JsonPathError> {
+    Ok(Column {
+        name: "Age".to_owned(),
+        type_: "date".to_owned(),
+        format: String::new(),
+        description: "When the object was created, as an age.".to_owned(),
+        priority: 0,
+        path: JsonPath::parse(".metadata.creationTimestamp")?,
+    })
+}
+
+/// Compiles printer columns; without any, the age alone is shown.
+pub(crate) fn columns(
+    declared: Option<&[CustomResourceColumnDefinition]>,
+) -> Result<Vec<Column>, JsonPathError> {
+    let Some(declared) = declared.filter(|columns| !columns.is_empty()) else {
+        return Ok(vec![age_column()?]);
+    };
+    declared
+        .iter()
+        .map(|column| {
+            Ok(Column {
+                name: column.name.clone(),
+                type_: column.type_.clone(),
+                format: column.format.clone().unwrap_or_default(),
+                description: column.description.clone().unwrap_or_default(),
+                priority: column.priority.unwrap_or_default(),
+                path: JsonPath::parse(&column.json_path)?,
+            })
+        })
+        .collect()
+}
+
+fn selectable_fields(
+    version: &CustomResourceDefinitionVersion,
+) -> Result<Vec<SelectableField>, JsonPathError> {
+    version
+        .selectable_fields
+        .iter()
+        .flatten()
+        .map(|field| {
+            let label = field.json_path.trim_start_matches('.').to_owned();
+            Ok(SelectableField {
+                stored: label.clone(),
+                label,
+                path: JsonPath::parse(&field.json_path)?,
+            })
+        })
+        .collect()
+}

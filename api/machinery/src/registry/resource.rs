@@ -1,0 +1,123 @@
+//! A kind that is served: its description with its strategy, its subresources and its place in storage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::Value;
+
+use super::description::{DescriptionError, ResourceDescription};
+use crate::meta::names::NO_NAMESPACE;
+use crate::strategy::{Conversion, NoStrategy, Strategy, SubresourceHandler};
+
+/// A kind as it is served.
+#[derive(Clone)]
+pub struct Resource {
+    pub(crate) description: ResourceDescription,
+    pub(crate) strategy: Arc<dyn Strategy>,
+    pub(crate) subresources: BTreeMap<String, Arc<dyn SubresourceHandler>>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) conversion: Option<Arc<dyn Conversion>>,
+    prefix: String,
+}
+
+impl std::fmt::Debug for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resource")
+            .field("prefix", &self.prefix)
+            .field("version", &self.description.version)
+            .field("kind", &self.description.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Resource {
+    /// A kind with a description of one's own.
+    pub fn new(description: ResourceDescription) -> Self {
+        let prefix = storage_prefix(&description.group, &description.plural);
+        Self {
+            description,
+            strategy: Arc::new(NoStrategy),
+            subresources: BTreeMap::new(),
+            ttl: None,
+            conversion: None,
+            prefix,
+        }
+    }
+
+    /// A kind that a CRD describes.
+    pub fn from_crd(crd: &CustomResourceDefinition) -> Result<Self, DescriptionError> {
+        ResourceDescription::from_crd(crd).map(Self::new)
+    }
+
+    /// Gives the kind rules beyond its schema.
+    #[must_use]
+    pub fn strategy(mut self, strategy: impl Strategy) -> Self {
+        self.strategy = Arc::new(strategy);
+        self
+    }
+
+    /// Adds an action at `.../NAME/<name>`.
+    #[must_use]
+    pub fn subresource(mut self, name: &str, handler: impl SubresourceHandler) -> Self {
+        self.subresources.insert(name.to_owned(), Arc::new(handler));
+        self
+    }
+
+    /// Lets storage delete objects after `ttl`.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Serves objects that another resource stores, in another form. Both see the same objects.
+    #[must_use]
+    pub fn stored_as(mut self, group: &str, plural: &str, conversion: impl Conversion) -> Self {
+        self.prefix = storage_prefix(group, plural);
+        self.conversion = Some(Arc::new(conversion));
+        self
+    }
+
+    /// The kind's description.
+    pub fn description(&self) -> &ResourceDescription {
+        &self.description
+    }
+
+    /// The prefix of the kind's keys in storage: `/registry/<group or core>/<plural>/`.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The storage key of an object.
+    pub(crate) fn key(&self, namespace: &str, name: &str) -> String {
+        if namespace == NO_NAMESPACE {
+            format!("{}{name}", self.prefix)
+        } else {
+            format!("{}{namespace}/{name}", self.prefix)
+        }
+    }
+
+    /// The stored form as this resource serves it.
+    pub(crate) fn to_served(&self, stored: Value) -> Value {
+        match &self.conversion {
+            Some(conversion) => conversion.to_served(stored),
+            None => stored,
+        }
+    }
+
+    /// What a client sent, in the stored form.
+    pub(crate) fn to_stored(&self, served: Value) -> Value {
+        match &self.conversion {
+            Some(conversion) => conversion.to_stored(served),
+            None => served,
+        }
+    }
+}
+
+/// `/registry/<group or core>/<plural>/`.
+pub(crate) fn storage_prefix(group: &str, plural: &str) -> String {
+    let group = if group.is_empty() { "core" } else { group };
+    format!("/registry/{group}/{plural}/")
+}

@@ -1,0 +1,82 @@
+//! Removes the fields that a schema does not know and tells where they were, so that the caller can ignore them, warn
+//! or refuse. What is stored thus never holds a field that nobody reads.
+
+use serde_json::{Map, Value};
+
+use super::{Additional, Schema};
+use crate::status::FieldPath;
+
+/// No more paths than this are told.
+const MAX_TOLD: usize = 100;
+
+impl Schema {
+    /// Removes unknown fields; answers their paths, in order. `apiVersion`, `kind` and `metadata` at the root are left alone.
+    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        let mut unknown = Vec::new();
+        self.prune_value(object, &FieldPath::root(), true, &mut unknown);
+        unknown
+    }
+
+    fn prune_value(&self, value: &mut Value, path: &FieldPath, is_object: bool, unknown: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => self.prune_map(map, path, is_object || self.embedded_resource, unknown),
+            Value::Array(list) => {
+                if let Some(items) = &self.items {
+                    for (index, element) in list.iter_mut().enumerate() {
+                        items.prune_value(element, &path.index(index), false, unknown);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn prune_map(&self, map: &mut Map<String, Value>, path: &FieldPath, is_object: bool, unknown: &mut Vec<String>) {
+        let keeps_unknown = self.preserve_unknown || matches!(self.additional, Additional::Anything);
+        map.retain(|name, value| {
+            if is_object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+                return true;
+            }
+            if let Some(property) = self.properties.get(name) {
+                property.prune_value(value, &path.child(name), false, unknown);
+                return true;
+            }
+            if let Additional::Values(values) = &self.additional {
+                values.prune_value(value, &path.child(name), false, unknown);
+                return true;
+            }
+            if !keeps_unknown && unknown.len() < MAX_TOLD {
+                unknown.push(path.child(name).as_str().to_owned());
+            }
+            keeps_unknown
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn unknown_fields_go_and_are_told() {
+        let schema = Schema::compile(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "a": {"type": "string"},
+            "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "map": {"type": "object", "additionalProperties": {"type": "object", "properties": {"b": {"type": "string"}}}},
+            "list": {"type": "array", "items": {"type": "object", "properties": {"c": {"type": "string"}}}},
+        }}}}))
+        .unwrap();
+        let mut object = json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "x"}, "bogus": 1, "spec": {
+            "a": "x", "A": "y", "any": {"x": {"y": 1}}, "map": {"k": {"b": "", "z": 1}}, "list": [{"c": ""}, {"d": 1}],
+        }});
+        let unknown = schema.prune(&mut object);
+        assert_eq!(unknown, ["bogus", "spec.A", "spec.list[1].d", "spec.map.k.z"]);
+        assert_eq!(
+            object,
+            json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "x"}, "spec": {
+                "a": "x", "any": {"x": {"y": 1}}, "map": {"k": {"b": ""}}, "list": [{"c": ""}, {}],
+            }})
+        );
+    }
+}

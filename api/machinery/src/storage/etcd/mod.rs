@@ -1,0 +1,243 @@
+//! The store in etcd.
+//!
+//! Each write is one transaction with one compare. The parts: `members` reaches etcd (TLS, timeouts, which member to
+//! ask), `failure` reads its errors, `outcome` finds out about writes whose answer was lost, `lease` shares leases
+//! between keys with a time to live, `watcher` follows the changes.
+
+mod failure;
+mod lease;
+mod members;
+mod outcome;
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod tests;
+mod watcher;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+
+use self::{
+    failure::Failure,
+    lease::Leases,
+    members::Members,
+    outcome::{Attempt, Outcome},
+};
+use super::{Listing, Revision, Storage, StorageError, StoredValue, WatchBatches, check_size};
+
+/// Keys per request of a list.
+const LIST_PAGE_KEYS: i64 = 500;
+
+/// How often a list that a compaction overtook is begun again.
+const LIST_ATTEMPTS: u32 = 3;
+
+/// How to reach etcd. TLS with a client certificate is the only way.
+#[derive(Clone)]
+pub struct EtcdConfig {
+    /// URLs of the members' client ports, such as `https://[fd00::1]:2379`.
+    pub endpoints: Vec<String>,
+    /// The CA that signed etcd's certificates, PEM.
+    pub ca: Vec<u8>,
+    /// The client certificate (chain), PEM.
+    pub cert: Vec<u8>,
+    /// The client certificate's private key, PEM.
+    pub key: Vec<u8>,
+    /// What stands before each key in etcd, normally empty. Keys outside it do no harm.
+    pub prefix: String,
+}
+
+/// A [`Storage`] in etcd, 3.4 or newer.
+pub struct EtcdStorage {
+    members: Members,
+    leases: Leases,
+    prefix: String,
+}
+
+impl EtcdStorage {
+    /// Prepares the connections; etcd need not be up yet.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] if an endpoint or a certificate cannot be used.
+    pub async fn connect(config: EtcdConfig) -> Result<Self, StorageError> {
+        let members = Members::connect(&config).await?;
+        Ok(Self { members, leases: Leases::default(), prefix: config.prefix })
+    }
+
+    /// The key as it stands in etcd.
+    fn etcd_key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// A key of etcd as the rest knows it.
+    fn plain_key(&self, key: Vec<u8>) -> Result<String, StorageError> {
+        let key = String::from_utf8(key).map_err(|error| StorageError::Refused(Box::new(error)))?;
+        Ok(key.strip_prefix(&self.prefix).map(str::to_owned).unwrap_or(key))
+    }
+
+    fn stored(&self, value: KeyValue) -> Result<StoredValue, StorageError> {
+        let mod_revision = revision(value.mod_revision());
+        let (key, value) = value.into_key_value();
+        Ok(StoredValue { key: self.plain_key(key)?, value: value.into(), mod_revision })
+    }
+
+    /// Sends a write once. `Ok(Err(..))` is a failed compare, with the value that etcd found instead.
+    async fn write(
+        &self,
+        key: &str,
+        attempt: Attempt<'_>,
+        txn: Txn,
+    ) -> Result<Result<Revision, Option<StoredValue>>, StorageError> {
+        match self.members.write(txn).await {
+            Ok(answer) => self.answer(&answer),
+            Err(Failure::Definite(error)) => Err(error),
+            Err(Failure::LeaseNotFound) => Err(StorageError::unavailable("the lease for the key was lost, try again")),
+            Err(Failure::Unknown(cause)) => match self.outcome_of(&self.etcd_key(key), attempt).await {
+                Ok(Outcome::Applied(revision)) => Ok(Ok(revision)),
+                Ok(Outcome::Lost(current)) => Ok(Err(current)),
+                // the first cause says more than why looking again did not help
+                Ok(Outcome::Unknown) | Err(_) => {
+                    Err(StorageError::OutcomeUnknown { key: key.to_owned(), source: cause })
+                }
+            },
+        }
+    }
+
+    fn answer(&self, answer: &TxnResponse) -> Result<Result<Revision, Option<StoredValue>>, StorageError> {
+        if answer.succeeded() {
+            return Ok(Ok(header_revision(answer.header())));
+        }
+        let found = answer.op_responses().into_iter().find_map(|op| match op {
+            TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
+            _ => None,
+        });
+        Ok(Err(found.map(|value| self.stored(value)).transpose()?))
+    }
+
+    /// All pages of a list, the later ones at the revision of the first.
+    async fn list_once(&self, prefix: &str) -> Result<Listing, StorageError> {
+        let (mut from, end) = (self.etcd_key(prefix).into_bytes(), range_end(&self.etcd_key(prefix)));
+        let mut listing = Listing { revision: Revision(0), values: Vec::new() };
+        loop {
+            let options = GetOptions::new()
+                .with_range(end.clone())
+                .with_limit(LIST_PAGE_KEYS)
+                .with_revision(i64_revision(listing.revision));
+            let mut page = self.members.get(&from, &options).await?;
+            if listing.revision == Revision(0) {
+                listing.revision = header_revision(page.header());
+            }
+            let more = page.more();
+            let values = page.take_kvs();
+            if let Some(last) = values.last() {
+                // the smallest key after the last one
+                from = [last.key(), b"\0"].concat();
+            }
+            listing.values.reserve(values.len());
+            for value in values {
+                listing.values.push(self.stored(value)?);
+            }
+            if !more {
+                return Ok(listing);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for EtcdStorage {
+    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError> {
+        check_size(key, &value)?;
+        let etcd_key = self.etcd_key(key);
+        let mut options = PutOptions::new();
+        if let Some(ttl) = ttl {
+            options = options.with_lease(self.leases.lease_for(&self.members, ttl).await?);
+        }
+        let txn = Txn::new()
+            .when([Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options))]);
+        self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn)
+            .await?
+            .map_err(|_| StorageError::AlreadyExists { key: key.to_owned() })
+    }
+
+    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
+        check_size(key, &value)?;
+        let etcd_key = self.etcd_key(key);
+        let put =
+            TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(PutOptions::new().with_ignore_lease()));
+        let txn = compare_and(&etcd_key, expected, put);
+        self.write(key, Attempt::Put { value: &value, expected }, txn).await?.map_err(|current| lost(key, expected, current))
+    }
+
+    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
+        let etcd_key = self.etcd_key(key);
+        let txn = compare_and(&etcd_key, expected, TxnOp::delete(etcd_key.as_str(), None));
+        self.write(key, Attempt::Delete { expected }, txn).await?.map_err(|current| lost(key, expected, current))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
+        let mut found = self.members.get(self.etcd_key(key).as_bytes(), &GetOptions::new()).await?;
+        found.take_kvs().pop().map(|value| self.stored(value)).transpose()
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StorageError> {
+        let mut attempt = 1;
+        loop {
+            match self.list_once(prefix).await {
+                // compacted between two pages
+                Err(StorageError::Compacted { .. }) if attempt < LIST_ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    async fn current_revision(&self) -> Result<Revision, StorageError> {
+        self.members.current_revision().await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchBatches, StorageError> {
+        watcher::watch(&self.members, self.prefix.clone(), prefix.to_owned(), after).await
+    }
+}
+
+/// `op` if the key's last write was at `expected`; else reads the key in the same transaction.
+fn compare_and(etcd_key: &str, expected: Revision, op: TxnOp) -> Txn {
+    Txn::new()
+        .when([Compare::mod_revision(etcd_key, CompareOp::Equal, i64_revision(expected))])
+        .and_then([op])
+        .or_else([TxnOp::get(etcd_key, None)])
+}
+
+fn lost(key: &str, expected: Revision, current: Option<StoredValue>) -> StorageError {
+    match current {
+        Some(current) => StorageError::Conflict { key: key.to_owned(), expected, current },
+        None => StorageError::NotFound { key: key.to_owned() },
+    }
+}
+
+/// The first key after all those that begin with `prefix`. Prefixes here are text, whose last byte is never 0xff.
+fn range_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    match end.last_mut() {
+        Some(last) => *last += 1,
+        // etcd's word for "to the end"
+        None => end.push(0),
+    }
+    end
+}
+
+/// etcd counts in i64, and never below 0.
+fn revision(etcd: i64) -> Revision {
+    Revision(u64::try_from(etcd).unwrap_or_default())
+}
+
+fn i64_revision(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
+}
+
+fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Revision {
+    header.map_or(Revision(0), |header| revision(header.revision()))
+}

@@ -1,0 +1,279 @@
+//! The store in memory: what etcd promises, without etcd. For component tests and simulations; nothing survives the process.
+//!
+//! One map, one revision counter, and the list of past changes that watches read from by position. A watch holds no
+//! buffer: it is woken when the revision moves and takes what is new from the shared list.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use tokio::sync::watch;
+
+use super::{Listing, Revision, Storage, StorageError, StorageEvent, StoredValue, WatchBatch, WatchBatches, check_size};
+
+/// How many past changes are kept; older ones are compacted away. A watch that falls behind further has to list again.
+const HISTORY_LIMIT: usize = 16_384;
+
+/// A [`Storage`] in memory. Clones share the same data.
+#[derive(Clone)]
+pub struct MemoryStorage {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// The newest revision; wakes the watches.
+    revision: watch::Sender<Revision>,
+}
+
+#[derive(Default)]
+struct State {
+    revision: Revision,
+    keys: BTreeMap<String, Entry>,
+    history: VecDeque<StorageEvent>,
+    /// Changes at and below this revision are no longer in `history`.
+    compacted: Revision,
+}
+
+struct Entry {
+    value: Bytes,
+    mod_revision: Revision,
+    create_revision: Revision,
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStorage {
+    /// An empty store, at revision 1 as a new etcd is.
+    pub fn new() -> Self {
+        let state = State { revision: Revision(1), ..State::default() };
+        let revision = watch::Sender::new(state.revision);
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), revision }) }
+    }
+
+    /// Forgets the changes up to and including `revision`, as etcd's compaction does. Present values stay.
+    pub fn compact(&self, revision: Revision) {
+        let mut state = self.shared.lock();
+        state.compacted = state.compacted.max(revision.min(state.revision));
+        while state.history.front().is_some_and(|event| event.revision() <= state.compacted) {
+            state.history.pop_front();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // a panic of another thread cannot leave the state half-written: each change is a few infallible steps
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes the key if it is still the one created at `created`.
+    fn expire(&self, key: &str, created: Revision) {
+        let mut state = self.lock();
+        if state.keys.get(key).is_some_and(|entry| entry.create_revision == created) {
+            self.apply_delete(&mut state, key);
+        }
+    }
+
+    fn apply_put(&self, state: &mut State, key: &str, value: Bytes) -> Revision {
+        let revision = Revision(state.revision.0 + 1);
+        let create_revision = state.keys.get(key).map_or(revision, |entry| entry.create_revision);
+        state.keys.insert(key.to_owned(), Entry { value: value.clone(), mod_revision: revision, create_revision });
+        self.record(
+            state,
+            StorageEvent::Put { key: key.to_owned(), value, revision, created: create_revision == revision },
+        );
+        revision
+    }
+
+    fn apply_delete(&self, state: &mut State, key: &str) -> Revision {
+        let revision = Revision(state.revision.0 + 1);
+        state.keys.remove(key);
+        self.record(state, StorageEvent::Delete { key: key.to_owned(), revision });
+        revision
+    }
+
+    fn record(&self, state: &mut State, event: StorageEvent) {
+        state.revision = event.revision();
+        state.history.push_back(event);
+        if state.history.len() > HISTORY_LIMIT
+            && let Some(oldest) = state.history.pop_front()
+        {
+            state.compacted = oldest.revision();
+        }
+        self.revision.send_replace(state.revision);
+    }
+}
+
+impl State {
+    /// The compare of a compare-and-swap.
+    fn expect(&self, key: &str, expected: Revision) -> Result<(), StorageError> {
+        let entry = self.keys.get(key).ok_or_else(|| StorageError::NotFound { key: key.to_owned() })?;
+        if entry.mod_revision == expected {
+            return Ok(());
+        }
+        Err(StorageError::Conflict { key: key.to_owned(), expected, current: entry.stored(key) })
+    }
+
+    /// What happened below `prefix` after `after`.
+    fn changes(&self, prefix: &str, after: Revision) -> Result<WatchBatch, StorageError> {
+        if after < self.compacted {
+            return Err(StorageError::Compacted { asked: after, oldest: self.compacted });
+        }
+        let first = self.history.partition_point(|event| event.revision() <= after);
+        let events = self.history.range(first..).filter(|event| event.key().starts_with(prefix)).cloned().collect();
+        Ok(WatchBatch { revision: self.revision, events })
+    }
+}
+
+impl Entry {
+    fn stored(&self, key: &str) -> StoredValue {
+        StoredValue { key: key.to_owned(), value: self.value.clone(), mod_revision: self.mod_revision }
+    }
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError> {
+        check_size(key, &value)?;
+        let mut state = self.shared.lock();
+        if state.keys.contains_key(key) {
+            return Err(StorageError::AlreadyExists { key: key.to_owned() });
+        }
+        let revision = self.shared.apply_put(&mut state, key, value);
+        drop(state);
+        if let Some(ttl) = ttl {
+            let (shared, key) = (Arc::downgrade(&self.shared), key.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(ttl).await;
+                if let Some(shared) = shared.upgrade() {
+                    shared.expire(&key, revision);
+                }
+            });
+        }
+        Ok(revision)
+    }
+
+    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
+        check_size(key, &value)?;
+        let mut state = self.shared.lock();
+        state.expect(key, expected)?;
+        Ok(self.shared.apply_put(&mut state, key, value))
+    }
+
+    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
+        let mut state = self.shared.lock();
+        state.expect(key, expected)?;
+        Ok(self.shared.apply_delete(&mut state, key))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
+        Ok(self.shared.lock().keys.get(key).map(|entry| entry.stored(key)))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StorageError> {
+        let state = self.shared.lock();
+        let values = state
+            .keys
+            .range(prefix.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, entry)| entry.stored(key))
+            .collect();
+        Ok(Listing { revision: state.revision, values })
+    }
+
+    async fn current_revision(&self) -> Result<Revision, StorageError> {
+        Ok(self.shared.lock().revision)
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchBatches, StorageError> {
+        {
+            let state = self.shared.lock();
+            if after > state.revision {
+                return Err(StorageError::FutureRevision { asked: after, current: state.revision });
+            }
+            if after < state.compacted {
+                return Err(StorageError::Compacted { asked: after, oldest: state.compacted });
+            }
+        }
+        let cursor = Cursor {
+            // weak, so that a watch does not keep a store alive that nobody can write to any more
+            shared: Arc::downgrade(&self.shared),
+            revision: self.shared.revision.subscribe(),
+            prefix: prefix.to_owned(),
+            after,
+        };
+        Ok(stream::unfold(Some(cursor), async |cursor| {
+            let mut cursor = cursor?;
+            let batch = cursor.next().await;
+            let rest = batch.is_ok().then_some(cursor);
+            Some((batch, rest))
+        })
+        .boxed())
+    }
+}
+
+/// One watch's place in the history.
+struct Cursor {
+    shared: std::sync::Weak<Shared>,
+    revision: watch::Receiver<Revision>,
+    prefix: String,
+    after: Revision,
+}
+
+impl Cursor {
+    async fn next(&mut self) -> Result<WatchBatch, StorageError> {
+        let after = self.after;
+        let gone = || StorageError::unavailable("the store in memory was dropped");
+        self.revision.wait_for(|revision| *revision > after).await.map_err(|_| gone())?;
+        let shared = self.shared.upgrade().ok_or_else(gone)?;
+        let batch = shared.lock().changes(&self.prefix, self.after)?;
+        self.after = batch.revision;
+        Ok(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::storage::conformance;
+
+    #[tokio::test]
+    async fn keeps_the_promises_of_a_store() {
+        conformance::run_all(|| {
+            let storage = MemoryStorage::new();
+            let compact = storage.clone();
+            conformance::Subject {
+                storage: Arc::new(storage),
+                compact: Box::new(move |revision| {
+                    compact.compact(revision);
+                    Box::pin(async {})
+                }),
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_falls_behind_the_kept_history_ends_compacted() {
+        let storage = MemoryStorage::new();
+        let mut watch = storage.watch("/registry/", Revision(1)).await.unwrap();
+        let mut revision = storage.create("/registry/a", Bytes::from_static(b"0"), None).await.unwrap();
+        for _ in 0..HISTORY_LIMIT {
+            revision = storage.update("/registry/a", Bytes::from_static(b"1"), revision).await.unwrap();
+        }
+        assert!(matches!(watch.next().await, Some(Err(StorageError::Compacted { .. }))));
+        assert!(watch.next().await.is_none(), "a failed watch ends");
+    }
+}

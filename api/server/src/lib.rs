@@ -1,0 +1,1 @@
+//! ucloud-api: the API server of ucloud

@@ -1,0 +1,37 @@
+//! Names that more than one component must agree on: the API group, finalizers, well-known objects.
+
+/// The API group of all kinds.
+pub const GROUP: &str = "ucloud.ungleich.ch";
+/// The API version of all kinds.
+pub const VERSION: &str = "v1alpha1";
+
+/// Held by the agent of the host to which a VM is bound, until its domain, taps and disks are gone. The API
+/// server adds it in the same write that binds the VM.
+pub const AGENT_FINALIZER: &str = "ucloud.ungleich.ch/agent";
+/// Held by the network controller, until no host uses the network and its allocation is released.
+pub const NETWORK_FINALIZER: &str = "ucloud.ungleich.ch/network";
+/// Held by the image controller, until no host keeps the image.
+pub const IMAGE_FINALIZER: &str = "ucloud.ungleich.ch/image";
+
+/// The namespace whose images every project may use, as `images/NAME`.
+pub const IMAGES_NAMESPACE: &str = "images";
+/// The namespace of the hosts' heartbeat Leases; each is named as its host.
+pub const HOSTS_NAMESPACE: &str = "ucloud-hosts";
+/// The namespace of the controllers' leader election.
+pub const SYSTEM_NAMESPACE: &str = "ucloud-system";
+/// The pool that is meant where an object names none.
+pub const DEFAULT_POOL: &str = "default";
+
+/// A host renews its Lease this often, in seconds.
+pub const HOST_LEASE_RENEW_SECONDS: u32 = 10;
+/// A host whose Lease was not renewed for this long, in seconds, is not Ready.
+pub const HOST_LEASE_DURATION_SECONDS: u32 = 40;
+
+/// The group of identities that may do everything, as in Kubernetes.
+pub const ADMIN_GROUP: &str = "system:masters";
+/// The group of the controllers' identity.
+pub const CONTROLLERS_GROUP: &str = "ucloud:controllers";
+/// The group of all agents.
+pub const AGENTS_GROUP: &str = "ucloud:agents";
+/// An agent's user name is this prefix and the name of its host.
+pub const AGENT_USER_PREFIX: &str = "ucloud:agent:";

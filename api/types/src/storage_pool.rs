@@ -1,0 +1,60 @@
+//! StoragePool: where disks and images are kept.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Quantity, condition::Condition};
+
+/// Where disks and images are kept.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "ucloud.ungleich.ch",
+    version = "v1alpha1",
+    kind = "StoragePool",
+    plural = "storagepools",
+    singular = "storagepool",
+    shortname = "sp",
+    status = "StoragePoolStatus",
+    derive = "PartialEq",
+    category = "ucloud",
+    doc = "Where disks and images are kept.",
+    printcolumn(name = "Hosts", type_ = "integer", json_path = ".status.hosts"),
+    printcolumn(name = "Capacity", type_ = "string", json_path = ".status.capacity"),
+    printcolumn(name = "Available", type_ = "string", json_path = ".status.available"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct StoragePoolSpec {
+    /// A directory that every host has for itself.
+    pub directory: DirectoryPool,
+}
+
+/// A directory that every host has for itself: a disk made there stays with its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectoryPool {
+    /// An absolute path, without `.` and `..`. Hosts make it when it is missing. It cannot be changed.
+    #[schemars(length(max = 4096), regex(pattern = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"))]
+    pub path: String,
+}
+
+/// What is known of a pool. Written by the storage pool controller alone, from what hosts report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoragePoolStatus {
+    /// How many hosts have the pool.
+    #[serde(default)]
+    pub hosts: u32,
+    /// The size of all hosts' parts together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Quantity>,
+    /// What is free of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<Quantity>,
+    /// Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

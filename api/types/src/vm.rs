@@ -1,0 +1,297 @@
+//! VM: a virtual machine.
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    MacAddr, Quantity,
+    condition::Condition,
+    meta::{DEFAULT_POOL, IMAGES_NAMESPACE},
+};
+
+/// A virtual machine: how much of a host it takes, its disks and its networks.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "ucloud.ungleich.ch",
+    version = "v1alpha1",
+    kind = "VM",
+    plural = "vms",
+    singular = "vm",
+    namespaced,
+    status = "VMStatus",
+    derive = "PartialEq",
+    category = "ucloud",
+    doc = "A virtual machine: how much of a host it takes, its disks and its networks.",
+    selectable = ".status.binding.host",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Host", type_ = "string", json_path = ".status.binding.host"),
+    printcolumn(name = "Addresses", type_ = "string", json_path = ".status.interfaces[*].addresses[*]"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "CPUs", type_ = "integer", json_path = ".spec.cpus", priority = 1),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".spec.memory", priority = 1),
+    printcolumn(name = "Strategy", type_ = "string", json_path = ".status.runStrategy", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VMSpec {
+    /// Whether the VM runs: Always (the default), RerunOnFailure, Manual or Halted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_strategy: Option<RunStrategy>,
+
+    /// The number of virtual CPUs.
+    #[schemars(range(min = 1, max = 512))]
+    pub cpus: u32,
+
+    /// The memory of the guest, such as 512Mi or 4Gi.
+    pub memory: Quantity,
+
+    /// The disks, in the order in which the guest finds them. It boots from the first.
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub disks: Vec<DiskSpec>,
+
+    /// The network interfaces, in the order in which the guest finds them. May be empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub networks: Vec<InterfaceSpec>,
+
+    /// Labels that a host must have to run this VM.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_selector: BTreeMap<String, String>,
+
+    /// How long the guest may take to shut down before it is switched off, in seconds. 30 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub termination_grace_period_seconds: Option<u32>,
+}
+
+impl VMSpec {
+    /// The effective run strategy.
+    pub fn effective_run_strategy(&self) -> RunStrategy {
+        self.run_strategy.unwrap_or_default()
+    }
+
+    /// The effective grace period, in seconds.
+    pub fn effective_grace_seconds(&self) -> u32 {
+        self.termination_grace_period_seconds.unwrap_or(30)
+    }
+}
+
+/// Whether a VM runs, and what happens when it stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RunStrategy {
+    /// It runs; it is started again whenever it stops, for whatever reason.
+    #[default]
+    Always,
+    /// It runs; it is started again when it failed, and left alone when the guest shut itself down.
+    RerunOnFailure,
+    /// It starts and stops only when somebody says so (`ucloudctl start`, `stop`, `restart`).
+    Manual,
+    /// It does not run.
+    Halted,
+}
+
+/// A disk of a VM: a copy-on-write clone of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskSpec {
+    /// The disk's name, unique in the VM.
+    #[schemars(length(max = 32), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// The image of which the disk is a clone: NAME in the VM's own namespace, or images/NAME for a shared one.
+    pub image: ImageRef,
+
+    /// The size that the guest sees; the image's own size by default, and never less than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+
+    /// The StoragePool in which the disk is made; "default" by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+impl DiskSpec {
+    /// The effective pool.
+    pub fn effective_pool(&self) -> &str {
+        self.pool.as_deref().unwrap_or(DEFAULT_POOL)
+    }
+}
+
+/// The name of an image: `NAME` (in the namespace of whoever refers to it) or `images/NAME` (shared by all).
+/// No other namespace can be named.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ImageRef(
+    #[schemars(length(max = 260), regex(pattern = r"^(images/)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))] pub String,
+);
+
+impl ImageRef {
+    /// The namespace and name of the image, as seen from an object in `namespace`.
+    pub fn resolve<'a>(&'a self, namespace: &'a str) -> (&'a str, &'a str) {
+        match self.0.strip_prefix(IMAGES_NAMESPACE).and_then(|rest| rest.strip_prefix('/')) {
+            Some(name) => (IMAGES_NAMESPACE, name),
+            None => (namespace, &self.0),
+        }
+    }
+}
+
+/// A network interface of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceSpec {
+    /// The interface's name, unique in the VM. (What the guest calls it is the guest's affair.)
+    #[schemars(length(max = 32), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// The Network, in the VM's own namespace, to which it is attached.
+    pub network: String,
+
+    /// Its MAC address; by default a locally administered one that is derived from the VM's UID and the interface's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+}
+
+impl InterfaceSpec {
+    /// The effective MAC address in the VM with this UID.
+    pub fn effective_mac(&self, vm_uid: &str) -> MacAddr {
+        self.mac.unwrap_or_else(|| MacAddr::derive(vm_uid, &self.name))
+    }
+}
+
+/// What is known of a VM. Each part has one writer: the API server's binding subresource (`binding`), its
+/// start, stop and restart subresources (`powerRequest`), the scheduler (condition Scheduled), and the agent
+/// of the VM's host (everything else).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VMStatus {
+    /// Where the VM is in its life, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<VMPhase>,
+
+    /// The host that alone may run the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
+
+    /// The run strategy in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_strategy: Option<RunStrategy>,
+
+    /// The last start, stop or restart that somebody asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_request: Option<PowerRequest>,
+
+    /// The id of the last power request that the agent has carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_power_request: Option<u64>,
+
+    /// How often the agent has started the VM again after it stopped without being told to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u32>,
+
+    /// The generation of the spec that the agent has acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The interfaces as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<InterfaceStatus>,
+
+    /// The disks as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskStatus>,
+
+    /// Scheduled, Ready, RestartRequired, Terminating.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a VM is in its life, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VMPhase {
+    /// It has no host yet.
+    Pending,
+    /// Its host makes its networks and disks.
+    Provisioning,
+    /// Its domain is being started.
+    Starting,
+    /// It runs.
+    Running,
+    /// It was asked to shut down.
+    Stopping,
+    /// It does not run, and should not.
+    Stopped,
+    /// It should run and cannot; condition Ready says why.
+    Failed,
+    /// It is being deleted.
+    Terminating,
+    /// Nobody can tell: its host does not answer.
+    Unknown,
+}
+
+/// The host to which a VM is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Binding {
+    /// The Host's name.
+    pub host: String,
+    /// Grows by one each time the VM is bound: a host that holds an older epoch must not run the VM.
+    #[schemars(range(min = 1))]
+    pub epoch: u64,
+}
+
+/// A start, stop or restart that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PowerRequest {
+    /// Grows by one with each request.
+    pub id: u64,
+    /// What to do.
+    pub action: PowerAction,
+}
+
+/// What a power request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PowerAction {
+    /// Run, if it does not.
+    Start,
+    /// Shut down, if it runs.
+    Stop,
+    /// Shut down, if it runs, and start.
+    Restart,
+}
+
+/// An interface as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStatus {
+    /// The interface's name in the spec.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The addresses that the guest was seen to use, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<std::net::Ipv6Addr>,
+}
+
+/// A disk as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskStatus {
+    /// The disk's name in the spec.
+    pub name: String,
+    /// The pool that holds it.
+    pub pool: String,
+    /// The size that the guest sees.
+    pub size: Quantity,
+}

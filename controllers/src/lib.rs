@@ -1,0 +1,1 @@
+//! ucloud-controllers: the reconcilers that need no host
