@@ -1,1 +1,45 @@
-fn main() {}
+//! Project tasks, run as `cargo xtask TASK`: writes the files that are generated, and checks what no compiler does.
+
+mod crds;
+mod dependencies;
+mod stubs;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+/// Project tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Writes manifests/crds from the kinds.
+    Generate,
+    /// Checks that generated files are up to date, who depends on whom, and that nothing was left undone.
+    Check,
+}
+
+/// The root of the workspace: cargo tells each program it runs where its package is.
+fn root() -> anyhow::Result<PathBuf> {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask`")?;
+    PathBuf::from(package).join("../..").canonicalize().context("cannot find the workspace")
+}
+
+fn main() -> anyhow::Result<()> {
+    let root = root()?;
+    match Arguments::parse().task {
+        Task::Generate => crds::generate(&root),
+        Task::Check => {
+            let findings = [crds::check(&root)?, dependencies::check(&root)?, stubs::check(&root)?].concat();
+            anyhow::ensure!(findings.is_empty(), "{}", findings.join("\n"));
+            println!("generated files, dependency rules and sources: no findings");
+            Ok(())
+        }
+    }
+}
