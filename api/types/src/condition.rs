@@ -74,7 +74,7 @@ pub fn set(conditions: &mut Vec<Condition>, finding: &Finding, generation: Optio
             }
             if c.status != status {
                 c.last_transition_time = Time(now);
-                c.status = status.to_owned();
+                status.clone_into(&mut c.status);
             }
             finding.reason.clone_into(&mut c.reason);
             c.message.clone_from(&finding.message);

@@ -1,7 +1,7 @@
 //! Image: what VMs' disks are cloned from.
 
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{Quantity, condition::Condition, meta::DEFAULT_POOL};
@@ -111,9 +111,9 @@ impl ImageFormat {
 }
 
 /// A SHA-256 checksum, written as `sha256:` and 64 lower-case hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Sha256(#[schemars(regex(pattern = r"^sha256:[0-9a-fA-F]{64}$"))] String);
+pub struct Sha256(String);
 
 /// Why a text is not a [`Sha256`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -124,6 +124,20 @@ impl Sha256 {
     /// The 64 lower-case hexadecimal digits alone; safe as a file's name.
     pub fn hex(&self) -> &str {
         &self.0
+    }
+}
+
+impl JsonSchema for Sha256 {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Sha256".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^sha256:[0-9a-fA-F]{64}$" })
     }
 }
 

@@ -7,6 +7,8 @@
 //! Defaults are never written into a spec, so that what a Git repository holds and what the server holds
 //! stay equal. Where a field has a default, a method of the spec gives the effective value.
 
+#![expect(clippy::duplicated_attributes, reason = "each printcolumn of a kind has the same keys")]
+
 pub mod condition;
 pub mod host;
 pub mod image;

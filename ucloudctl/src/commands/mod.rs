@@ -1,0 +1,44 @@
+//! The commands, one file each.
+
+mod apply;
+mod console;
+mod delete;
+mod describe;
+mod events;
+mod follow;
+mod get;
+mod power;
+mod version;
+mod wait;
+
+use clap::CommandFactory as _;
+
+use crate::{
+    cli::{Cli, Command},
+    connection,
+};
+
+/// Runs the command that was typed.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Completion { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "ucloudctl", &mut std::io::stdout());
+        return Ok(());
+    }
+    // two providers may be compiled in through dependencies; ours is ring. A second installation is refused, and harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let server = connection::connect(&cli.connection).await?;
+    match cli.command {
+        Command::Apply(options) => apply::run(&server, &options).await,
+        Command::Get(options) => get::run(&server, &options).await,
+        Command::Describe(options) => describe::run(&server, &options).await,
+        Command::Delete(options) => delete::run(&server, &options).await,
+        Command::Wait(options) => wait::run(&server, &options).await,
+        Command::Start(options) => power::run(&server, &options, "start", "start requested").await,
+        Command::Stop(options) => power::run(&server, &options, "stop", "shutdown requested").await,
+        Command::Restart(options) => power::run(&server, &options, "restart", "restart requested").await,
+        Command::Console(options) => console::run(&server, &options).await,
+        Command::Events(options) => events::run(&server, &options).await,
+        Command::Version { output } => version::run(&server, output).await,
+        Command::Completion { .. } => Ok(()),
+    }
+}

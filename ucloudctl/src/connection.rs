@@ -1,0 +1,41 @@
+//! Finds the API server: kubeconfig, namespace.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::{cli::Connection, server::Server};
+
+/// Where `hack/up` and the packages leave the administrator's kubeconfig.
+const SYSTEM_KUBECONFIG: &str = "/var/lib/ucloud/admin.kubeconfig";
+
+/// Connects as the kubeconfig says. Nothing is sent yet.
+pub async fn connect(options: &Connection) -> anyhow::Result<Server> {
+    let path = kubeconfig(options)?;
+    let context = || format!("cannot use the kubeconfig {}", path.display());
+    let kubeconfig = Kubeconfig::read_from(&path).with_context(context)?;
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(context)?;
+    let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let url = config.cluster_url.to_string();
+    let client = Client::try_from(config).with_context(context)?;
+    Ok(Server::new(client, url, namespace))
+}
+
+fn kubeconfig(options: &Connection) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &options.kubeconfig {
+        return Ok(path.clone());
+    }
+    let system = Path::new(SYSTEM_KUBECONFIG);
+    if system.exists() {
+        return Ok(system.to_owned());
+    }
+    let home = std::env::home_dir().map(|home| home.join(".kube/config")).filter(|path| path.exists());
+    home.with_context(|| {
+        format!("no kubeconfig: neither {SYSTEM_KUBECONFIG} nor ~/.kube/config is there; name one with --kubeconfig or KUBECONFIG")
+    })
+}

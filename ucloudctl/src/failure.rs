@@ -1,0 +1,72 @@
+//! How a command fails: what is printed, and with which code the program ends. Scripts rely on the codes.
+
+use kube::core::Status;
+
+/// The program's exit code for an error that is none of the others.
+pub const FAILED: u8 = 1;
+/// The program's exit code when a named object does not exist.
+pub const NOT_FOUND: u8 = 3;
+/// The program's exit code when something did not come in time.
+pub const TIMED_OUT: u8 = 4;
+
+/// A failure with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A named object does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// Something did not come in time.
+    #[error("{0}")]
+    TimedOut(String),
+    /// Some of several objects failed; each was reported when it did.
+    #[error("{failed} of {all} objects failed")]
+    Some { failed: usize, all: usize, code: u8 },
+}
+
+/// The exit code for an error.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::NotFound(_)) => NOT_FOUND,
+        Some(Failure::TimedOut(_)) => TIMED_OUT,
+        Some(Failure::Some { code, .. }) => *code,
+        None => FAILED,
+    }
+}
+
+/// Makes an error of what the API server, or the way to it, answered.
+pub fn from_kube(error: kube::Error, server: &str) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status)
+            if status.is_not_found() && status.details.as_ref().is_some_and(|d| !d.name.is_empty()) =>
+        {
+            Failure::NotFound(status.message).into()
+        }
+        kube::Error::Api(status) => anyhow::anyhow!(explain(&status)),
+        other => anyhow::Error::new(other)
+            .context(format!("cannot reach the API server at {server}; is ucloud-api running there?")),
+    }
+}
+
+/// A Status as text: one line, or one more for each of several causes.
+fn explain(status: &Status) -> String {
+    let causes = status.details.as_ref().map_or(&[][..], |d| &d.causes);
+    if causes.len() < 2 {
+        return status.message.clone();
+    }
+    let name = status.details.as_ref().map_or("", |d| &d.name);
+    let mut text = format!("{name:?} is invalid, in {} places:", causes.len());
+    for cause in causes {
+        text.push_str("\n  ");
+        if !cause.field.is_empty() {
+            text.push_str(&cause.field);
+            text.push_str(": ");
+        }
+        text.push_str(&cause.message);
+    }
+    text
+}
+
+/// Prints an error with what caused it, in one line where the error is one line.
+pub fn print(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
