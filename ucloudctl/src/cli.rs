@@ -25,7 +25,7 @@ pub struct Cli {
 /// Where the API server is and who asks.
 #[derive(Args)]
 pub struct Connection {
-    /// The kubeconfig file [default: /var/lib/ucloud/admin.kubeconfig if it is there, else ~/.kube/config]
+    /// The kubeconfig file [default: admin.kubeconfig in $UCLOUD_DATA or /var/lib/ucloud if it is there, else ~/.kube/config]
     #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE", hide_env_values = true)]
     pub kubeconfig: Option<PathBuf>,
     /// The namespace (project) [default: that of the kubeconfig's context, else "default"]

@@ -10,8 +10,8 @@ use kube::{
 
 use crate::{cli::Connection, server::Server};
 
-/// Where `hack/up` and the packages leave the administrator's kubeconfig.
-const SYSTEM_KUBECONFIG: &str = "/var/lib/ucloud/admin.kubeconfig";
+/// Where ucloud keeps its state on a host, and with it the administrator's kubeconfig.
+const SYSTEM_DATA: &str = "/var/lib/ucloud";
 
 /// Connects as the kubeconfig says. Nothing is sent yet.
 pub async fn connect(options: &Connection) -> anyhow::Result<Server> {
@@ -30,12 +30,14 @@ fn kubeconfig(options: &Connection) -> anyhow::Result<PathBuf> {
     if let Some(path) = &options.kubeconfig {
         return Ok(path.clone());
     }
-    let system = Path::new(SYSTEM_KUBECONFIG);
+    let data = std::env::var_os("UCLOUD_DATA").unwrap_or_else(|| SYSTEM_DATA.into());
+    let system = Path::new(&data).join("admin.kubeconfig");
     if system.exists() {
-        return Ok(system.to_owned());
+        return Ok(system);
     }
     let home = std::env::home_dir().map(|home| home.join(".kube/config")).filter(|path| path.exists());
     home.with_context(|| {
-        format!("no kubeconfig: neither {SYSTEM_KUBECONFIG} nor ~/.kube/config is there; name one with --kubeconfig or KUBECONFIG")
+        let system = system.display();
+        format!("no kubeconfig: neither {system} nor ~/.kube/config is there; name one with --kubeconfig or KUBECONFIG")
     })
 }
