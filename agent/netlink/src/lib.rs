@@ -1,1 +1,34 @@
-//! Networks of a host by netlink: VXLAN, bridges, learnt addresses
+//! Networks of a host by netlink: a VXLAN and a bridge for each, and the addresses that guests use on them.
+//!
+//! [`Netlink`] implements [`Net`](ucloud_agent_core::Net) with rtnetlink. It has no state of its own about devices:
+//! each call compares what the kernel has with what should be (`plan`), and makes the difference. Devices carry
+//! their network's UID as alias, by which they are found again.
+//!
+//! What a network is made of:
+//!
+//! - A VXLAN over IPv6 with the network's VNI and multicast group on UDP port 4789, a port of
+//! - a bridge, whose other ports are the taps of VMs (made by the hypervisor). STP and multicast snooping are off.
+//!
+//! Their MTU is the underlay's less [`VXLAN_OVERHEAD`], or what the network asks for. The host has no address in
+//! a network, not even a link-local one, and IPv6 is disabled on both devices, except on the network's router: there the
+//! bridge has the gateway's address and [`ROUTER_LINK_LOCAL`], and forwards. For packets to be routed on to other
+//! interfaces, the host needs `net.ipv6.conf.all.forwarding=1` besides, which is its administrator's to set.
+//!
+//! Each network takes one file descriptor, and one multicast group membership of 64 bytes on a socket that all VXLANs
+//! share. `net.core.optmem_max` bounds those: where it is 20480, as on Debian 12, to some 300 networks.
+
+mod change;
+mod changes;
+mod desired;
+mod execute;
+mod learning;
+mod link;
+mod monitor;
+mod names;
+mod netlink;
+mod plan;
+mod route;
+mod task;
+
+pub use desired::{ROUTER_LINK_LOCAL, VXLAN_OVERHEAD};
+pub use netlink::{Config, Netlink};

@@ -14,8 +14,8 @@ use crate::storage::{Listing, Revision, StorageError, StorageEvent, StoredValue,
 
 /// The first wait after a failure, in which a store that is only restarting comes back.
 const RETRY_MIN: Duration = Duration::from_millis(50);
-/// The longest wait between two attempts.
-const RETRY_MAX: Duration = Duration::from_secs(2);
+/// The longest wait between two attempts, before jitter at most doubles it; shorter than readers wait for the cache.
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Keeps the cache filled until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -94,8 +94,7 @@ struct Failed {
 }
 
 async fn list(shared: &Shared, reason: Reason) -> Result<Need, Failed> {
-    let listing =
-        shared.storage.list(REGISTRY).await.map_err(|error| Failed { moved_on: false, next: None, error })?;
+    let listing = shared.storage.list(REGISTRY).await.map_err(|error| Failed { moved_on: false, next: None, error })?;
     let at = listing.revision;
     // a list that is older than what is known cannot follow on it
     let replaced = matches!(reason, Reason::Replaced) || at < shared.revision();
@@ -167,8 +166,7 @@ impl Shared {
         for stored in listing.values {
             let Some(prefix) = self.kind_prefix(&stored.key) else { continue };
             let path: Box<str> = stored.key[prefix.len()..].into();
-            let object =
-                self.decode(prefix, &path, &stored).map_or(ListedObject::Undecodable, ListedObject::Decoded);
+            let object = self.decode(prefix, &path, &stored).map_or(ListedObject::Undecodable, ListedObject::Decoded);
             by_kind.entry(prefix).or_default().insert(path, object);
         }
         let mut locked: Vec<_> = self.kinds.iter().map(|(prefix, (_, kind))| (prefix, kind.write())).collect();

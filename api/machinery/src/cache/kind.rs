@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -80,8 +81,9 @@ impl KindCache {
             None => state.objects.values().cloned().collect(),
             Some(namespace) => {
                 let prefix = format!("{namespace}/");
-                let from: Box<str> = prefix.as_str().into();
-                let in_namespace = state.objects.range(from..).take_while(|(path, _)| path.starts_with(&prefix));
+                let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+                let in_namespace =
+                    state.objects.range::<str, _>(from).take_while(|(path, _)| path.starts_with(&prefix));
                 in_namespace.map(|(_, object)| object.clone()).collect()
             }
         };

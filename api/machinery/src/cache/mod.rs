@@ -18,6 +18,7 @@ mod watcher;
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -39,7 +40,7 @@ use crate::storage::{Revision, Storage, StorageError};
 const REGISTRY: &str = "/registry/";
 
 /// How many changes are kept per kind. A watch that is further behind has to list again.
-const HISTORY_EVENTS: usize = 4096;
+const HISTORY_EVENTS: usize = 8192;
 
 /// How long a reader waits for the cache to reach a revision.
 const WAIT_LIMIT: Duration = Duration::from_secs(3);
@@ -204,7 +205,7 @@ impl Shared {
     /// The prefix of the kind that a key belongs to.
     fn kind_prefix(&self, key: &str) -> Option<&str> {
         // no kind's prefix begins with another's, so it can only be the last one before the key
-        let (prefix, _) = self.kinds.range::<str, _>(..=key).next_back()?;
+        let (prefix, _) = self.kinds.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         key.starts_with(prefix.as_str()).then_some(prefix)
     }
 

@@ -110,8 +110,7 @@ impl Object {
     pub fn at_revision(&self, revision: Revision) -> Self {
         let digits_start = self.version_at as usize;
         let digits_end = digits_start + self.resource_version.to_string().len();
-        let json =
-            [&self.json[..digits_start], revision.to_string().as_bytes(), &self.json[digits_end..]].concat();
+        let json = [&self.json[..digits_start], revision.to_string().as_bytes(), &self.json[digits_end..]].concat();
         Self { resource_version: revision, json: json.into(), ..self.clone() }
     }
 
@@ -260,10 +259,7 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_refused() {
-        assert!(matches!(
-            Object::from_stored(b"{", Revision(1), |_| Vec::new()),
-            Err(DecodeError::Json(_))
-        ));
+        assert!(matches!(Object::from_stored(b"{", Revision(1), |_| Vec::new()), Err(DecodeError::Json(_))));
         for value in [
             json!([1]),
             json!({"metadata": []}),

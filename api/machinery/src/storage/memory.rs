@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,7 +15,9 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 
-use super::{Listing, Revision, Storage, StorageError, StorageEvent, StoredValue, WatchBatch, WatchBatches, check_size};
+use super::{
+    Listing, Revision, Storage, StorageError, StorageEvent, StoredValue, WatchBatch, WatchBatches, check_size,
+};
 
 /// How many past changes are kept; older ones are compacted away. A watch that falls behind further has to list again.
 const HISTORY_LIMIT: usize = 16_384;
@@ -184,7 +187,7 @@ impl Storage for MemoryStorage {
         let state = self.shared.lock();
         let values = state
             .keys
-            .range(prefix.to_owned()..)
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .map(|(key, entry)| entry.stored(key))
             .collect();
@@ -251,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn keeps_the_promises_of_a_store() {
-        conformance::run_all(|| {
+        conformance::run_all(async || {
             let storage = MemoryStorage::new();
             let compact = storage.clone();
             conformance::Subject {

@@ -65,9 +65,7 @@ pub(super) fn classify(error: etcd_client::Error, asked: Revision) -> Failure {
 fn classify_message(message: &str, asked: Revision) -> Option<Failure> {
     let definite = match message.strip_prefix("etcdserver: ")? {
         "mvcc: required revision has been compacted" => StorageError::Compacted { asked, oldest: Revision(0) },
-        "mvcc: required revision is a future revision" => {
-            StorageError::FutureRevision { asked, current: Revision(0) }
-        }
+        "mvcc: required revision is a future revision" => StorageError::FutureRevision { asked, current: Revision(0) },
         "mvcc: database space exceeded" => StorageError::NoSpace,
         // turned away before they are proposed
         "no leader" | "too many requests" => StorageError::unavailable(message.to_owned()),
@@ -120,8 +118,8 @@ mod tests {
 
     #[test]
     fn a_refused_connection_is_found_anywhere_in_the_chain() {
-        let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "refused");
-        assert!(connection_refused(&io::Error::other(refused)));
-        assert!(!connection_refused(&io::Error::new(io::ErrorKind::ConnectionReset, "reset")));
+        let wrapped = |kind: io::ErrorKind| StorageError::Unavailable(Box::new(io::Error::from(kind)));
+        assert!(connection_refused(&wrapped(io::ErrorKind::ConnectionRefused)));
+        assert!(!connection_refused(&wrapped(io::ErrorKind::ConnectionReset)));
     }
 }

@@ -15,7 +15,7 @@ use super::members::Members;
 use crate::storage::StorageError;
 
 /// The longest window.
-const MAX_WINDOW: Duration = Duration::from_secs(60);
+const MAX_WINDOW: Duration = Duration::from_mins(1);
 /// The window is at most this part of the time to live.
 const WINDOW_PART: u32 = 20;
 /// etcd deletes a lease's keys in one transaction; more would stall it.
@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn a_lease_outlives_the_time_to_live_of_its_last_key() {
-        let hour = Duration::from_secs(3600);
-        assert_eq!(window(hour), Duration::from_secs(60));
+        let hour = Duration::from_hours(1);
+        assert_eq!(window(hour), Duration::from_mins(1));
         assert_eq!(granted_seconds(hour), 3660);
         assert_eq!(granted_seconds(Duration::from_millis(1500)), 2);
     }

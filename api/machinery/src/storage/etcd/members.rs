@@ -37,6 +37,7 @@ pub(super) struct Members {
     current: AtomicUsize,
 }
 
+#[derive(Clone)]
 struct Member {
     kv: KvClient,
     lease: LeaseClient,
@@ -53,7 +54,9 @@ impl Members {
         let mut members = Vec::with_capacity(config.endpoints.len());
         for endpoint in &config.endpoints {
             if !endpoint.starts_with("https://") {
-                return Err(StorageError::Refused(format!("etcd endpoint {endpoint}: must begin with https://").into()));
+                return Err(StorageError::Refused(
+                    format!("etcd endpoint {endpoint}: must begin with https://").into(),
+                ));
             }
             let requests = Client::connect([endpoint], Some(options(config))).await.map_err(refused)?;
             let watches =
@@ -69,14 +72,20 @@ impl Members {
 
     /// Sends a transaction once. Another member is asked only if nothing can have reached the first.
     pub(super) async fn write(&self, txn: Txn) -> Result<TxnResponse, Failure> {
-        self.ask(Failure::never_arrived, Revision(0), async |member| member.kv.clone().txn(txn.clone()).await).await
+        let request = |mut member: Member| {
+            let txn = txn.clone();
+            async move { member.kv.txn(txn).await }
+        };
+        self.ask(Failure::never_arrived, Revision(0), request).await
     }
 
     /// Reads keys, from as many members as it takes.
     pub(super) async fn get(&self, key: &[u8], options: &GetOptions) -> Result<GetResponse, StorageError> {
-        self.ask(may_ask_again, Revision(0), async |member| member.kv.clone().get(key, Some(options.clone())).await)
-            .await
-            .map_err(Failure::of_read)
+        let request = |mut member: Member| {
+            let (key, options) = (key.to_owned(), options.clone());
+            async move { member.kv.get(key, Some(options)).await }
+        };
+        self.ask(may_ask_again, Revision(0), request).await.map_err(Failure::of_read)
     }
 
     /// A linearizable read that returns nothing but the revision.
@@ -87,10 +96,8 @@ impl Members {
 
     /// A new lease of `ttl` seconds. A lease whose answer is lost runs out by itself.
     pub(super) async fn grant(&self, ttl: i64) -> Result<i64, StorageError> {
-        let granted = self
-            .ask(may_ask_again, Revision(0), async |member| member.lease.clone().grant(ttl, None).await)
-            .await
-            .map_err(Failure::of_read)?;
+        let request = |mut member: Member| async move { member.lease.grant(ttl, None).await };
+        let granted = self.ask(may_ask_again, Revision(0), request).await.map_err(Failure::of_read)?;
         Ok(granted.id())
     }
 
@@ -101,33 +108,39 @@ impl Members {
         options: &etcd_client::WatchOptions,
         asked: Revision,
     ) -> Result<etcd_client::WatchStream, StorageError> {
-        self.ask(may_ask_again, asked, async |member| member.watch.clone().watch(key, Some(options.clone())).await)
-            .await
-            .map_err(Failure::of_read)
+        let request = |mut member: Member| {
+            let (key, options) = (key.to_owned(), options.clone());
+            async move { member.watch.watch(key, Some(options)).await }
+        };
+        self.ask(may_ask_again, asked, request).await.map_err(Failure::of_read)
     }
 
-    /// Asks the current member, and after a failure of which `again` approves, the next one; at least two attempts,
-    /// since the first use of a connection that broke meanwhile fails.
-    async fn ask<T>(
+    /// Asks the current member, and after a failure of which `again` approves, the next one. A lone member is asked
+    /// twice, since the first use of a connection that broke meanwhile fails, but not if it just did not answer.
+    async fn ask<T, F>(
         &self,
         again: fn(&Failure) -> bool,
         asked: Revision,
-        request: impl AsyncFn(&Member) -> Result<T, etcd_client::Error>,
-    ) -> Result<T, Failure> {
+        request: impl Fn(Member) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
         let mut attempts = self.members.len().max(2);
         loop {
             let index = self.current.load(Ordering::Relaxed);
-            let answer = match tokio::time::timeout(REQUEST_TIMEOUT, request(&self.members[index])).await {
-                Ok(answer) => answer.map_err(|error| classify(error, asked)),
-                Err(_) => Err(Failure::Unknown(
-                    format!("no answer from etcd within {} s", REQUEST_TIMEOUT.as_secs()).into(),
-                )),
+            let answer = tokio::time::timeout(REQUEST_TIMEOUT, request(self.members[index].clone())).await;
+            let answer = if let Ok(answer) = answer {
+                answer.map_err(|error| classify(error, asked))
+            } else {
+                attempts = attempts.min(self.members.len());
+                Err(Failure::Unknown(format!("no answer from etcd within {} s", REQUEST_TIMEOUT.as_secs()).into()))
             };
             let failure = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            attempts -= 1;
+            attempts = attempts.saturating_sub(1);
             if may_ask_again(&failure) {
                 // whoever loses this race finds that another request has moved on already
                 let next = (index + 1) % self.members.len();

@@ -9,8 +9,6 @@ mod lease;
 mod members;
 mod outcome;
 #[cfg(test)]
-mod test_server;
-#[cfg(test)]
 mod tests;
 mod watcher;
 
@@ -71,49 +69,27 @@ impl EtcdStorage {
         format!("{}{key}", self.prefix)
     }
 
-    /// A key of etcd as the rest knows it.
-    fn plain_key(&self, key: Vec<u8>) -> Result<String, StorageError> {
-        let key = String::from_utf8(key).map_err(|error| StorageError::Refused(Box::new(error)))?;
-        Ok(key.strip_prefix(&self.prefix).map(str::to_owned).unwrap_or(key))
+    /// A value found in a list.
+    fn listed(&self, value: KeyValue) -> Option<StoredValue> {
+        let key = plain_key(&self.prefix, value.key())?;
+        Some(stored(&key, value))
     }
 
-    fn stored(&self, value: KeyValue) -> Result<StoredValue, StorageError> {
-        let mod_revision = revision(value.mod_revision());
-        let (key, value) = value.into_key_value();
-        Ok(StoredValue { key: self.plain_key(key)?, value: value.into(), mod_revision })
-    }
-
-    /// Sends a write once. `Ok(Err(..))` is a failed compare, with the value that etcd found instead.
-    async fn write(
-        &self,
-        key: &str,
-        attempt: Attempt<'_>,
-        txn: Txn,
-    ) -> Result<Result<Revision, Option<StoredValue>>, StorageError> {
+    /// Sends a write once, and finds out what became of it.
+    async fn write(&self, key: &str, attempt: Attempt<'_>, txn: Txn) -> Result<Outcome, StorageError> {
         match self.members.write(txn).await {
-            Ok(answer) => self.answer(&answer),
+            Ok(answer) => Ok(read_answer(key, &answer)),
             Err(Failure::Definite(error)) => Err(error),
-            Err(Failure::LeaseNotFound) => Err(StorageError::unavailable("the lease for the key was lost, try again")),
-            Err(Failure::Unknown(cause)) => match self.outcome_of(&self.etcd_key(key), attempt).await {
-                Ok(Outcome::Applied(revision)) => Ok(Ok(revision)),
-                Ok(Outcome::Lost(current)) => Ok(Err(current)),
+            Err(Failure::LeaseNotFound) => {
+                self.leases.forget().await;
+                Err(StorageError::unavailable("etcd has lost the lease that was meant for the key"))
+            }
+            Err(Failure::Unknown(cause)) => match self.outcome_of(key, attempt).await {
+                Ok(Some(outcome)) => Ok(outcome),
                 // the first cause says more than why looking again did not help
-                Ok(Outcome::Unknown) | Err(_) => {
-                    Err(StorageError::OutcomeUnknown { key: key.to_owned(), source: cause })
-                }
+                Ok(None) | Err(_) => Err(StorageError::OutcomeUnknown { key: key.to_owned(), source: cause }),
             },
         }
-    }
-
-    fn answer(&self, answer: &TxnResponse) -> Result<Result<Revision, Option<StoredValue>>, StorageError> {
-        if answer.succeeded() {
-            return Ok(Ok(header_revision(answer.header())));
-        }
-        let found = answer.op_responses().into_iter().find_map(|op| match op {
-            TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
-            _ => None,
-        });
-        Ok(Err(found.map(|value| self.stored(value)).transpose()?))
     }
 
     /// All pages of a list, the later ones at the revision of the first.
@@ -135,10 +111,7 @@ impl EtcdStorage {
                 // the smallest key after the last one
                 from = [last.key(), b"\0"].concat();
             }
-            listing.values.reserve(values.len());
-            for value in values {
-                listing.values.push(self.stored(value)?);
-            }
+            listing.values.extend(values.into_iter().filter_map(|value| self.listed(value)));
             if !more {
                 return Ok(listing);
             }
@@ -158,29 +131,29 @@ impl Storage for EtcdStorage {
         let txn = Txn::new()
             .when([Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, 0)])
             .and_then([TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options))]);
-        self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn)
-            .await?
-            .map_err(|_| StorageError::AlreadyExists { key: key.to_owned() })
+        match self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn).await? {
+            Outcome::Applied(revision) => Ok(revision),
+            Outcome::Lost(_) => Err(StorageError::AlreadyExists { key: key.to_owned() }),
+        }
     }
 
     async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
         check_size(key, &value)?;
         let etcd_key = self.etcd_key(key);
-        let put =
-            TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(PutOptions::new().with_ignore_lease()));
+        let put = TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(PutOptions::new().with_ignore_lease()));
         let txn = compare_and(&etcd_key, expected, put);
-        self.write(key, Attempt::Put { value: &value, expected }, txn).await?.map_err(|current| lost(key, expected, current))
+        swapped(key, expected, self.write(key, Attempt::Put { value: &value, expected }, txn).await?)
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
         let etcd_key = self.etcd_key(key);
         let txn = compare_and(&etcd_key, expected, TxnOp::delete(etcd_key.as_str(), None));
-        self.write(key, Attempt::Delete { expected }, txn).await?.map_err(|current| lost(key, expected, current))
+        swapped(key, expected, self.write(key, Attempt::Delete { expected }, txn).await?)
     }
 
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
         let mut found = self.members.get(self.etcd_key(key).as_bytes(), &GetOptions::new()).await?;
-        found.take_kvs().pop().map(|value| self.stored(value)).transpose()
+        Ok(found.take_kvs().pop().map(|value| stored(key, value)))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, StorageError> {
@@ -203,6 +176,16 @@ impl Storage for EtcdStorage {
     }
 }
 
+/// A key of etcd as the rest knows it; nothing if it is not of this cluster, or not text, which is reported.
+fn plain_key(cluster: &str, key: &[u8]) -> Option<String> {
+    let key = key.strip_prefix(cluster.as_bytes())?;
+    let text = std::str::from_utf8(key);
+    if text.is_err() {
+        tracing::error!(key = %String::from_utf8_lossy(key), "a key in etcd is not text, it is left out");
+    }
+    text.ok().map(str::to_owned)
+}
+
 /// `op` if the key's last write was at `expected`; else reads the key in the same transaction.
 fn compare_and(etcd_key: &str, expected: Revision, op: TxnOp) -> Txn {
     Txn::new()
@@ -211,11 +194,30 @@ fn compare_and(etcd_key: &str, expected: Revision, op: TxnOp) -> Txn {
         .or_else([TxnOp::get(etcd_key, None)])
 }
 
-fn lost(key: &str, expected: Revision, current: Option<StoredValue>) -> StorageError {
-    match current {
-        Some(current) => StorageError::Conflict { key: key.to_owned(), expected, current },
-        None => StorageError::NotFound { key: key.to_owned() },
+fn read_answer(key: &str, answer: &TxnResponse) -> Outcome {
+    if answer.succeeded() {
+        return Outcome::Applied(header_revision(answer.header()));
     }
+    Outcome::Lost(answer.op_responses().into_iter().find_map(|op| match op {
+        TxnOpResponse::Get(mut found) => found.take_kvs().pop().map(|value| stored(key, value)),
+        _ => None,
+    }))
+}
+
+/// The outcome of a compare-and-swap as its caller gets it.
+fn swapped(key: &str, expected: Revision, outcome: Outcome) -> Result<Revision, StorageError> {
+    match outcome {
+        Outcome::Applied(revision) => Ok(revision),
+        Outcome::Lost(Some(current)) => Err(StorageError::Conflict { key: key.to_owned(), expected, current }),
+        Outcome::Lost(None) => Err(StorageError::NotFound { key: key.to_owned() }),
+    }
+}
+
+/// A value found under a key.
+fn stored(key: &str, value: KeyValue) -> StoredValue {
+    let mod_revision = revision(value.mod_revision());
+    let (_, value) = value.into_key_value();
+    StoredValue { key: key.to_owned(), value: value.into(), mod_revision }
 }
 
 /// The first key after all those that begin with `prefix`. Prefixes here are text, whose last byte is never 0xff.

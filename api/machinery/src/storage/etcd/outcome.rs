@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use etcd_client::{EventType, GetOptions, WatchOptions};
 
-use super::{EtcdStorage, i64_revision, revision};
+use super::{EtcdStorage, i64_revision, members::REQUEST_TIMEOUT, revision, stored};
 use crate::storage::{Revision, StorageError, StoredValue};
 
 /// What was tried.
@@ -33,31 +33,31 @@ pub(super) enum Outcome {
     Applied(Revision),
     /// Another write came first, so it never will be. With what is there now.
     Lost(Option<StoredValue>),
-    /// Not applied so far, or no longer to be seen.
-    Unknown,
 }
 
 impl EtcdStorage {
-    pub(super) async fn outcome_of(&self, etcd_key: &str, attempt: Attempt<'_>) -> Result<Outcome, StorageError> {
+    /// Nothing is returned while nothing is known: not applied so far, or no longer to be seen.
+    pub(super) async fn outcome_of(&self, key: &str, attempt: Attempt<'_>) -> Result<Option<Outcome>, StorageError> {
+        let etcd_key = self.etcd_key(key);
         let mut found = self.members.get(etcd_key.as_bytes(), &GetOptions::new()).await?;
         let now = found.take_kvs().pop();
         let expected = match attempt {
             Attempt::Put { expected, .. } | Attempt::Delete { expected } => expected,
         };
         if expected == Revision(0) {
-            return self.outcome_of_create(etcd_key, attempt, now).await;
+            return self.outcome_of_create(&etcd_key, attempt, now).await;
         }
         if now.as_ref().is_some_and(|now| revision(now.mod_revision()) == expected) {
-            return Ok(Outcome::Unknown);
+            return Ok(None);
         }
-        let current = now.map(|now| self.stored(now)).transpose()?;
-        let (at, change) = self.first_change(etcd_key, expected).await?;
+        let current = now.map(|now| stored(key, now));
+        let (at, change) = self.first_change(&etcd_key, expected).await?;
         let ours = match (attempt, change) {
             (Attempt::Put { value, .. }, Some(put)) => put == value.as_ref(),
             (Attempt::Delete { .. }, None) => true,
             _ => false,
         };
-        Ok(if ours { Outcome::Applied(at) } else { Outcome::Lost(current) })
+        Ok(Some(if ours { Outcome::Applied(at) } else { Outcome::Lost(current) }))
     }
 
     /// A create may be applied later than another's create and delete, so only a key that is there tells something.
@@ -66,17 +66,15 @@ impl EtcdStorage {
         etcd_key: &str,
         attempt: Attempt<'_>,
         now: Option<etcd_client::KeyValue>,
-    ) -> Result<Outcome, StorageError> {
+    ) -> Result<Option<Outcome>, StorageError> {
         let (Some(now), Attempt::Put { value, .. }) = (now, attempt) else {
-            return Ok(Outcome::Unknown);
+            return Ok(None);
         };
         let created = now.create_revision();
         let options = GetOptions::new().with_revision(created);
         let first = self.members.get(etcd_key.as_bytes(), &options).await?.take_kvs().pop();
-        Ok(match first {
-            Some(first) if first.value() == value.as_ref() => Outcome::Applied(revision(created)),
-            _ => Outcome::Unknown,
-        })
+        let ours = first.is_some_and(|first| first.value() == value.as_ref());
+        Ok(ours.then(|| Outcome::Applied(revision(created))))
     }
 
     /// The key's first change after `after`, which the caller knows to exist: its revision, and the value unless it was deleted.
@@ -98,7 +96,7 @@ impl EtcdStorage {
                 }
             }
         };
-        tokio::time::timeout(super::members::REQUEST_TIMEOUT, find)
+        tokio::time::timeout(REQUEST_TIMEOUT, find)
             .await
             .map_err(|_| StorageError::unavailable("etcd did not tell the key's history in time"))?
     }

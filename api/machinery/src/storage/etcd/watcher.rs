@@ -11,7 +11,7 @@ use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::{i64_revision, members::Members, revision};
+use super::{i64_revision, members::Members, plain_key, revision};
 use crate::storage::{Revision, StorageError, StorageEvent, WatchBatch, WatchBatches};
 
 /// How often etcd is asked for a sign of life.
@@ -37,7 +37,8 @@ pub(super) async fn watch(
     let stream = members.watch(b"", &options, after).await?;
     let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE_INTERVAL);
     sign_of_life.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watcher = Watcher { stream, sign_of_life, heard: Instant::now(), filter: Filter { cluster, prefix, last: after } };
+    let watcher =
+        Watcher { stream, sign_of_life, heard: Instant::now(), filter: Filter { cluster, prefix, last: after } };
     Ok(stream::unfold(Some(watcher), async |watcher| {
         let mut watcher = watcher?;
         let batch = watcher.next().await;
@@ -120,20 +121,13 @@ impl Filter {
         let mut changes: Vec<Change<'a>> = changes.filter(|change| change.revision > last).collect();
         changes.sort_by_key(|change| change.revision);
         self.last = changes.last()?.revision;
-        let events = changes.into_iter().filter_map(|change| self.event(change)).collect();
+        let events = changes.into_iter().filter_map(|change| self.event(&change)).collect();
         Some(WatchBatch { revision: self.last, events })
     }
 
-    fn event(&self, change: Change<'_>) -> Option<StorageEvent> {
-        let key = change.key.strip_prefix(self.cluster.as_bytes())?;
-        if !key.starts_with(self.prefix.as_bytes()) {
-            return None;
-        }
-        let Ok(key) = std::str::from_utf8(key) else {
-            tracing::error!(key = %String::from_utf8_lossy(key), "a key in etcd is not text, it is left out");
-            return None;
-        };
-        let (key, revision) = (key.to_owned(), change.revision);
+    fn event(&self, change: &Change<'_>) -> Option<StorageEvent> {
+        let key = plain_key(&self.cluster, change.key).filter(|key| key.starts_with(&self.prefix))?;
+        let revision = change.revision;
         Some(match change.put {
             Some((value, created)) => {
                 StorageEvent::Put { key, value: Bytes::copy_from_slice(value), revision, created }
@@ -158,7 +152,8 @@ mod tests {
     #[test]
     fn repeated_and_old_events_are_dropped() {
         let mut filter = Filter { cluster: String::new(), prefix: "/registry/".into(), last: Revision(5) };
-        let batch = filter.batch([put(5, "/registry/a"), put(7, "/registry/a"), put(6, "/registry/b")].into_iter()).unwrap();
+        let batch =
+            filter.batch([put(5, "/registry/a"), put(7, "/registry/a"), put(6, "/registry/b")].into_iter()).unwrap();
         assert_eq!((batch.revision, revisions(&batch)), (Revision(7), vec![6, 7]));
         assert!(filter.batch([put(6, "/registry/b"), put(7, "/registry/a")].into_iter()).is_none());
     }

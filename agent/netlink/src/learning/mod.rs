@@ -1,0 +1,110 @@
+//! Which addresses the guests of this host's networks use, learnt from neighbour discovery on the bridges.
+
+mod nd;
+mod socket;
+mod table;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::Ipv6Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ucloud_types::MacAddr;
+
+use self::{socket::DiscoverySocket, table::Table};
+use crate::{changes::Changes, task::Task};
+
+/// The tables of all networks, and the tasks that fill them.
+#[derive(Debug)]
+pub(crate) struct Learning {
+    networks: Mutex<HashMap<String, Listener>>,
+    changes: Changes,
+}
+
+/// What listens on the bridge of one network.
+#[derive(Debug)]
+struct Listener {
+    bridge: Bridge,
+    table: Arc<Mutex<Table>>,
+    socket: Arc<DiscoverySocket>,
+    task: Task,
+}
+
+/// The bridge to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bridge {
+    /// Its interface index.
+    pub index: u32,
+    /// Its own address.
+    pub mac: MacAddr,
+}
+
+impl Learning {
+    pub fn new(changes: Changes) -> Self {
+        Self { networks: Mutex::default(), changes }
+    }
+
+    /// Listens on the bridge of a network. What was learnt on an earlier bridge of the same network is kept.
+    pub fn ensure(&self, network_uid: &str, bridge: Bridge) -> io::Result<()> {
+        let mut networks = locked(&self.networks);
+        let current = networks.get(network_uid);
+        if current.is_some_and(|listener| listener.bridge == bridge && !listener.task.is_finished()) {
+            return Ok(());
+        }
+        let table = current.map(|listener| listener.table.clone()).unwrap_or_default();
+        let socket = Arc::new(DiscoverySocket::open(bridge.index)?);
+        let task = Task::spawn(listen(socket.clone(), table.clone(), self.changes.clone()));
+        networks.insert(network_uid.to_owned(), Listener { bridge, table, socket, task });
+        Ok(())
+    }
+
+    /// Stops listening, and forgets what was learnt.
+    pub fn remove(&self, network_uid: &str) {
+        locked(&self.networks).remove(network_uid);
+    }
+
+    /// The addresses that this interface was seen to use, sorted.
+    pub fn learnt(&self, network_uid: &str, mac: MacAddr) -> Vec<Ipv6Addr> {
+        let table = locked(&self.networks).get(network_uid).map(|listener| listener.table.clone());
+        table.map(|table| locked(&table).addresses(mac)).unwrap_or_default()
+    }
+
+    /// Asks who has `address`. `Ok(false)` if there is nobody listening on the network.
+    pub async fn solicit(&self, network_uid: &str, address: Ipv6Addr) -> io::Result<bool> {
+        let listener = locked(&self.networks)
+            .get(network_uid)
+            .map(|listener| (listener.socket.clone(), nd::solicitation(listener.bridge.mac, address)));
+        let Some((socket, frame)) = listener else { return Ok(false) };
+        socket.send(&frame).await?;
+        Ok(true)
+    }
+}
+
+/// Fills the table until the socket fails. [`Learning::ensure`] then begins again.
+async fn listen(socket: Arc<DiscoverySocket>, table: Arc<Mutex<Table>>, changes: Changes) {
+    let mut buffer = socket::frame_buffer();
+    loop {
+        match socket.receive(&mut buffer).await {
+            Ok(frame) => {
+                if let Some(sighting) = nd::sighting(frame)
+                    && locked(&table).hear(sighting)
+                {
+                    changes.tick();
+                }
+            }
+            // said once when the bridge goes down; it may come up again
+            Err(error) if error.kind() == io::ErrorKind::NetworkDown => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot listen for neighbour discovery any longer");
+                return;
+            }
+        }
+    }
+}
+
+/// Nothing that holds one of these locks can leave its value half changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
