@@ -1,1 +1,16 @@
-//! ucloud-api: the API server of ucloud
+//! ucloud-api: ucloud's API server, made of the kinds in `ucloud-types` and the machinery in `ucloud-machinery`.
+//!
+//! What is here is what the machinery leaves open: a strategy per kind ([`strategy`]), the actions on VMs
+//! ([`subresources`]), who may do what ([`authorization`]), what may not be deleted ([`protection`]), and the
+//! certificates ([`pki`]). [`server()`] puts it together, over whatever storage it is given.
+
+pub mod authorization;
+#[cfg(feature = "in-process")]
+pub mod in_process;
+pub mod pki;
+pub mod protection;
+mod server;
+pub mod strategy;
+pub mod subresources;
+
+pub use server::{ServerError, server};

@@ -1,0 +1,320 @@
+//! What the agent of a host may do: see and report on the VMs bound to its host, its Host object and its heartbeat.
+//!
+//! A host that has fallen into wrong hands must not reach further than the VMs that it runs. So an agent never changes
+//! anything that decides which VMs come to it (its Host's labels, roles and owner), and sees no VM of other hosts.
+//! Networks, images and storage pools it may read in all namespaces: which of them its VMs need changes from moment to
+//! moment.
+
+use serde_json::Value;
+use ucloud_machinery::{auth::Attributes, meta, strategy::Lister};
+use ucloud_types::{
+    GROUP,
+    meta::{AGENT_FINALIZER, HOSTS_NAMESPACE},
+};
+
+use super::{NO_RULE, Refusal, change::only_removes_finalizer};
+
+const HOST_OF_VM: &str = "status.binding.host";
+
+pub fn authorize(host: &str, request: &Attributes<'_>, lister: &dyn Lister) -> Result<(), Refusal> {
+    match (request.group, request.resource, request.subresource, request.verb) {
+        (GROUP, "vms", "", "list" | "watch") => {
+            let selected = request.field_selector.required_value(HOST_OF_VM) == Some(host);
+            require(selected, || format!("an agent sees the VMs of its host alone: select {HOST_OF_VM}={host}"))
+        }
+        (GROUP, "vms", "" | "status", "get" | "update" | "patch") => {
+            let vm = lister.get(GROUP, "vms", Some(request.namespace), request.name);
+            require_bound(host, vm.as_ref())
+        }
+        (GROUP, "hosts", "", "list" | "watch") => {
+            let selected = request.field_selector.required_value("metadata.name") == Some(host);
+            require(selected, || format!("an agent sees its own Host alone: select metadata.name={host}"))
+        }
+        (GROUP, "hosts", "", "get") | (GROUP, "hosts", "status", "get" | "update" | "patch") => {
+            require_own(host, request.name)
+        }
+        (GROUP, "hosts", "", "update" | "patch") => {
+            Err("an agent writes nothing of its Host but the status".to_owned())
+        }
+        ("coordination.k8s.io", "leases", "", "get" | "update" | "patch") if request.namespace == HOSTS_NAMESPACE => {
+            require_own(host, request.name)
+        }
+        (GROUP, "networks" | "images" | "storagepools", "", "get" | "list" | "watch")
+        // whom and what these name is judged with the objects
+        | (GROUP, "hosts", "", "create")
+        | ("coordination.k8s.io", "leases", "", "create")
+        | ("" | "events.k8s.io", "events", "", "create" | "patch") => Ok(()),
+        _ => Err(NO_RULE),
+    }
+}
+
+pub fn authorize_object(
+    host: &str,
+    request: &Attributes<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    lister: &dyn Lister,
+) -> Result<(), Refusal> {
+    match (request.resource, request.subresource, old, new) {
+        ("vms", "status", Some(old), Some(_)) => require_bound(host, Some(old)),
+        ("vms", "", Some(old), Some(new)) => {
+            require_bound(host, Some(old))?;
+            let leaves = meta::is_terminating(old) && only_removes_finalizer(old, new, AGENT_FINALIZER);
+            require(leaves, || {
+                format!(
+                    "an agent changes nothing of a VM but its status, and removes {AGENT_FINALIZER} once the VM is being deleted"
+                )
+            })
+        }
+        ("hosts", "", None, Some(new)) => {
+            require_own(host, request.name)?;
+            let decided = ["labels", "ownerReferences", "finalizers"];
+            let given = decided.into_iter().find(|field| new.pointer(&format!("/metadata/{field}")).is_some());
+            require(given.is_none(), || {
+                format!("an agent cannot set metadata.{} of its Host; an administrator can", given.unwrap_or_default())
+            })
+        }
+        ("hosts", "status", Some(_), Some(_)) => require_own(host, request.name),
+        ("leases", "", _, Some(_)) => {
+            let place = request.namespace == HOSTS_NAMESPACE;
+            require(place, || format!("heartbeats are in the namespace {HOSTS_NAMESPACE}"))?;
+            require_own(host, request.name)
+        }
+        ("events", "", old, Some(new)) => {
+            [old, Some(new)].into_iter().flatten().try_for_each(|event| require_own_event(host, event, lister))
+        }
+        _ => Err("an agent has no part in it".to_owned()),
+    }
+}
+
+fn require(holds: bool, why: impl FnOnce() -> String) -> Result<(), Refusal> {
+    if holds { Ok(()) } else { Err(why()) }
+}
+
+fn require_own(host: &str, name: &str) -> Result<(), Refusal> {
+    require(name == host, || format!("this agent is that of host {host:?}"))
+}
+
+/// The same words whether the VM is another host's or is not there: which of the two is not for the agent to know.
+fn require_bound(host: &str, vm: Option<&Value>) -> Result<(), Refusal> {
+    require(vm.is_some_and(|vm| is_bound(host, vm)), || format!("no such VM is bound to host {host:?}"))
+}
+
+fn is_bound(host: &str, vm: &Value) -> bool {
+    vm.pointer("/status/binding/host").and_then(Value::as_str) == Some(host)
+}
+
+/// An event must be about the host itself or about a VM that is bound to it.
+fn require_own_event(host: &str, event: &Value, lister: &dyn Lister) -> Result<(), Refusal> {
+    let about = |field: &str| event["involvedObject"][field].as_str().unwrap_or_default();
+    let is_ours = about("apiVersion").split('/').next() == Some(GROUP);
+    let own = is_ours
+        && match about("kind") {
+            "Host" => about("name") == host,
+            "VM" => lister
+                .get(GROUP, "vms", Some(about("namespace")), about("name"))
+                .is_some_and(|vm| is_bound(host, &vm) && meta::text(&vm, "uid") == about("uid")),
+            _ => false,
+        };
+    require(own, || format!("an agent reports events of host {host:?} and of the VMs bound to it alone"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use ucloud_machinery::{
+        auth::{Decision, UserInfo},
+        selector::FieldSelector,
+    };
+    use ucloud_types::meta::{AGENTS_GROUP, SYSTEM_NAMESPACE};
+
+    use super::super::test_support::{Objects, Request, user};
+    use super::*;
+
+    fn agent() -> UserInfo {
+        user("ucloud:agent:h1", &[AGENTS_GROUP])
+    }
+
+    fn vm(name: &str, host: Option<&str>) -> Value {
+        let mut vm = json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"),
+            "finalizers": [AGENT_FINALIZER, "other"]}, "spec": {"cpus": 1}, "status": {}});
+        if let Some(host) = host {
+            vm["status"]["binding"] = json!({"host": host, "epoch": 1});
+        }
+        vm
+    }
+
+    fn objects() -> Objects {
+        Objects::default()
+            .with("vms", vm("mine", Some("h1")))
+            .with("vms", vm("theirs", Some("h2")))
+            .with("vms", vm("free", None))
+    }
+
+    #[test]
+    fn it_sees_the_vms_of_its_host_alone() {
+        let user = agent();
+        for verb in ["list", "watch"] {
+            for (selector, allowed) in [
+                ("status.binding.host=h1", true),
+                ("metadata.name=x,status.binding.host==h1", true),
+                ("", false),
+                ("status.binding.host=h2", false),
+                ("status.binding.host=", false),
+                ("status.binding.host!=h1", false),
+                ("metadata.name=h1", false),
+            ] {
+                let selector = FieldSelector::parse(selector).unwrap();
+                let decision = Request::new(&user, verb, "vms").selector(&selector).decide();
+                assert_eq!(decision == Decision::Allow, allowed, "{verb} {selector:?}");
+            }
+        }
+        for (name, allowed) in [("mine", true), ("theirs", false), ("free", false), ("absent", false)] {
+            let request = Request::new(&user, "get", "vms").namespace("default").name(name);
+            assert_eq!(request.decide_with(&objects()) == Decision::Allow, allowed, "{name}");
+        }
+    }
+
+    #[test]
+    fn it_reports_on_its_vms_and_lets_them_go() {
+        let user = agent();
+        for (name, host) in [("mine", Some("h1")), ("theirs", Some("h2")), ("free", None)] {
+            let old = vm(name, host);
+            let request = Request::new(&user, "patch", "vms").namespace("default").name(name);
+            let own = host == Some("h1");
+            assert_eq!(request.subresource("status").allowed(Some(&old), Some(&old), &objects()), own, "{name}");
+
+            let mut leaving = old.clone();
+            leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            let mut released = leaving.clone();
+            released["metadata"]["finalizers"] = json!(["other"]);
+            assert_eq!(request.allowed(Some(&leaving), Some(&released), &objects()), own, "{name}");
+
+            let mut early = old.clone();
+            early["metadata"]["finalizers"] = json!(["other"]);
+            assert!(!request.allowed(Some(&old), Some(&early), &objects()), "{name} is not being deleted");
+            released["metadata"]["finalizers"] = json!([]);
+            assert!(
+                !request.allowed(Some(&leaving), Some(&released), &objects()),
+                "the other finalizer is not its own"
+            );
+            let mut respecified = old.clone();
+            respecified["spec"]["cpus"] = json!(64);
+            assert!(!request.allowed(Some(&old), Some(&respecified), &objects()), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_store_and_not_the_cache_decides_about_a_write() {
+        let user = agent();
+        let moved = vm("mine", Some("h2"));
+        let request = Request::new(&user, "patch", "vms").namespace("default").name("mine").subresource("status");
+        assert!(!request.allowed(Some(&moved), Some(&moved), &objects()));
+    }
+
+    #[test]
+    fn a_host_cannot_edit_itself_free() {
+        let user = agent();
+        let create = Request::new(&user, "create", "hosts");
+        let host = |metadata: Value| json!({"metadata": metadata, "spec": {"roles": ["compute"]}});
+        let none = Objects::default();
+        assert!(create.name("h1").allowed(None, Some(&host(json!({"name": "h1"}))), &none));
+        assert!(!create.name("h2").allowed(None, Some(&host(json!({"name": "h2"}))), &none));
+        for field in [json!({"labels": {"a": "b"}}), json!({"ownerReferences": []}), json!({"finalizers": ["x"]})] {
+            assert!(!create.name("h1").allowed(None, Some(&host(field.clone())), &none), "{field}");
+        }
+        for verb in ["update", "patch", "delete", "deletecollection"] {
+            assert_ne!(Request::new(&user, verb, "hosts").name("h1").decide(), Decision::Allow, "{verb}");
+        }
+        let old = host(json!({"name": "h1"}));
+        let status = Request::new(&user, "patch", "hosts").subresource("status");
+        assert!(status.name("h1").allowed(Some(&old), Some(&old), &none));
+        assert!(!status.name("h2").allowed(Some(&old), Some(&old), &none));
+    }
+
+    #[test]
+    fn it_keeps_its_own_heartbeat() {
+        let user = agent();
+        let lease = json!({"metadata": {"name": "x"}});
+        for verb in ["create", "update", "patch"] {
+            for (namespace, name, allowed) in
+                [(HOSTS_NAMESPACE, "h1", true), (HOSTS_NAMESPACE, "h2", false), (SYSTEM_NAMESPACE, "h1", false)]
+            {
+                let request =
+                    Request::new(&user, verb, "leases").group("coordination.k8s.io").namespace(namespace).name(name);
+                let old = (verb != "create").then_some(&lease);
+                assert_eq!(
+                    request.allowed(old, Some(&lease), &Objects::default()),
+                    allowed,
+                    "{verb} {namespace}/{name}"
+                );
+            }
+        }
+        let delete = Request::new(&user, "delete", "leases").group("coordination.k8s.io");
+        assert_ne!(delete.namespace(HOSTS_NAMESPACE).name("h1").decide(), Decision::Allow);
+    }
+
+    #[test]
+    fn its_events_are_about_its_own() {
+        let user = agent();
+        let event = |kind: &str, namespace: &str, name: &str, uid: &str| {
+            json!({"metadata": {"name": "e"}, "involvedObject": {"apiVersion": "ucloud.ungleich.ch/v1alpha1",
+                "kind": kind, "namespace": namespace, "name": name, "uid": uid}})
+        };
+        for (about, allowed) in [
+            (event("VM", "default", "mine", "uid-mine"), true),
+            (event("VM", "default", "mine", "uid-of-another"), false),
+            (event("VM", "default", "theirs", "uid-theirs"), false),
+            (event("VM", "default", "absent", ""), false),
+            (event("Host", "", "h1", ""), true),
+            (event("Host", "", "h2", ""), false),
+            (event("Network", "default", "n", ""), false),
+        ] {
+            for group in ["", "events.k8s.io"] {
+                let create = Request::new(&user, "create", "events").group(group).namespace("default").name("e");
+                assert_eq!(create.allowed(None, Some(&about), &objects()), allowed, "{about}");
+            }
+        }
+        let patch = Request::new(&user, "patch", "events").group("").namespace("default").name("e");
+        let (mine, theirs) =
+            (event("VM", "default", "mine", "uid-mine"), event("VM", "default", "theirs", "uid-theirs"));
+        assert!(patch.allowed(Some(&mine), Some(&mine), &objects()));
+        assert!(!patch.allowed(Some(&theirs), Some(&mine), &objects()), "it would take over another's event");
+        assert!(!patch.allowed(Some(&mine), Some(&theirs), &objects()));
+    }
+
+    #[test]
+    fn nothing_else() {
+        let user = agent();
+        for (verb, resource) in [
+            ("create", "vms"),
+            ("delete", "vms"),
+            ("deletecollection", "vms"),
+            ("list", "networkpools"),
+            ("list", "networkallocations"),
+            ("patch", "networks"),
+            ("delete", "images"),
+            ("patch", "storagepools"),
+        ] {
+            assert_ne!(
+                Request::new(&user, verb, resource).decide_with(&objects()),
+                Decision::Allow,
+                "{verb} {resource}"
+            );
+        }
+        for subresource in ["binding", "start", "stop", "restart"] {
+            let request =
+                Request::new(&user, "create", "vms").namespace("default").name("mine").subresource(subresource);
+            assert_ne!(request.decide_with(&objects()), Decision::Allow, "{subresource}");
+        }
+        for verb in ["get", "list", "watch"] {
+            for resource in ["namespaces", "events", "secrets"] {
+                assert_ne!(
+                    Request::new(&user, verb, resource).group("").decide(),
+                    Decision::Allow,
+                    "{verb} {resource}"
+                );
+            }
+        }
+    }
+}

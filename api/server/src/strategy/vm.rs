@@ -1,0 +1,154 @@
+//! VM: sizes, names, and MAC addresses that no two interfaces of one network share.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use ucloud_machinery::{
+    meta::{self, names},
+    status::FieldError,
+    strategy::{Context, Lister, Strategy},
+};
+use ucloud_types::{GROUP, MacAddr, Quantity, VM, vm::ImageRef};
+
+use super::{check_name, field::Field, status_errors};
+
+/// No guest is smaller.
+const MIN_MEMORY: Quantity = Quantity::from_bytes(16 << 20);
+
+/// The fields of the status that only subresources write: binding, and start, stop and restart.
+const SUBRESOURCE_FIELDS: [&str; 2] = ["binding", "powerRequest"];
+
+/// The rules of VMs.
+pub struct VmStrategy;
+
+impl Strategy for VmStrategy {
+    fn prepare_for_create(&self, _: &Context<'_>, object: &mut Value) {
+        object["status"] = json!({"phase": "Pending"});
+    }
+
+    fn prepare_for_status_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
+        let Some(object) = new.as_object_mut() else { return };
+        // a status that is no object is left for validation to refuse
+        if let Some(status) = object.entry("status").or_insert_with(|| json!({})).as_object_mut() {
+            for field in SUBRESOURCE_FIELDS {
+                match old.pointer(&format!("/status/{field}")) {
+                    Some(kept) => status.insert(field.to_owned(), kept.clone()),
+                    None => status.remove(field),
+                };
+            }
+        }
+    }
+
+    fn validate_create(&self, ctx: &Context<'_>, object: &Value) -> Vec<FieldError> {
+        validate(ctx, object, None)
+    }
+
+    fn validate_update(&self, ctx: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        validate(ctx, new, Some(old))
+    }
+
+    fn validate_status_update(&self, _: &Context<'_>, new: &Value, _: &Value) -> Vec<FieldError> {
+        status_errors::<VM>(new)
+    }
+}
+
+fn validate(ctx: &Context<'_>, vm: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let spec = Field::spec(vm);
+    let memory = spec.child("memory");
+    if memory.read::<Quantity>(&mut errors).is_some_and(|amount| amount < MIN_MEMORY) {
+        errors.push(memory.invalid(&format!("must be at least {MIN_MEMORY}")));
+    }
+    for disk in spec.child("disks").items() {
+        check_disk(&disk, &mut errors);
+    }
+    for interface in spec.child("networks").items() {
+        let network = interface.child("network");
+        check_name(network.path(), network.text().unwrap_or_default(), &mut errors);
+    }
+    for (key, value) in spec.child("hostSelector").entries() {
+        let rules = [names::qualified_name(key), names::label_value(value.text().unwrap_or_default())];
+        errors.extend(rules.into_iter().filter_map(Result::err).map(|rule| value.invalid(&rule)));
+    }
+    check_macs(ctx, vm, old, &mut errors);
+    if errors.is_empty() {
+        errors = status_errors::<VM>(vm);
+    }
+    errors
+}
+
+fn check_disk(disk: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let size = disk.child("size");
+    if size.read::<Quantity>(errors).is_some_and(|amount| amount.bytes() == 0) {
+        errors.push(size.invalid("must be greater than zero; leave it out for the size of the image"));
+    }
+    let image = disk.child("image");
+    if let Some(reference) = image.read::<ImageRef>(errors) {
+        // the namespace does not matter here: the name is the same in all
+        check_name(image.path(), reference.resolve("").1, errors);
+    }
+    let pool = disk.child("pool");
+    if let Some(name) = pool.text() {
+        check_name(pool.path(), name, errors);
+    }
+}
+
+/// An interface's place on the wire: two that share it cannot both be reached.
+type Port = (String, MacAddr);
+
+/// Each interface of a VM with its port and the field that decides it. Addresses that cannot be read are left out.
+fn ports<'a>(vm: &'a Value, errors: &mut Vec<FieldError>) -> Vec<(Port, Field<'a>)> {
+    let uid = meta::text(vm, "uid");
+    let interfaces: Vec<Field<'_>> = Field::spec(vm).child("networks").items().collect();
+    let mut ports = Vec::with_capacity(interfaces.len());
+    for interface in interfaces {
+        let mac = interface.child("mac");
+        let before = errors.len();
+        let given = mac.read::<MacAddr>(errors);
+        if errors.len() == before
+            && let (Some(network), Some(name)) = (interface.child("network").text(), interface.child("name").text())
+        {
+            ports.push(((network.to_owned(), given.unwrap_or_else(|| MacAddr::derive(uid, name))), mac));
+        }
+    }
+    ports
+}
+
+fn check_macs(ctx: &Context<'_>, vm: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let own = ports(vm, errors);
+    let mut seen: BTreeMap<&Port, &Field<'_>> = BTreeMap::new();
+    for (port, field) in &own {
+        if let Some(first) = seen.get(port) {
+            errors.push(field.duplicate(&format!("{} has it on the same network", first.path())));
+        } else {
+            seen.insert(port, field);
+        }
+    }
+    // Derived addresses are hashes of UIDs and meet nobody: a VM without addresses of its own costs no look at the
+    // others. Addresses that it had before are the scheduler's affair: they must not block other changes.
+    let before: Vec<Port> =
+        old.map(|old| ports(old, &mut Vec::new())).unwrap_or_default().into_iter().map(|(port, _)| port).collect();
+    let new: Vec<&(Port, Field<'_>)> =
+        own.iter().filter(|(port, field)| field.text().is_some() && !before.contains(port)).collect();
+    if new.is_empty() {
+        return;
+    }
+    let taken = taken_ports(ctx.lister, ctx.namespace, meta::text(vm, "uid"));
+    for (port, field) in new {
+        if let Some(holder) = taken.get(port) {
+            errors.push(field.duplicate(&format!("VM {holder:?} has it on network {:?}", port.0)));
+        }
+    }
+}
+
+/// The ports of the namespace's other VMs, with the names of those.
+fn taken_ports(lister: &dyn Lister, namespace: Option<&str>, own_uid: &str) -> BTreeMap<Port, String> {
+    let vms = lister.list(GROUP, "vms", namespace);
+    let others = vms.iter().filter(|other| meta::text(other, "uid") != own_uid);
+    others
+        .flat_map(|other| {
+            let name = meta::text(other, "name");
+            ports(other, &mut Vec::new()).into_iter().map(move |(port, _)| (port, name.to_owned()))
+        })
+        .collect()
+}

@@ -1,0 +1,38 @@
+//! The server's own life: what is there when it begins, and what clients see when it stops and comes back.
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api,
+    api::DeleteParams,
+    runtime::{WatchStreamExt as _, watcher},
+};
+
+use crate::fixtures::{create_vm, refused, start, vm_spec, vms};
+
+#[tokio::test]
+async fn ucloud_has_its_namespaces_and_keeps_them() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let namespaces: Api<Namespace> = Api::all(admin);
+    for name in ["default", "images", "ucloud-system", "ucloud-hosts"] {
+        namespaces.get(name).await.unwrap();
+        assert_eq!(refused(namespaces.delete(name, &DeleteParams::default()).await).code, 403, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_was_when_the_server_comes_back() {
+    let mut api = start().await;
+    let admin = api.admin().await.unwrap();
+    create_vm(&admin, "before", vm_spec()).await;
+    let seen = watcher(vms(&admin), watcher::Config::default()).default_backoff().applied_objects();
+    let mut names = Box::pin(seen.map_ok(|vm| vm.metadata.name.unwrap_or_default()).filter_map(async |seen| seen.ok()));
+    assert_eq!(names.next().await.as_deref(), Some("before"));
+    api.stop().await;
+    assert!(vms(&admin).get("before").await.is_err(), "nobody answers");
+    api.resume().await.unwrap();
+    create_vm(&admin, "after", vm_spec()).await;
+    let reached = async { while names.next().await.as_deref() != Some("after") {} };
+    tokio::time::timeout(std::time::Duration::from_secs(30), reached).await.expect("the watch did not come back");
+}

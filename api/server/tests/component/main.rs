@@ -1,0 +1,11 @@
+//! The API server as its clients see it: real HTTP and TLS, real clients, storage in memory.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod authorization;
+mod binding;
+mod fixtures;
+mod lifecycle;
+mod pools;
+mod power;
+mod validation;

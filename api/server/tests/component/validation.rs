@@ -1,0 +1,229 @@
+//! Bad input: each is refused with every field at fault and what to do about it.
+
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use ucloud_types::VM;
+
+use crate::fixtures::{bind, create, create_host, create_vm, fields, object, refused, start, untyped, vm_spec, vms};
+
+#[tokio::test]
+async fn an_unknown_field_is_refused_where_the_client_asks_for_it() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let mut spec = vm_spec();
+    spec["memroy"] = json!("1Gi");
+    spec["disks"][0]["bus"] = json!("virtio");
+    let body = serde_json::to_vec(&object("VM", "web", spec)).unwrap();
+    let path = "/apis/ucloud.ungleich.ch/v1alpha1/namespaces/default/vms?fieldValidation=Strict";
+    let request = http::Request::post(path).header("content-type", "application/json").body(body).unwrap();
+    let status = refused(admin.request::<Value>(request).await);
+    assert_eq!(status.code, 400);
+    for field in ["spec.memroy", "spec.disks[0].bus"] {
+        assert!(status.message.contains(&format!("unknown field \"{field}\"")), "{}", status.message);
+    }
+}
+
+#[tokio::test]
+async fn every_wrong_field_is_named_at_once() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let by_schema = json!({"cpus": 0, "memory": "lots", "disks": [
+        {"name": "root", "image": "other/debian"}, {"name": "root", "image": "debian"}]});
+    let status = refused(create(&admin, "VM", "vms", "web", by_schema).await);
+    assert_eq!(status.code, 422);
+    assert_eq!(status.reason, "Invalid");
+    for field in ["spec.cpus", "spec.memory", "spec.disks[0].image", "spec.disks[1]"] {
+        assert!(fields(&status).contains(&field), "{field} is not in {status:?}");
+    }
+
+    let by_rule = json!({"cpus": 1, "memory": "1Mi",
+        "disks": [{"name": "root", "image": "debian", "size": "0", "pool": "No Pool"}],
+        "networks": [
+            {"name": "a", "network": "net", "mac": "02:00:00:00:00:01"},
+            {"name": "b", "network": "net", "mac": "02:00:00:00:00:01"},
+            {"name": "c", "network": "net", "mac": "00:00:00:00:00:00"},
+            {"name": "d", "network": "../net"}],
+        "hostSelector": {"a b": "c"}});
+    let status = refused(create(&admin, "VM", "vms", "web", by_rule).await);
+    let expected = [
+        "spec.memory",
+        "spec.disks[0].size",
+        "spec.disks[0].pool",
+        "spec.networks[3].network",
+        "spec.hostSelector[a b]",
+        "spec.networks[2].mac",
+        "spec.networks[1].mac",
+    ];
+    assert_eq!(fields(&status), expected, "{}", status.message);
+}
+
+#[tokio::test]
+async fn a_wrong_type_and_an_unknown_kind_are_refused() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let mut spec = vm_spec();
+    spec["cpus"] = json!("two");
+    let status = refused(create(&admin, "VM", "vms", "web", spec).await);
+    assert_eq!((status.code, fields(&status)), (422, vec!["spec.cpus"]));
+    let status = refused(create(&admin, "Sandwich", "sandwiches", "ham", json!({})).await);
+    assert_eq!(status.code, 404);
+    assert_eq!(status.message, "the server could not find the requested resource");
+}
+
+#[tokio::test]
+async fn what_no_host_has_is_still_a_valid_wish() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let mut spec = vm_spec();
+    spec["memory"] = json!("10Ti");
+    let vm = create_vm(&admin, "huge", spec).await;
+    assert_eq!(vm.spec.memory.to_string(), "10Ti");
+}
+
+#[tokio::test]
+async fn a_new_vm_is_pending_whatever_its_author_says() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let mut vm = object("VM", "web", vm_spec());
+    vm.data["status"] = json!({"phase": "Running", "binding": {"host": "h1", "epoch": 9}});
+    untyped(&admin, "VM", "vms").create(&PostParams::default(), &vm).await.unwrap();
+    let stored = untyped(&admin, "VM", "vms").get("web").await.unwrap();
+    assert_eq!(stored.data["status"], json!({"phase": "Pending"}));
+    assert_eq!(stored.data["spec"], vm_spec(), "no default is written into a spec");
+}
+
+#[tokio::test]
+async fn a_status_update_reaches_neither_binding_nor_power_request() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create_host(&admin, "h1").await;
+    let vm = create_vm(&admin, "web", vm_spec()).await;
+    bind(&admin, &vm, "h1").await.unwrap();
+    for (patch, kind) in [
+        (json!({"status": {"phase": "Running", "binding": {"host": "h2", "epoch": 7}}}), "another"),
+        (json!({"status": {"binding": null, "powerRequest": {"id": 99, "action": "Stop"}}}), "none"),
+    ] {
+        let after = vms(&admin).patch_status("web", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        let status = after.status.unwrap();
+        assert_eq!(status.binding.map(|binding| (binding.host, binding.epoch)), Some(("h1".into(), 1)), "{kind}");
+        assert_eq!(status.power_request, None);
+        assert_eq!(status.phase, Some(ucloud_types::vm::VMPhase::Running));
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_clients_could_not_read_is_refused() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create_vm(&admin, "web", vm_spec()).await;
+    let patch = json!({"status": {"disks": [{"name": "root", "pool": "default", "size": "99999999Ei"}]}});
+    let status = refused(vms(&admin).patch_status("web", &PatchParams::default(), &Patch::Merge(&patch)).await);
+    assert_eq!((status.code, fields(&status)), (422, vec!["status.disks[0].size"]));
+    let patch = json!({"status": "fine"});
+    let status = refused(vms(&admin).patch_status("web", &PatchParams::default(), &Patch::Merge(&patch)).await);
+    assert_eq!(status.code, 422, "{status:?}");
+}
+
+fn with_mac(mac: &str, network: &str) -> Value {
+    let mut spec = vm_spec();
+    spec["networks"] = json!([{"name": "eth0", "network": network, "mac": mac}]);
+    spec
+}
+
+#[tokio::test]
+async fn two_vms_on_one_network_cannot_have_one_mac() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create_vm(&admin, "first", with_mac("02:00:00:00:00:01", "net")).await;
+    let status = refused(create(&admin, "VM", "vms", "second", with_mac("02:00:00:00:00:01", "net")).await);
+    assert_eq!(fields(&status), ["spec.networks[0].mac"]);
+    assert!(status.message.contains("VM \"first\" has it on network \"net\""), "{}", status.message);
+    // another network is another wire
+    create_vm(&admin, "third", with_mac("02:00:00:00:00:01", "other")).await;
+
+    // an address that another VM derives is taken as well
+    let mut spec = vm_spec();
+    spec["networks"] = json!([{"name": "eth0", "network": "net"}]);
+    let derived = create_vm(&admin, "derived", spec).await;
+    let mac = derived.spec.networks[0].effective_mac(derived.metadata.uid.as_deref().unwrap()).to_string();
+    let status = refused(create(&admin, "VM", "vms", "fourth", with_mac(&mac, "net")).await);
+    assert!(status.message.contains("VM \"derived\""), "{}", status.message);
+
+    // a VM may keep what it has, and take what is free
+    let patch = json!({"spec": {"cpus": 2}});
+    vms(&admin).patch("first", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    let patch = json!({"spec": with_mac("02:00:00:00:00:01", "net")});
+    let status = refused(vms(&admin).patch("third", &PatchParams::default(), &Patch::Merge(&patch)).await);
+    assert_eq!(fields(&status), ["spec.networks[0].mac"]);
+}
+
+/// Changes one field of an object and gives the field errors.
+async fn change(api: &Api<kube::api::DynamicObject>, name: &str, spec: Value) -> (Vec<String>, String) {
+    let status = refused(api.patch(name, &PatchParams::default(), &Patch::Merge(&json!({"spec": spec}))).await);
+    (fields(&status).into_iter().map(str::to_owned).collect(), status.message.clone())
+}
+
+#[tokio::test]
+async fn what_cannot_change_says_so_and_what_to_do_instead() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    for (kind, plural, spec, other, paths) in [
+        (
+            "Network",
+            "networks",
+            json!({"mtu": 1500}),
+            json!({"ipam": "None", "pool": "other"}),
+            vec!["spec.ipam", "spec.pool"],
+        ),
+        (
+            "Image",
+            "images",
+            json!({"source": {"http": {"url": "https://h/a"}}, "format": "qcow2"}),
+            json!({"source": {"http": {"url": "https://h/b"}}, "format": "raw", "pool": "other",
+                "checksum": format!("sha256:{}", "0".repeat(64))}),
+            vec!["spec.source", "spec.format", "spec.checksum", "spec.pool"],
+        ),
+        (
+            "StoragePool",
+            "storagepools",
+            json!({"directory": {"path": "/srv/a"}}),
+            json!({"directory": {"path": "/srv/b"}}),
+            vec!["spec.directory.path"],
+        ),
+        (
+            "NetworkPool",
+            "networkpools",
+            json!({"prefix": "fd00:1::/48", "vniRange": {"first": 1, "last": 9}}),
+            json!({"prefix": "fd00:2::/48", "vniRange": {"last": 10}}),
+            vec!["spec.prefix", "spec.vniRange"],
+        ),
+    ] {
+        create(&admin, kind, plural, "it", spec.clone()).await.unwrap();
+        let objects = untyped(&admin, kind, plural);
+        let (found, message) = change(&objects, "it", other).await;
+        assert_eq!(found, paths, "{kind}");
+        assert!(message.contains("field is immutable; make a "), "{message}");
+        // what is equal is no change, also where a default is written out
+        let same =
+            json!({"spec": if kind == "Network" { json!({"ipam": "Automatic", "pool": "default"}) } else { spec }});
+        objects.patch("it", &PatchParams::default(), &Patch::Merge(&same)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_generation_counts_changes_of_the_spec() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let generation = |vm: &VM| vm.metadata.generation;
+    let vm = create_vm(&admin, "web", vm_spec()).await;
+    assert_eq!(generation(&vm), Some(1));
+    let patch = Patch::Merge(json!({"spec": {"cpus": 2}}));
+    let vm = vms(&admin).patch("web", &PatchParams::default(), &patch).await.unwrap();
+    assert_eq!(generation(&vm), Some(2));
+    let patch = Patch::Merge(json!({"status": {"phase": "Running"}}));
+    let vm = vms(&admin).patch_status("web", &PatchParams::default(), &patch).await.unwrap();
+    assert_eq!(generation(&vm), Some(2));
+}
