@@ -7,11 +7,19 @@
 //! - Whatever an adapter makes outside is named after the object's UID and found again by it. No adapter keeps
 //!   a database of its own.
 //! - A method may be interrupted at any point; the next call completes or clears away what is half done.
+//!
+//! The decisions are pure functions of what is wanted and what is observed: [`vm`] for one VM, [`network`] and
+//! [`image`] for what the host as a whole keeps, [`adopt`] for what an agent finds when it starts.
 
+pub mod adopt;
 pub mod block_store;
 pub mod error;
 pub mod hypervisor;
+pub mod image;
 pub mod net;
+pub mod network;
+pub mod reason;
+pub mod vm;
 
 pub use block_store::BlockStore;
 pub use error::HostError;

@@ -1,1 +1,211 @@
-//! Disks and images as files in a directory
+//! Disks and images as files in a directory: [`Files`] implements [`BlockStore`].
+//!
+//! An image is fetched, inspected and converted into a read-only qcow2 file that is named after the checksum of
+//! its source; a disk is a qcow2 file that has such a one as its backing file. Nothing that comes from outside
+//! is opened by QEMU before this crate has looked at it; see `inspect` for how, and `store` for the layout.
+
+mod address;
+mod config;
+mod disk;
+mod fetch;
+mod format;
+mod import;
+mod inspect;
+mod names;
+mod qcow2;
+mod qemu_img;
+mod store;
+mod summary;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    task::spawn_blocking,
+};
+use ucloud_agent_core::{
+    BlockStore, HostError,
+    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolUsage, StoredImage},
+};
+use ucloud_types::Quantity;
+
+pub use address::{IpPrefix, ParseIpPrefixError};
+pub use config::FilesConfig;
+
+use address::AddressPolicy;
+use fetch::web::Web;
+use import::{ImportError, finished};
+use qemu_img::QemuImg;
+use store::{Lock, Store, StoreError, Turns};
+
+/// Images that are being imported, by pool and UID: whoever comes second waits for the first.
+type Imports = HashMap<(PathBuf, String), Weak<AsyncMutex<()>>>;
+
+/// The pools of this host.
+pub struct Files {
+    import_dir: PathBuf,
+    qemu_img: QemuImg,
+    web: Web,
+    max_source: Quantity,
+    max_disk: Quantity,
+    turns: Turns,
+    imports: Mutex<Imports>,
+}
+
+/// Why there is no block store.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The client for downloads cannot be made.
+    #[error("cannot set up downloads; are the host's root certificates (ca-certificates) installed?")]
+    Web(#[source] reqwest::Error),
+}
+
+impl Files {
+    /// The block store of this host. Pools are made when they are first used.
+    pub fn new(config: FilesConfig) -> Result<Self, FilesError> {
+        let FilesConfig { import_dir, qemu_img, denied, allowed, max_source, max_disk } = config;
+        Ok(Self {
+            import_dir,
+            qemu_img: QemuImg(qemu_img),
+            web: Web::new(AddressPolicy { denied, allowed }).map_err(FilesError::Web)?,
+            max_source,
+            max_disk,
+            turns: Turns::default(),
+            imports: Mutex::default(),
+        })
+    }
+
+    /// Waits until nobody else imports this image; while what is returned is held, nobody else will.
+    fn import_turn(&self, request: &ImageRequest) -> Arc<AsyncMutex<()>> {
+        let mut imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
+        imports.retain(|_, turn| turn.strong_count() > 0);
+        let key = (request.pool.path.clone(), request.uid.clone());
+        if let Some(turn) = imports.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        imports.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Opens the pool, and does `work` with it on a thread that may block. `act` is for the message.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        act: &str,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let root = pool.path.clone();
+        let done = spawn_blocking(move || work(&Store::open(&root)?)).await;
+        finished("use the pool", done).map_err(|error| error.reported(act))
+    }
+
+    /// As [`Self::with_store`], with the right to change the pool. Once begun, `work` is carried to its end.
+    async fn change_store<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        act: &str,
+        work: impl FnOnce(&Store, &Lock) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let store = self.with_store(pool, act, |store| Ok(store.clone())).await?;
+        let lock = self.turns.lock(&store).await.map_err(|error| error.reported(act))?;
+        let done = spawn_blocking(move || work(&store, &lock)).await;
+        finished("change the pool", done).map_err(|error| error.reported(act))
+    }
+}
+
+fn stored(store: &Store, image_uid: &str) -> Result<Option<StoredImage>, StoreError> {
+    let Some(sha256) = store.linked(image_uid)? else { return Ok(None) };
+    let virtual_size = Quantity::from_bytes(import::virtual_size(&store.content(&sha256))?);
+    Ok(Some(StoredImage { sha256, virtual_size }))
+}
+
+#[async_trait]
+impl BlockStore for Files {
+    async fn usage(&self, pool: &Pool) -> Result<PoolUsage, HostError> {
+        let act = format!("measure pool {}", pool.name);
+        self.change_store(pool, &act, |store, lock| {
+            store.sweep_tmp(lock)?;
+            store.usage()
+        })
+        .await
+    }
+
+    async fn import_image(
+        &self,
+        request: &ImageRequest,
+        percent: &watch::Sender<u8>,
+    ) -> Result<StoredImage, HostError> {
+        names::check_uid(&request.uid)?;
+        let turn = self.import_turn(request);
+        let _turn = turn.lock().await;
+        if let Some(image) = self.image(&request.pool, &request.uid).await? {
+            if let Some(claimed) = request.checksum.clone().filter(|claimed| *claimed != image.sha256) {
+                return Err(ImportError::Checksum { claimed, found: image.sha256 }.reported(request));
+            }
+            percent.send_replace(100);
+            return Ok(image);
+        }
+        let act = format!("import image {}/{}", request.namespace, request.name);
+        let store = self.with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
+        self.import(&store, request, percent).await.map_err(|error| error.reported(request))
+    }
+
+    async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {
+        names::check_uid(image_uid)?;
+        let (act, uid) = (format!("look up image {image_uid} in pool {}", pool.name), image_uid.to_owned());
+        self.with_store(pool, &act, move |store| stored(store, &uid)).await
+    }
+
+    async fn images(&self, pool: &Pool) -> Result<Vec<String>, HostError> {
+        let act = format!("list the images in pool {}", pool.name);
+        self.with_store(pool, &act, |store| {
+            let mut uids = Vec::new();
+            for uid in store.image_uids()? {
+                if store.linked(&uid)?.is_some() {
+                    uids.push(uid);
+                }
+            }
+            Ok(uids)
+        })
+        .await
+    }
+
+    async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError> {
+        names::check_uid(image_uid)?;
+        let (act, uid) = (format!("remove image {image_uid} from pool {}", pool.name), image_uid.to_owned());
+        self.change_store(pool, &act, move |store, lock| {
+            store.unlink(&uid, lock)?;
+            store.sweep_contents(lock)
+        })
+        .await
+    }
+
+    async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
+        names::check_disk(&request.id)?;
+        names::check_uid(&request.image_uid)?;
+        let act = format!("make disk {} of VM {}", request.id.name, request.id.vm_uid);
+        let store = self.with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
+        self.make_disk(&store, request).await.map_err(|error| error.reported(request))
+    }
+
+    async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {
+        self.with_store(pool, &format!("list the disks in pool {}", pool.name), Store::disk_ids).await
+    }
+
+    async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
+        names::check_disk(disk)?;
+        let act = format!("remove disk {} of VM {}", disk.name, disk.vm_uid);
+        let disk = disk.clone();
+        self.change_store(pool, &act, move |store, lock| {
+            store.remove_disk(&disk, lock)?;
+            store.sweep_contents(lock)
+        })
+        .await
+    }
+}

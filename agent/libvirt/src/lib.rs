@@ -1,1 +1,187 @@
-//! Virtual machines by libvirt and QEMU
+//! Virtual machines by libvirt and QEMU: [`Libvirt`] implements [`Hypervisor`].
+//!
+//! A VM is a persistent domain named `ucloud-UID` whose UUID is the VM's UID: libvirt remembers why it stopped
+//! until it is undefined. Its metadata holds the whole spec. A domain without such metadata is not ours and is
+//! never touched. libvirtd and this agent may both restart at any time: QEMU runs on, and is found again.
+
+mod config;
+mod connection;
+mod console;
+mod domains;
+mod metadata;
+mod probe;
+mod session;
+mod state;
+mod xml;
+
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{OnceCell, watch},
+    task::spawn_blocking,
+};
+use ucloud_agent_core::{
+    HostError, Hypervisor,
+    hypervisor::{Domain, DomainSpec, HypervisorFacts},
+};
+use ucloud_types::host::Accelerator;
+
+pub use config::LibvirtConfig;
+pub use console::ConsoleDirectoryError;
+
+use connection::Connection;
+use domains::Found;
+use probe::Probe;
+use xml::Layout;
+
+/// Lists and look-ups. The first one after libvirtd has started waits until it has looked at QEMU.
+const QUERY: Duration = Duration::from_mins(1);
+/// Defining and starting a domain: QEMU opens its disks, and libvirt may look at QEMU first.
+const START: Duration = Duration::from_mins(3);
+/// Ending QEMU: libvirt waits for up to half a minute for it to write out its buffers.
+const STOP: Duration = Duration::from_secs(90);
+
+/// The hypervisor of this host.
+pub struct Libvirt {
+    connection: Connection,
+    qemu: PathBuf,
+    consoles: PathBuf,
+    probe: Probe,
+    accelerator: OnceCell<(Accelerator, String)>,
+    /// Domains that look like ours and cannot be read, so that each is logged once.
+    unreadable: Mutex<HashSet<String>>,
+}
+
+impl Libvirt {
+    /// Makes the folder for consoles and connects. It is no error if libvirt is away: it is tried again in the
+    /// background, and until then every call answers HypervisorUnavailable.
+    pub async fn connect(config: LibvirtConfig) -> Result<Self, ConsoleDirectoryError> {
+        let LibvirtConfig { uri, consoles, qemu, qemu_user } = config;
+        console::ensure_directory(&consoles)?;
+        Ok(Self {
+            connection: Connection::keep(uri).await,
+            probe: Probe { qemu: qemu.clone(), user: qemu_user },
+            qemu,
+            consoles,
+            accelerator: OnceCell::new(),
+            unreadable: Mutex::default(),
+        })
+    }
+
+    /// How guests' code is run, and why not by KVM; found out once.
+    async fn accelerator(&self) -> (Accelerator, String) {
+        let probed = self.accelerator.get_or_init(|| async {
+            match self.probe.run().await {
+                Ok(()) => (Accelerator::Kvm, String::new()),
+                Err(no_kvm) => {
+                    let chain =
+                        std::iter::successors(Some(&no_kvm as &dyn std::error::Error), |error| (**error).source());
+                    let why = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                    tracing::warn!(%why, "guests are run without KVM");
+                    (Accelerator::Tcg, why)
+                }
+            }
+        });
+        probed.await.clone()
+    }
+
+    /// The domain, if it is one of ours.
+    fn read(&self, found: Found) -> Option<Domain> {
+        let name = found.name.clone();
+        match domains::read(found) {
+            Ok(domain) => domain,
+            Err(error) => {
+                let news = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+                if news {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(domain = %name, error, "a domain's metadata cannot be read: it is left alone");
+                }
+                None
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Libvirt {
+    async fn domains(&self) -> Result<Vec<Domain>, HostError> {
+        let found = self.connection.call(QUERY, domains::list).await.map_err(|e| e.reported("list domains"))?;
+        Ok(found.into_iter().filter_map(|found| self.read(found)).collect())
+    }
+
+    async fn domain(&self, vm_uid: &str) -> Result<Option<Domain>, HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let found = self.connection.call(QUERY, move |connect| domains::find(connect, &uid)).await;
+        let found = found.map_err(|e| e.reported(&format!("look up the domain of VM {vm_uid}")))?;
+        Ok(found.and_then(|found| self.read(found)))
+    }
+
+    async fn start(&self, spec: &DomainSpec) -> Result<(), HostError> {
+        let uid = domains::checked_uid(&spec.uid)?;
+        let (accelerator, _) = self.accelerator().await;
+        let disks = spec.disks.clone();
+        let caches = spawn_blocking(move || disks.iter().map(domains::cache).collect());
+        let layout = Layout {
+            accelerator,
+            qemu: self.qemu.clone(),
+            consoles: self.consoles.clone(),
+            caches: caches.await.unwrap_or_default(),
+        };
+        let xml = xml::domain_xml(spec, &layout).map_err(|error| {
+            let message = format!("VM {}/{} cannot be made a domain: {error}", spec.namespace, spec.name);
+            HostError::terminal("InvalidDomain", message).caused_by(error)
+        })?;
+        let started = self.connection.call(START, move |connect| domains::start(connect, &uid, &xml)).await;
+        started.map_err(|error| domains::not_started(spec, &self.consoles, error))
+    }
+
+    async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let asked = self.connection.call(QUERY, move |connect| domains::request_shutdown(connect, &uid)).await;
+        asked.map_err(|e| e.reported(&format!("ask VM {vm_uid} to shut down")))
+    }
+
+    async fn destroy(&self, vm_uid: &str) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let destroyed = self.connection.call(STOP, move |connect| domains::destroy(connect, &uid)).await;
+        destroyed.map_err(|e| e.reported(&format!("switch off VM {vm_uid}")))
+    }
+
+    async fn undefine(&self, vm_uid: &str) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let undefined = self.connection.call(QUERY, move |connect| domains::undefine(connect, &uid)).await;
+        if !undefined.map_err(|e| e.reported(&format!("remove the domain of VM {vm_uid}")))? {
+            let message = format!("the domain of VM {vm_uid} cannot be removed while it runs; switch it off first");
+            return Err(HostError::retryable("DomainRunning", message));
+        }
+        let (consoles, uid) = (self.consoles.clone(), vm_uid.to_owned());
+        let removed = spawn_blocking(move || console::remove_files(&consoles, &uid)).await;
+        removed.map_err(std::io::Error::other).flatten().map_err(|error| {
+            HostError::retryable("ConsoleNotRemoved", format!("cannot remove the console of VM {vm_uid}: {error}"))
+                .caused_by(error)
+        })
+    }
+
+    async fn facts(&self) -> Result<HypervisorFacts, HostError> {
+        let (accelerator, accelerator_message) = self.accelerator().await;
+        let versions =
+            self.connection.call(QUERY, |connect| Ok((connect.get_lib_version()?, connect.get_hyp_version()?)));
+        let (libvirt, qemu) = versions.await.map_err(|e| e.reported("ask libvirt what it is"))?;
+        Ok(HypervisorFacts {
+            accelerator,
+            accelerator_message,
+            libvirt: domains::version(libvirt),
+            qemu: domains::version(qemu),
+        })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.connection.changes()
+    }
+}

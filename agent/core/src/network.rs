@@ -1,0 +1,214 @@
+//! Which networks a host has devices for: those of its VMs, and those that it routes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ucloud_types::{Network, condition, network::Ipam};
+
+use crate::{
+    hypervisor::Domain,
+    net::{Advertisement, Gateway, NetworkDevices, NetworkRequest},
+    reason,
+    vm::{Blocker, Desired},
+};
+
+/// Whether a VM can be attached to the network that its spec names, `network` being what was found of that name.
+pub fn ready<'a>(network: Option<&'a Network>, namespace: &str, name: &str) -> Result<&'a Network, Blocker> {
+    let Some(network) = network else {
+        return Err(Blocker::new(
+            reason::NETWORK_NOT_FOUND,
+            format!("Network {namespace}/{name} does not exist: create it, or name another network"),
+        ));
+    };
+    if network.metadata.deletion_timestamp.is_some() {
+        return Err(Blocker::new(
+            reason::NETWORK_NOT_READY,
+            format!("Network {namespace}/{name} is being deleted: name another network"),
+        ));
+    }
+    let status = network.status.as_ref();
+    if status.is_none_or(|status| status.vni.is_none()) {
+        let why = status
+            .and_then(|status| condition::get(&status.conditions, condition::READY))
+            .filter(|ready| !ready.message.is_empty())
+            .map_or_else(|| "it has no VNI yet".to_owned(), |ready| ready.message.clone());
+        return Err(Blocker::new(reason::NETWORK_NOT_READY, format!("Network {namespace}/{name} is not ready: {why}")));
+    }
+    Ok(network)
+}
+
+/// Whether the network's gateway is to be on this host.
+pub fn is_routed_by(network: &Network, host: &str) -> bool {
+    network.status.as_ref().is_some_and(|status| status.router.as_deref() == Some(host))
+}
+
+/// The devices that the network needs on this host. None while it has no VNI.
+pub fn request(network: &Network, host: &str) -> Option<NetworkRequest> {
+    let status = network.status.as_ref()?;
+    let gateway = match (is_routed_by(network, host), status.gateway, status.prefix) {
+        (true, Some(address), Some(prefix)) => Some(Gateway { address, prefix }),
+        _ => None,
+    };
+    Some(NetworkRequest { uid: network.metadata.uid.clone()?, vni: status.vni?, mtu: network.spec.mtu, gateway })
+}
+
+/// What is advertised for a network with these devices: only by its router, and only with automatic addresses.
+pub fn advertisement(network: &Network, devices: &NetworkDevices, host: &str) -> Option<Advertisement> {
+    let gateway = request(network, host)?.gateway?;
+    let dns = network.spec.dns.clone().unwrap_or_default();
+    (network.spec.effective_ipam() == Ipam::Automatic).then(|| Advertisement {
+        bridge: devices.bridge.clone(),
+        prefix: gateway.prefix,
+        mtu: devices.mtu,
+        dns_servers: dns.servers,
+        dns_search: dns.search,
+    })
+}
+
+/// The devices that this host needs, by the Network's UID: for the VMs that are bound to it (`vms`; one that is
+/// being deleted and has no domain any more is left out by the caller), and for the networks that it routes.
+pub fn needed<'a>(
+    networks: &[&Network],
+    vms: impl IntoIterator<Item = &'a Desired>,
+    host: &str,
+) -> BTreeMap<String, NetworkRequest> {
+    let used: BTreeSet<(&str, &str)> = vms
+        .into_iter()
+        .flat_map(|vm| vm.interfaces.iter().map(|interface| (vm.namespace.as_str(), interface.network.as_str())))
+        .collect();
+    networks
+        .iter()
+        .filter(|network| {
+            let metadata = &network.metadata;
+            let name =
+                (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
+            used.contains(&name) || (is_routed_by(network, host) && metadata.deletion_timestamp.is_none())
+        })
+        .filter_map(|network| request(network, host).map(|request| (request.uid.clone(), request)))
+        .collect()
+}
+
+/// The UIDs of networks whose devices may go: no VM here needs them, no domain is attached to them, and the host
+/// does not route them.
+///
+/// `networks` and what `needed` was computed from must be complete, and `domains` the hypervisor's own answer. An
+/// empty list of networks proves nothing by itself: a Network goes through its deletion while a host has devices
+/// for it, so that the last one is seen to be deleted.
+pub fn removable(
+    present: &[NetworkDevices],
+    networks: &[&Network],
+    needed: &BTreeMap<String, NetworkRequest>,
+    domains: &[Domain],
+) -> Vec<String> {
+    if networks.is_empty() {
+        return Vec::new();
+    }
+    let attached: BTreeSet<&str> =
+        domains.iter().flat_map(|domain| &domain.spec.interfaces).map(|interface| interface.bridge.as_str()).collect();
+    present
+        .iter()
+        .filter(|devices| !needed.contains_key(&devices.uid) && !attached.contains(devices.bridge.as_str()))
+        .map(|devices| devices.uid.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ucloud_types::{VM, Vni};
+
+    use super::*;
+    use crate::hypervisor::{DomainInterface, DomainSpec, DomainState};
+
+    fn network(name: &str, router: &str) -> Network {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Network",
+            "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
+            "spec": {"dns": {"servers": ["fd00::53"]}},
+            "status": {"vni": 100, "prefix": "fd00::/64", "gateway": "fd00::1", "router": router}
+        }))
+        .unwrap()
+    }
+
+    fn user(network: &str) -> Desired {
+        let vm: VM = serde_json::from_value(serde_json::json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "VM",
+            "metadata": {"name": "web", "namespace": "default", "uid": "vm-uid"},
+            "spec": {"cpus": 1, "memory": "1Gi", "disks": [], "networks": [{"name": "eth0", "network": network}]},
+            "status": {"binding": {"host": "host-1", "epoch": 1}}
+        }))
+        .unwrap();
+        Desired::of(&vm, "host-1").unwrap()
+    }
+
+    fn devices(name: &str) -> NetworkDevices {
+        NetworkDevices {
+            uid: format!("uid-{name}"),
+            vni: Vni::new(100).unwrap(),
+            bridge: format!("br-{name}"),
+            mtu: 1430,
+        }
+    }
+
+    fn domain_on(bridge: &str) -> Domain {
+        let interface = DomainInterface {
+            name: "eth0".into(),
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            bridge: bridge.into(),
+            tap: "tap".into(),
+            mtu: 1430,
+        };
+        let spec = DomainSpec {
+            uid: "vm-uid".into(),
+            namespace: "default".into(),
+            name: "web".into(),
+            epoch: 1,
+            power_request: 0,
+            cpus: 1,
+            memory: "1Gi".parse().unwrap(),
+            disks: Vec::new(),
+            interfaces: vec![interface],
+        };
+        Domain { spec, state: DomainState::Running }
+    }
+
+    #[test]
+    fn a_host_needs_what_its_vms_use_and_what_it_routes() {
+        let (used, routed, other) =
+            (network("used", "host-2"), network("routed", "host-1"), network("other", "host-2"));
+        let needed = needed(&[&used, &routed, &other], [&user("used")], "host-1");
+        assert_eq!(needed.keys().collect::<Vec<_>>(), ["uid-routed", "uid-used"]);
+        assert!(needed["uid-routed"].gateway.is_some());
+        assert!(needed["uid-used"].gateway.is_none(), "only the router has an address in the network");
+    }
+
+    #[test]
+    fn only_the_router_advertises_and_only_automatic_networks() {
+        let mut network = network("lan", "host-1");
+        let found = advertisement(&network, &devices("lan"), "host-1").unwrap();
+        assert_eq!((found.bridge.as_str(), found.dns_servers.len(), found.mtu), ("br-lan", 1, 1430));
+        assert_eq!(advertisement(&network, &devices("lan"), "host-2"), None);
+        network.spec.ipam = Some(Ipam::Manual);
+        assert_eq!(advertisement(&network, &devices("lan"), "host-1"), None);
+    }
+
+    #[test]
+    fn devices_go_when_nobody_needs_them() {
+        let (used, idle) = (network("used", "host-2"), network("idle", "host-2"));
+        let present = [devices("used"), devices("idle"), devices("gone"), devices("attached")];
+        let all = [&used, &idle];
+        let needs = needed(&all, [&user("used")], "host-1");
+        assert_eq!(removable(&present, &all, &needs, &[domain_on("br-attached")]), ["uid-idle", "uid-gone"]);
+        assert_eq!(removable(&present, &[], &BTreeMap::new(), &[]), [""; 0], "an empty list proves nothing");
+    }
+
+    #[test]
+    fn a_routed_network_that_is_deleted_goes_after_its_last_vm_here() {
+        let mut lan = network("lan", "host-1");
+        lan.metadata.deletion_timestamp = Some(condition::Time(jiff::Timestamp::UNIX_EPOCH));
+        let all = [&lan];
+        let busy = needed(&all, [&user("lan")], "host-1");
+        assert_eq!(removable(&[devices("lan")], &all, &busy, &[]), [""; 0]);
+        let idle = needed(&all, [], "host-1");
+        assert_eq!(removable(&[devices("lan")], &all, &idle, &[domain_on("br-lan")]), [""; 0]);
+        assert_eq!(removable(&[devices("lan")], &all, &idle, &[]), ["uid-lan"]);
+    }
+}

@@ -1,0 +1,42 @@
+//! The reasons that an agent gives in conditions and Events. Programs rely on them: they are an API.
+//!
+//! What a host answers carries reasons of its own ([`crate::HostError::reason`]).
+
+/// Ready: the VM runs.
+pub const RUNNING: &str = "Running";
+/// Ready: the VM is about to be started.
+pub const STARTING: &str = "Starting";
+/// Ready: the networks and disks of the VM are being made.
+pub const PROVISIONING: &str = "Provisioning";
+/// Ready: the guest was asked to shut down.
+pub const STOPPING: &str = "Stopping";
+/// Ready: the VM does not run, as somebody wished.
+pub const STOPPED: &str = "Stopped";
+/// Ready: the guest shut itself down, and the run strategy lets it.
+pub const GUEST_SHUTDOWN: &str = "GuestShutdown";
+/// Ready: the hypervisor has paused the VM.
+pub const PAUSED: &str = "Paused";
+/// Ready: the VM stopped again and again; the next start waits.
+pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
+/// Ready: the VM is being deleted.
+pub const TERMINATING: &str = "Terminating";
+/// Terminating: the guest has time to shut down.
+pub const SHUTTING_DOWN: &str = "ShuttingDown";
+/// Terminating: the domain, disks and networks are being removed.
+pub const REMOVING: &str = "Removing";
+/// RestartRequired: the running VM differs from its spec.
+pub const SPEC_CHANGED: &str = "SpecChanged";
+
+/// A network that is named does not exist.
+pub const NETWORK_NOT_FOUND: &str = "NetworkNotFound";
+/// A network that is named is not ready, or is being deleted.
+pub const NETWORK_NOT_READY: &str = "NetworkNotReady";
+/// An image that is named does not exist.
+pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
+/// An image that is named is not on the host, or is being deleted.
+pub const IMAGE_NOT_READY: &str = "ImageNotReady";
+/// A storage pool that is named does not exist.
+pub const STORAGE_POOL_NOT_FOUND: &str = "StoragePoolNotFound";
+
+/// An image stays because disks are clones of it.
+pub const IN_USE: &str = "InUse";

@@ -1,0 +1,180 @@
+//! What is wanted of a VM: its spec, binding and power request, validated once, with defaults in force.
+
+use jiff::SignedDuration;
+use kube::ResourceExt as _;
+use ucloud_types::{
+    MacAddr, Quantity, VM,
+    meta::AGENT_FINALIZER,
+    vm::{DiskStatus, PowerRequest, RunStrategy, VMPhase},
+};
+
+use crate::hypervisor::{DomainDisk, DomainInterface, DomainSpec};
+
+use super::Provisioned;
+
+/// What is wanted of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The VM's UID.
+    pub uid: String,
+    /// The VM's namespace.
+    pub namespace: String,
+    /// The VM's name.
+    pub name: String,
+    /// The generation of its spec.
+    pub generation: Option<i64>,
+    /// The epoch of its binding to this host.
+    pub epoch: u64,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether this host's agent still holds the VM back from going.
+    pub held: bool,
+    /// The run strategy in force.
+    pub strategy: RunStrategy,
+    /// How long the guest may take to shut down.
+    pub grace: SignedDuration,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: Quantity,
+    /// Disks, in order.
+    pub disks: Vec<WantedDisk>,
+    /// Interfaces, in order.
+    pub interfaces: Vec<WantedInterface>,
+    /// The last power request.
+    pub request: Option<PowerRequest>,
+    /// The id of the last power request that was carried out; 0 if none was.
+    pub observed_request: u64,
+    /// The phase that was last reported.
+    pub phase: Option<VMPhase>,
+    /// The disks that were last reported.
+    pub reported_disks: Vec<DiskStatus>,
+}
+
+/// A disk that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedDisk {
+    /// Its name.
+    pub name: String,
+    /// The namespace of its image.
+    pub image_namespace: String,
+    /// The name of its image.
+    pub image_name: String,
+    /// The name of its pool.
+    pub pool: String,
+    /// Its size; the image's own where there is none.
+    pub size: Option<Quantity>,
+}
+
+/// An interface that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedInterface {
+    /// Its name.
+    pub name: String,
+    /// The name of its network, in the VM's namespace.
+    pub network: String,
+    /// Its MAC address.
+    pub mac: MacAddr,
+}
+
+/// Why a VM is none of this host's business.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NotOurs {
+    /// It has no UID, namespace or name: it did not come from an API server.
+    #[error("the VM has no {0}")]
+    Incomplete(&'static str),
+    /// It is bound to no host, or to another.
+    #[error("VM {namespace}/{name} is not bound to host {host}")]
+    NotBound {
+        /// The VM's namespace.
+        namespace: String,
+        /// The VM's name.
+        name: String,
+        /// This host.
+        host: String,
+    },
+}
+
+impl Desired {
+    /// What `vm` asks of the host named `host`.
+    pub fn of(vm: &VM, host: &str) -> Result<Self, NotOurs> {
+        let uid = vm.uid().ok_or(NotOurs::Incomplete("UID"))?;
+        let namespace = vm.namespace().ok_or(NotOurs::Incomplete("namespace"))?;
+        let name = vm.metadata.name.clone().ok_or(NotOurs::Incomplete("name"))?;
+        let status = vm.status.as_ref();
+        let Some(binding) = status.and_then(|s| s.binding.as_ref()).filter(|b| b.host == host) else {
+            return Err(NotOurs::NotBound { namespace, name, host: host.to_owned() });
+        };
+        let disk = |disk: &ucloud_types::vm::DiskSpec| {
+            let (image_namespace, image_name) = disk.image.resolve(&namespace);
+            WantedDisk {
+                name: disk.name.clone(),
+                image_namespace: image_namespace.to_owned(),
+                image_name: image_name.to_owned(),
+                pool: disk.effective_pool().to_owned(),
+                size: disk.size,
+            }
+        };
+        let interface = |interface: &ucloud_types::vm::InterfaceSpec| WantedInterface {
+            name: interface.name.clone(),
+            network: interface.network.clone(),
+            mac: interface.effective_mac(&uid),
+        };
+        Ok(Self {
+            generation: vm.metadata.generation,
+            epoch: binding.epoch,
+            deleting: vm.metadata.deletion_timestamp.is_some(),
+            held: vm.finalizers().iter().any(|f| f == AGENT_FINALIZER),
+            strategy: vm.spec.effective_run_strategy(),
+            grace: SignedDuration::from_secs(vm.spec.effective_grace_seconds().into()),
+            cpus: vm.spec.cpus,
+            memory: vm.spec.memory,
+            disks: vm.spec.disks.iter().map(disk).collect(),
+            interfaces: vm.spec.networks.iter().map(interface).collect(),
+            request: status.and_then(|s| s.power_request.clone()),
+            observed_request: status.and_then(|s| s.observed_power_request).unwrap_or(0),
+            phase: status.and_then(|s| s.phase),
+            reported_disks: status.map(|s| s.disks.clone()).unwrap_or_default(),
+            uid,
+            namespace,
+            name,
+        })
+    }
+
+    /// The domain that this VM is, on what was provided for it. None while something that it needs is missing there.
+    pub fn domain(&self, provisioned: &Provisioned) -> Option<DomainSpec> {
+        let disks = self
+            .disks
+            .iter()
+            .map(|wanted| {
+                let (_, disk) = provisioned.disks.iter().find(|(name, _)| *name == wanted.name)?;
+                Some(DomainDisk { name: wanted.name.clone(), source: disk.source.clone() })
+            })
+            .collect::<Option<_>>()?;
+        let interfaces = self
+            .interfaces
+            .iter()
+            .map(|wanted| {
+                let (_, devices) = provisioned.interfaces.iter().find(|(name, _)| *name == wanted.name)?;
+                Some(DomainInterface {
+                    name: wanted.name.clone(),
+                    mac: wanted.mac,
+                    bridge: devices.bridge.clone(),
+                    tap: crate::net::device_name("uctp", &self.uid, &wanted.name),
+                    mtu: devices.mtu,
+                })
+            })
+            .collect::<Option<_>>()?;
+        Some(DomainSpec {
+            uid: self.uid.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            epoch: self.epoch,
+            power_request: self.request.as_ref().map_or(0, |request| request.id),
+            cpus: self.cpus,
+            memory: self.memory,
+            disks,
+            interfaces,
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! The life of one VM on its host: a pure function from what is wanted and what is observed to the next step.
+//!
+//! ```text
+//!                 blockers gone,                       domain
+//!                 API confirms      devices, disks     runs
+//!   (no domain) ───────────────▶ Provisioning ──▶ Starting ──▶ Running ◀─┐ restarted: Always, or
+//!        ▲                                                     │  │      │ RerunOnFailure after a failure
+//!        │ undefine (Halted)                  stop is wanted   │  └──────┤
+//!        │                                                     ▼         │ (after a growing pause: CrashLoopBackOff)
+//!     Stopped ◀──────────────────────────────────────────── Stopping     │
+//!        ▲        domain is off, by ACPI or after the grace              │
+//!        └───────────────────────────────────────────────────────────────┘ guest shut down: RerunOnFailure, Manual
+//!
+//!   deletion, from anywhere:  Terminating: stop ▶ undefine ▶ remove disks ▶ release networks ▶ drop the finalizer
+//!   newer epoch, from anywhere:  destroy ▶ undefine ▶ (no domain)
+//! ```
+//!
+//! [`plan`] names one next step and says what to report. Whoever carries it out observes again afterwards and asks
+//! again, until there is no step left. So an agent may be killed between any two steps: nothing that matters is
+//! kept in its memory.
+//!
+//! What makes that true for power requests: a domain carries the id of the last request before it was started
+//! ([`crate::hypervisor::DomainSpec::power_request`]). A restart is done when the domain carries its id; a stop is
+//! in force as long as the domain carries a smaller one. What an agent alone knows, and may forget without harm,
+//! is in [`Memory`]: since when a guest is shutting down, and how often it crashed.
+//!
+//! An error of the host is never "gone": where [`plan`] needs what could not be observed, it takes no step.
+
+mod crash;
+mod delete;
+mod desired;
+mod drift;
+mod inputs;
+mod observed;
+mod plan;
+mod power;
+mod status;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+pub use crash::Crashes;
+pub use desired::{Desired, NotOurs, WantedDisk, WantedInterface};
+pub use inputs::{Blocker, DiskInput, blockers};
+pub use observed::{FoundDisk, Memory, Observed, Pace, Provisioned, Shutdown};
+pub use plan::{Plan, Step, failed, plan, unobserved};
+pub use status::{Facts, next_status};

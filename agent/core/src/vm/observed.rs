@@ -1,0 +1,95 @@
+//! What is observed of a VM on its host, and what the agent remembers of it.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    HostError,
+    block_store::{Disk, DiskId, Pool},
+    hypervisor::Domain,
+    net::NetworkDevices,
+};
+
+use super::{Blocker, Crashes};
+
+/// What is observed of a VM on its host.
+#[derive(Debug)]
+pub struct Observed {
+    /// The VM's domain. (Where the hypervisor did not answer, there is nothing to plan.)
+    pub domain: Option<Domain>,
+    /// Why the VM's networks and disks cannot be made now.
+    pub blockers: Vec<Blocker>,
+    /// The VM's disks, wherever they are.
+    pub disks: Result<Vec<FoundDisk>, HostError>,
+    /// The UIDs of the networks that have devices here for the sake of this VM alone.
+    pub own_networks: Result<Vec<String>, HostError>,
+    /// For each wanted interface, in order, the devices of its network, where there are any. None if the host
+    /// could not tell.
+    pub devices: Option<Vec<Option<NetworkDevices>>>,
+    /// The networks and disks that were made for the start that is under way.
+    pub provisioned: Option<Provisioned>,
+    /// Whether the API server has confirmed, in this agent's life, that this VM at this epoch is to run here.
+    pub confirmed: bool,
+    /// What the agent remembers.
+    pub memory: Memory,
+}
+
+/// A disk of the VM, and the pool that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundDisk {
+    /// The pool.
+    pub pool: Pool,
+    /// The disk.
+    pub id: DiskId,
+}
+
+/// What was made for a VM, under the names of its spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provisioned {
+    /// The disks.
+    pub disks: Vec<(String, Disk)>,
+    /// The devices of the interfaces' networks.
+    pub interfaces: Vec<(String, NetworkDevices)>,
+}
+
+/// What an agent alone knows of a VM. Losing it costs time, never correctness.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The shutdown that is under way.
+    pub shutdown: Option<Shutdown>,
+    /// How the VM ran so far.
+    pub crashes: Crashes,
+}
+
+/// A shutdown that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// When the guest was asked for the first time.
+    pub since: Timestamp,
+    /// When it was asked last.
+    pub last: Timestamp,
+}
+
+/// How fast an agent does what it repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// The pause between two requests to shut down: a guest that boots misses the first ones.
+    pub shutdown_repeat: SignedDuration,
+    /// The pause before the second start in a row after a VM stopped by itself (there is none before the first).
+    /// It doubles from then on.
+    pub restart_first: SignedDuration,
+    /// The longest such pause.
+    pub restart_most: SignedDuration,
+    /// How long a VM must run for its earlier stops to be forgotten.
+    pub restart_forgiven: SignedDuration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            shutdown_repeat: SignedDuration::from_secs(3),
+            restart_first: SignedDuration::from_secs(10),
+            restart_most: SignedDuration::from_mins(5),
+            restart_forgiven: SignedDuration::from_mins(10),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What is reported of a VM: its next status, computed from the last one.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use jiff::Timestamp;
+use ucloud_types::{
+    Quantity, VMStatus, condition,
+    vm::{DiskStatus, InterfaceStatus},
+};
+
+use crate::hypervisor::{Domain, DomainState};
+
+use super::{Desired, Observed, Plan};
+
+/// What a report needs besides the plan.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// For each interface of the domain, the addresses that it was seen to use.
+    pub addresses: BTreeMap<String, Vec<Ipv6Addr>>,
+    /// Whether addresses that were reported earlier still count, though they were not seen again yet: an agent
+    /// that has just started has missed what was said before.
+    pub keep_addresses: bool,
+    /// For each disk whose size the spec leaves open, the size of its image.
+    pub image_sizes: BTreeMap<String, Quantity>,
+    /// How often the VM was started again, at least.
+    pub restarts: u32,
+}
+
+/// The status to report. It equals `current` where there is nothing new. Without an observation, disks and
+/// interfaces stay as they were reported.
+pub fn next_status(
+    current: &VMStatus,
+    desired: &Desired,
+    observed: Option<&Observed>,
+    plan: &Plan,
+    facts: &Facts,
+    now: Timestamp,
+) -> VMStatus {
+    let mut next = current.clone();
+    if plan.phase.is_some() {
+        next.phase = plan.phase;
+    }
+    next.run_strategy = Some(desired.strategy);
+    next.observed_generation = desired.generation;
+    next.observed_power_request = plan.observed_power_request.max(current.observed_power_request);
+    let restarts = current.restarts.unwrap_or(0).max(facts.restarts);
+    next.restarts = (restarts > 0 || current.restarts.is_some()).then_some(restarts);
+    if let Some(observed) = observed {
+        next.disks = disks(current, desired, observed, facts);
+        next.interfaces = interfaces(current, desired, observed, facts);
+    }
+    for finding in &plan.findings {
+        condition::set(&mut next.conditions, finding, desired.generation, now);
+    }
+    for type_ in &plan.cleared {
+        condition::clear(&mut next.conditions, type_);
+    }
+    next
+}
+
+fn disks(current: &VMStatus, desired: &Desired, observed: &Observed, facts: &Facts) -> Vec<DiskStatus> {
+    // A disk that left the spec stays in the report as long as the VM is there: it is removed with the VM
+    let gone = current.disks.iter().filter(|disk| !desired.disks.iter().any(|wanted| wanted.name == disk.name));
+    let wanted = desired.disks.iter().filter_map(|wanted| {
+        let reported = current.disks.iter().find(|disk| disk.name == wanted.name);
+        let made = observed
+            .provisioned
+            .as_ref()
+            .and_then(|made| made.disks.iter().find(|(name, _)| *name == wanted.name))
+            .map(|(_, disk)| disk.size);
+        let attached = observed.domain.as_ref().is_some_and(|d| d.spec.disks.iter().any(|d| d.name == wanted.name));
+        let size = made.or_else(|| reported.map(|disk| disk.size)).or_else(|| {
+            attached.then(|| wanted.size.or_else(|| facts.image_sizes.get(&wanted.name).copied())).flatten()
+        })?;
+        let pool = reported.map_or_else(|| wanted.pool.clone(), |disk| disk.pool.clone());
+        Some(DiskStatus { name: wanted.name.clone(), pool, size })
+    });
+    wanted.chain(gone.cloned()).collect()
+}
+
+fn interfaces(current: &VMStatus, desired: &Desired, observed: &Observed, facts: &Facts) -> Vec<InterfaceStatus> {
+    let Some(Domain { spec, state }) = &observed.domain else {
+        let wanted = desired.interfaces.iter();
+        return wanted
+            .map(|wanted| InterfaceStatus {
+                name: wanted.name.clone(),
+                network: wanted.network.clone(),
+                mac: wanted.mac,
+                addresses: Vec::new(),
+            })
+            .collect();
+    };
+    let interface = |is: &crate::hypervisor::DomainInterface| {
+        let reported = current.interfaces.iter().find(|i| i.name == is.name && i.mac == is.mac);
+        let attached = desired.interfaces.iter().enumerate().find(|(index, wanted)| {
+            let devices = observed.devices.as_ref().and_then(|all| all.get(*index)).and_then(Option::as_ref);
+            wanted.name == is.name && devices.is_some_and(|devices| devices.bridge == is.bridge)
+        });
+        // An interface whose network was changed in the spec is still in the old one
+        let network = attached
+            .map(|(_, wanted)| wanted.network.clone())
+            .or_else(|| reported.map(|i| i.network.clone()))
+            .or_else(|| desired.interfaces.iter().find(|i| i.name == is.name).map(|i| i.network.clone()))?;
+        let mut addresses = Vec::new();
+        if *state == DomainState::Running {
+            addresses.extend(facts.addresses.get(&is.name).into_iter().flatten().copied());
+            if facts.keep_addresses {
+                addresses.extend(reported.iter().flat_map(|i| &i.addresses).copied());
+            }
+            addresses.sort_unstable();
+            addresses.dedup();
+        }
+        Some(InterfaceStatus { name: is.name.clone(), network, mac: is.mac, addresses })
+    };
+    spec.interfaces.iter().filter_map(interface).collect()
+}

@@ -1,0 +1,86 @@
+//! Epochs, and how a running VM differs from its spec.
+
+use ucloud_types::condition::RESTART_REQUIRED;
+
+use super::*;
+
+type Change<'a> = &'a dyn Fn(&mut VM);
+
+fn restart_required(vm: &VM, observed: &Observed) -> Option<String> {
+    let plan = plan(&desired(vm), observed, &Pace::default(), at(0));
+    assert_eq!(plan.step, None, "a difference changes nothing by itself");
+    assert_phase(&plan, VMPhase::Running);
+    let found = plan.findings.iter().find(|f| f.type_ == RESTART_REQUIRED).map(|f| f.message.clone());
+    assert_eq!(found.is_none(), plan.cleared.contains(&RESTART_REQUIRED));
+    found
+}
+
+#[test]
+fn differences_are_named_and_nothing_else_happens() {
+    let original = vm(RunStrategy::Always);
+    let observed = with(domain(&original, DomainState::Running));
+    assert_eq!(restart_required(&original, &observed), None);
+    let cases: [(Change, &str); 7] = [
+        (&|vm| vm.spec.cpus = 2, "cpus 1 instead of 2"),
+        (&|vm| vm.spec.memory = "1Gi".parse().unwrap(), "memory 64Mi instead of 1Gi"),
+        (&|vm| vm.spec.disks[0].name = "boot".into(), "disk boot missing, disk root too many"),
+        (&|vm| vm.spec.networks.clear(), "interface eth0 too many"),
+        (
+            &|vm| vm.spec.networks[0].mac = Some("02:00:00:00:00:01".parse().unwrap()),
+            "interface eth0 with MAC 92:bd:46:92:6a:f2 instead of 02:00:00:00:00:01",
+        ),
+        (
+            &|vm| {
+                vm.spec.disks[0].size = Some("2Gi".parse().unwrap());
+                vm.status.as_mut().unwrap().disks = vec![ucloud_types::vm::DiskStatus {
+                    name: "root".into(),
+                    pool: "default".into(),
+                    size: "1Gi".parse().unwrap(),
+                }];
+            },
+            "disk root of 1Gi instead of 2Gi",
+        ),
+        (&|vm| vm.spec.networks.push(vm.spec.networks[0].clone()), "interfaces in another order"),
+    ];
+    for (change, expected) in cases {
+        let mut vm = original.clone();
+        change(&mut vm);
+        let message = restart_required(&vm, &observed).unwrap_or_default();
+        let expected = expected.replace("92:bd:46:92:6a:f2", &MacAddr::derive(UID, "eth0").to_string());
+        assert!(message.contains(&expected), "{message} has not {expected}");
+    }
+}
+
+#[test]
+fn an_interface_in_another_network_is_a_difference() {
+    let vm = vm(RunStrategy::Always);
+    let mut observed = with(domain(&vm, DomainState::Running));
+    observed.devices = Some(vec![Some(NetworkDevices { bridge: "ucbr-2".into(), ..devices() })]);
+    assert!(restart_required(&vm, &observed).unwrap().contains("interface eth0 not in network lan"));
+    observed.devices = None;
+    assert_eq!(restart_required(&vm, &observed), None, "what could not be observed is no difference");
+}
+
+#[test]
+fn an_older_epoch_is_destroyed_before_anything_else() {
+    let mut vm = vm(RunStrategy::Always);
+    let old = domain(&vm, DomainState::Running);
+    vm.status.as_mut().unwrap().binding.as_mut().unwrap().epoch = 2;
+    let go = |state| {
+        let observed = with(Domain { state, ..old.clone() });
+        plan(&desired(&vm), &observed, &Pace::default(), at(0)).step
+    };
+    assert_eq!(go(DomainState::Running), Some(Step::Destroy));
+    assert_eq!(go(DomainState::Paused), Some(Step::Destroy));
+    assert_eq!(go(DomainState::Off(StopReason::Destroyed)), Some(Step::Undefine));
+}
+
+#[test]
+fn a_newer_epoch_than_the_binding_is_left_alone() {
+    let mut vm = vm(RunStrategy::Halted);
+    vm.status.as_mut().unwrap().binding.as_mut().unwrap().epoch = 2;
+    let newer = domain(&vm, DomainState::Running);
+    vm.status.as_mut().unwrap().binding.as_mut().unwrap().epoch = 1;
+    let plan = plan(&desired(&vm), &with(newer), &Pace::default(), at(0));
+    assert!(plan.step.is_none() && plan.retry, "{plan:?}");
+}

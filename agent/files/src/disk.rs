@@ -1,0 +1,155 @@
+//! Disks: copy-on-write clones of images.
+
+use std::path::Path;
+
+use tokio::task::spawn_blocking;
+use ucloud_agent_core::{
+    HostError,
+    block_store::{Disk, DiskRequest},
+    hypervisor::DiskSource,
+};
+use ucloud_types::{Quantity, image::Sha256};
+
+use crate::{
+    Files,
+    import::{finished, staged, virtual_size},
+    qcow2::{self, Header, Refused},
+    qemu_img::QemuImgError,
+    store::{self, DISK_MODE, Lock, Store, StoreError},
+    summary::summary,
+};
+
+/// Why a disk is not there as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Its image is not there.
+    #[error("its image is not on this host yet")]
+    NoImage,
+    /// It would not hold its image.
+    #[error("its size {size} is less than its image's, {image}; enlarge it")]
+    TooSmall {
+        /// What was asked for.
+        size: Quantity,
+        /// The image's.
+        image: Quantity,
+    },
+    /// It would be larger than disks may be.
+    #[error("its size {0} is more than {1}, the most that a disk may have")]
+    TooLarge(Quantity, Quantity),
+    /// There is one, of another image.
+    #[error("it is there already, and is a clone of another image; delete the VM to be rid of it")]
+    OtherImage,
+    /// There is one that we have not made, or that was changed.
+    #[error("the disk that is there already is not sound")]
+    Unsound(#[from] Refused),
+    /// It runs, so it cannot grow.
+    #[error("it cannot grow while the VM runs; stop the VM first")]
+    InUse,
+    /// It cannot be made or grown.
+    #[error(transparent)]
+    QemuImg(QemuImgError),
+    /// The pool fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<QemuImgError> for DiskError {
+    fn from(error: QemuImgError) -> Self {
+        match error {
+            QemuImgError::Full => Self::Store(StoreError::Full),
+            QemuImgError::InUse => Self::InUse,
+            error => Self::QemuImg(error),
+        }
+    }
+}
+
+impl DiskError {
+    /// As an answer to a caller.
+    pub fn reported(self, request: &DiskRequest) -> HostError {
+        let act = format!("make disk {} of VM {}", request.id.name, request.id.vm_uid);
+        let message = format!("cannot {act}: {}", summary(&self));
+        match self {
+            Self::NoImage => HostError::retryable("ImageMissing", message),
+            Self::TooSmall { .. } => HostError::terminal("SizeTooSmall", message),
+            Self::TooLarge(..) => HostError::terminal("SizeTooLarge", message),
+            Self::OtherImage => HostError::terminal("DiskMismatch", message),
+            Self::Unsound(refused) => HostError::terminal("DiskRefused", message).caused_by(refused),
+            Self::InUse => HostError::retryable("DiskInUse", message),
+            Self::QemuImg(error) => HostError::retryable("DiskFailed", message).caused_by(error),
+            Self::Store(error) => error.reported(&act),
+        }
+    }
+}
+
+impl Files {
+    /// Makes or grows a disk.
+    pub(crate) async fn make_disk(&self, store: &Store, request: &DiskRequest) -> Result<Disk, DiskError> {
+        // Held to the end: the image must not be removed between our look at it and the disk that needs it.
+        let lock = self.turns.lock(store).await?;
+        let path = store.disk(&request.id);
+        let (looked_store, uid, looked) = (store.clone(), request.image_uid.clone(), path.clone());
+        let look = spawn_blocking(move || {
+            let image = looked_store.linked(&uid)?;
+            let exists = looked.try_exists().map_err(|error| StoreError::new("look at a disk", error))?;
+            let header = exists.then(|| qcow2::read_header(&looked)).transpose();
+            Ok((image, header.map_err(|error| StoreError::new("read a disk's header", error))?))
+        });
+        match finished("look at a disk", look.await)? {
+            (image, Some(header)) => self.adopt(store, request, image.as_ref(), &header?).await,
+            (Some(image), None) => self.create(store, request, image, lock).await,
+            (None, None) => Err(DiskError::NoImage),
+        }
+    }
+
+    /// A disk that is there, grown to its size. It is kept although its image may have been removed since.
+    async fn adopt(
+        &self,
+        store: &Store,
+        request: &DiskRequest,
+        image: Option<&Sha256>,
+        header: &Header,
+    ) -> Result<Disk, DiskError> {
+        header.check_sound()?;
+        let backing = store::backing_of(header).ok_or(DiskError::OtherImage)?;
+        if image.is_some_and(|image| *image != backing) {
+            return Err(DiskError::OtherImage);
+        }
+        let path = store.disk(&request.id);
+        let wanted = request.size.map_or(Ok(0), |size| self.whole_sectors(size.bytes()))?;
+        if wanted > header.virtual_size {
+            self.qemu_img.grow(&path, wanted).await?;
+        }
+        Ok(disk(store, &path, &backing, wanted.max(header.virtual_size)))
+    }
+
+    async fn create(&self, store: &Store, request: &DiskRequest, image: Sha256, lock: Lock) -> Result<Disk, DiskError> {
+        let content = store.content(&image);
+        let measured = spawn_blocking(move || virtual_size(&content)).await;
+        let image_size = finished("read an image's header", measured)?;
+        let size = self.whole_sectors(request.size.map_or(image_size, Quantity::bytes))?;
+        if size < image_size {
+            let (size, image) = (Quantity::from_bytes(size), Quantity::from_bytes(image_size));
+            return Err(DiskError::TooSmall { size, image });
+        }
+        let staged = staged(store, "disk").await?;
+        self.qemu_img.create_clone(staged.path(), &Store::backing_name(&image), size).await?;
+        let path = store.disk(&request.id);
+        let published = path.clone();
+        let publish = spawn_blocking(move || staged.publish(&published, DISK_MODE, &lock)).await;
+        finished("publish a disk", publish)?;
+        Ok(disk(store, &path, &image, size))
+    }
+
+    /// A size that a disk may have, rounded up to what disks are made of.
+    fn whole_sectors(&self, size: u64) -> Result<u64, DiskError> {
+        if size > self.max_disk.bytes() {
+            return Err(DiskError::TooLarge(Quantity::from_bytes(size), self.max_disk));
+        }
+        Ok(size.next_multiple_of(512))
+    }
+}
+
+fn disk(store: &Store, path: &Path, backing: &Sha256, size: u64) -> Disk {
+    let source = DiskSource::Overlay { path: path.to_owned(), backing: store.content(backing) };
+    Disk { source, size: Quantity::from_bytes(size) }
+}
