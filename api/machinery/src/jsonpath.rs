@@ -36,14 +36,8 @@ pub struct JsonPathError {
 impl JsonPath {
     /// Parses a path. The leading `.` or `$` may be missing.
     pub fn parse(path: &str) -> Result<Self, JsonPathError> {
-        let error = |problem| JsonPathError {
-            path: path.to_owned(),
-            problem,
-        };
-        let inner = path
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-            .unwrap_or(path);
+        let error = |problem| JsonPathError { path: path.to_owned(), problem };
+        let inner = path.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(path);
         let inner = inner.strip_prefix('$').unwrap_or(inner);
         let mut chars = inner.chars().peekable();
         let mut steps = Vec::new();
@@ -91,9 +85,9 @@ impl Step {
                 .and_then(|list| {
                     let at = match usize::try_from(*index) {
                         Ok(at) => Some(at),
-                        Err(_) => usize::try_from(index.unsigned_abs())
-                            .ok()
-                            .and_then(|back| list.len().checked_sub(back)),
+                        Err(_) => {
+                            usize::try_from(index.unsigned_abs()).ok().and_then(|back| list.len().checked_sub(back))
+                        }
                     };
                     at.and_then(|at| list.get(at))
                 })
@@ -104,11 +98,7 @@ impl Step {
                 Value::Object(map) => map.values().collect(),
                 _ => Vec::new(),
             },
-            Self::Filter {
-                field,
-                equal,
-                value: wanted,
-            } => value
+            Self::Filter { field, equal, value: wanted } => value
                 .as_array()
                 .into_iter()
                 .flatten()
@@ -157,9 +147,7 @@ fn bracket(chars: &mut Peekable<Chars<'_>>) -> Option<String> {
 }
 
 fn unquote(text: &str) -> Option<&str> {
-    ['\'', '"']
-        .iter()
-        .find_map(|&quote| text.strip_prefix(quote)?.strip_suffix(quote))
+    ['\'', '"'].iter().find_map(|&quote| text.strip_prefix(quote)?.strip_suffix(quote))
 }
 
 fn parse_bracket(inside: &str) -> Result<Step, &'static str> {
@@ -173,10 +161,7 @@ fn parse_bracket(inside: &str) -> Result<Step, &'static str> {
     if let Some(name) = unquote(inside) {
         return Ok(Step::Field(name.to_owned()));
     }
-    let Some(filter) = inside
-        .strip_prefix("?(")
-        .and_then(|rest| rest.strip_suffix(')'))
-    else {
+    let Some(filter) = inside.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) else {
         return Err("a [ ] holds neither an index, nor *, nor a quoted name, nor a filter ?( )");
     };
     let (left, right, equal) = if let Some((left, right)) = filter.split_once("==") {
@@ -192,14 +177,11 @@ fn parse_bracket(inside: &str) -> Result<Step, &'static str> {
     let right = right.trim();
     let value = match unquote(right) {
         Some(text) => Value::from(text),
-        None => serde_json::from_str(right)
-            .map_err(|_| "a filter must compare with a string, a number or a boolean")?,
+        None => {
+            serde_json::from_str(right).map_err(|_| "a filter must compare with a string, a number or a boolean")?
+        }
     };
-    Ok(Step::Filter {
-        field: left.split('.').map(str::to_owned).collect(),
-        equal,
-        value,
-    })
+    Ok(Step::Filter { field: left.split('.').map(str::to_owned).collect(), equal, value })
 }
 
 #[cfg(test)]

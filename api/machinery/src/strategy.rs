@@ -150,6 +150,9 @@ impl Method {
     }
 }
 
+/// Changes an object in place, or says why it cannot.
+pub type Mutation<'a> = dyn FnMut(&mut Value) -> Result<(), ApiError> + Send + 'a;
+
 /// The object that a subresource belongs to.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -160,10 +163,7 @@ pub trait Target: Send + Sync {
     /// whenever another writer was faster, so it must check its own preconditions each time. It may change spec and
     /// status. The result is validated against the schema and authorized; a change of nothing writes nothing, and a
     /// dry run stores nothing. Answers the object as stored.
-    async fn update(
-        &self,
-        mutate: &mut (dyn FnMut(&mut Value) -> Result<(), ApiError> + Send),
-    ) -> Result<Value, ApiError>;
+    async fn update(&self, mutate: &mut Mutation<'_>) -> Result<Value, ApiError>;
 }
 
 /// A request to a subresource.
@@ -197,10 +197,7 @@ impl SubresourceResponse {
 
     /// 201 with a `Status` that says success, as Kubernetes answers a binding.
     pub fn created() -> Self {
-        Self {
-            code: 201,
-            body: success("", "", "", ""),
-        }
+        Self { code: 201, body: success("", "", "", "") }
     }
 }
 

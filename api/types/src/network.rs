@@ -94,7 +94,7 @@ pub struct NetworkDns {
         length(max = 8),
         inner(
             length(max = 253),
-            regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$")
+            regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$")
         )
     )]
     pub search: Vec<String>,

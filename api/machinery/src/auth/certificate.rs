@@ -23,23 +23,13 @@ pub struct CertificateError(String);
 impl PeerCertificate {
     /// Reads the subject of a DER certificate.
     pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|error| CertificateError(error.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| CertificateError(error.to_string()))?;
         let subject = certificate.subject();
-        let common_name = subject
-            .iter_common_name()
-            .find_map(|attribute| attribute.as_str().ok())
-            .unwrap_or_default()
-            .to_owned();
-        let organizations = subject
-            .iter_organization()
-            .filter_map(|attribute| attribute.as_str().ok())
-            .map(str::to_owned)
-            .collect();
-        Ok(Self {
-            common_name,
-            organizations,
-        })
+        let common_name =
+            subject.iter_common_name().find_map(|attribute| attribute.as_str().ok()).unwrap_or_default().to_owned();
+        let organizations =
+            subject.iter_organization().filter_map(|attribute| attribute.as_str().ok()).map(str::to_owned).collect();
+        Ok(Self { common_name, organizations })
     }
 }
 
@@ -49,22 +39,14 @@ pub struct CertificateAuthenticator;
 
 #[async_trait]
 impl Authenticator for CertificateAuthenticator {
-    async fn authenticate(
-        &self,
-        credentials: Credentials<'_>,
-    ) -> Result<Option<UserInfo>, AuthenticationError> {
+    async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<UserInfo>, AuthenticationError> {
         let Some(certificate) = credentials.certificate else {
             return Ok(None);
         };
         if certificate.common_name.is_empty() {
-            return Err(AuthenticationError::Rejected(
-                "the client certificate has no common name".to_owned(),
-            ));
+            return Err(AuthenticationError::Rejected("the client certificate has no common name".to_owned()));
         }
-        Ok(Some(UserInfo::new(
-            certificate.common_name.clone(),
-            certificate.organizations.iter().cloned(),
-        )))
+        Ok(Some(UserInfo::new(certificate.common_name.clone(), certificate.organizations.iter().cloned())))
     }
 }
 
@@ -83,10 +65,7 @@ mod tests {
         let peer = PeerCertificate::from_der(certificate.der()).unwrap();
         let headers = http::HeaderMap::new();
         let user = CertificateAuthenticator
-            .authenticate(Credentials {
-                certificate: Some(&peer),
-                headers: &headers,
-            })
+            .authenticate(Credentials { certificate: Some(&peer), headers: &headers })
             .await
             .unwrap()
             .unwrap();

@@ -9,6 +9,7 @@ mod certificate;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::selector::{FieldSelector, LabelSelector};
 use crate::strategy::Lister;
 
 pub use certificate::{CertificateAuthenticator, PeerCertificate};
@@ -32,10 +33,7 @@ impl UserInfo {
         if !groups.iter().any(|group| group == AUTHENTICATED) {
             groups.push(AUTHENTICATED.to_owned());
         }
-        Self {
-            name: name.into(),
-            groups,
-        }
+        Self { name: name.into(), groups }
     }
 
     /// Whether the user belongs to `group`.
@@ -68,10 +66,7 @@ pub enum AuthenticationError {
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {
     /// Who sends this request; `None` if the credentials hold nothing that this authenticator reads.
-    async fn authenticate(
-        &self,
-        credentials: Credentials<'_>,
-    ) -> Result<Option<UserInfo>, AuthenticationError>;
+    async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Option<UserInfo>, AuthenticationError>;
 }
 
 /// What a request wants to do: what an [`Authorizer`] decides about.
@@ -94,10 +89,10 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     /// The object's name; empty for collections and for creations.
     pub name: &'a str,
-    /// The field selector of a list, watch or deletecollection, as given.
-    pub field_selector: &'a str,
-    /// The label selector of a list, watch or deletecollection, as given.
-    pub label_selector: &'a str,
+    /// The field selector of a list, watch or deletecollection: what is answered shows selected objects only.
+    pub field_selector: &'a FieldSelector,
+    /// The label selector of a list, watch or deletecollection.
+    pub label_selector: &'a LabelSelector,
     /// The request's path.
     pub path: &'a str,
 }
@@ -106,17 +101,6 @@ impl Attributes<'_> {
     /// Whether the request is about a resource, and not about discovery, health or metrics.
     pub fn is_resource(&self) -> bool {
         !self.resource.is_empty()
-    }
-
-    /// The value that the field selector demands for `field`, if it demands one.
-    ///
-    /// A list or watch that is answered shows objects with this value only.
-    pub fn selected_field(&self, field: &str) -> Option<&str> {
-        self.field_selector.split(',').find_map(|term| {
-            let (key, value) = term.split_once('=')?;
-            let value = value.strip_prefix('=').unwrap_or(value);
-            (key == field).then_some(value)
-        })
     }
 }
 
@@ -145,32 +129,5 @@ pub trait Authorizer: Send + Sync + 'static {
     ) -> Decision {
         let _ = (attributes, old, new, lister);
         Decision::Allow
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_selected_field_is_found() {
-        let user = UserInfo::new("u", []);
-        let attributes = Attributes {
-            user: &user,
-            verb: "watch",
-            group: "g",
-            version: "v1",
-            resource: "vms",
-            subresource: "",
-            namespace: "",
-            name: "",
-            field_selector: "metadata.name!=x,status.binding.host=h1,a==b",
-            label_selector: "",
-            path: "",
-        };
-        assert_eq!(attributes.selected_field("status.binding.host"), Some("h1"));
-        assert_eq!(attributes.selected_field("a"), Some("b"));
-        assert_eq!(attributes.selected_field("metadata.name"), None);
-        assert!(user.in_group(AUTHENTICATED));
     }
 }

@@ -28,9 +28,7 @@ fn is_qualified_part(text: &str) -> bool {
         (Some(first), Some(last)) => {
             first.is_ascii_alphanumeric()
                 && last.is_ascii_alphanumeric()
-                && bytes
-                    .iter()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+                && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
         }
         _ => false,
     }
@@ -53,11 +51,7 @@ pub fn dns1123_subdomain(name: &str) -> Result<(), String> {
     if name.len() > SUBDOMAIN_MAX {
         return Err(too_long(SUBDOMAIN_MAX));
     }
-    if name.split('.').all(is_label) {
-        Ok(())
-    } else {
-        Err(SUBDOMAIN_RULE.to_owned())
-    }
+    if name.split('.').all(is_label) { Ok(()) } else { Err(SUBDOMAIN_RULE.to_owned()) }
 }
 
 /// What can stand in a URL's path as one segment: the least that any name has to keep.
@@ -100,11 +94,7 @@ pub fn label_value(value: &str) -> Result<(), String> {
     if value.len() > LABEL_MAX {
         return Err(too_long(LABEL_MAX));
     }
-    if value.is_empty() || is_qualified_part(value) {
-        Ok(())
-    } else {
-        Err(VALUE_RULE.to_owned())
-    }
+    if value.is_empty() || is_qualified_part(value) { Ok(()) } else { Err(VALUE_RULE.to_owned()) }
 }
 
 #[cfg(test)]

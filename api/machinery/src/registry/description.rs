@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionVersion,
 };
 use serde_json::Value;
 
 use crate::jsonpath::{JsonPath, JsonPathError};
+use crate::meta;
 use crate::schema::{Schema, SchemaError};
+use crate::table::age;
 
 /// Whether objects of a kind live in namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub enum Scope {
     Cluster,
 }
 
-/// A column of `kubectl get`.
+/// A column of `kubectl get`. The first one names the object.
 #[derive(Debug, Clone)]
 pub struct Column {
     /// The heading.
@@ -35,8 +38,55 @@ pub struct Column {
     pub description: String,
     /// 0 is always shown, greater ones only by `-o wide`.
     pub priority: i32,
-    /// Where the cell's value is.
-    pub path: JsonPath,
+    /// Where the cell's value comes from.
+    pub cell: Cell,
+}
+
+/// Where a cell's value comes from.
+#[derive(Debug, Clone)]
+pub enum Cell {
+    /// A path in the served object. Of type `date` it is shown as an age.
+    Path(JsonPath),
+    /// A function of the served object; the result is shown as it is.
+    Computed(fn(&Value) -> Value),
+}
+
+impl Column {
+    /// A column of a CRD, or one in the same form.
+    pub fn from_crd(column: &CustomResourceColumnDefinition) -> Result<Self, JsonPathError> {
+        Ok(Self {
+            name: column.name.clone(),
+            type_: column.type_.clone(),
+            format: column.format.clone().unwrap_or_default(),
+            description: column.description.clone().unwrap_or_default(),
+            priority: column.priority.unwrap_or_default(),
+            cell: Cell::Path(JsonPath::parse(&column.json_path)?),
+        })
+    }
+
+    /// The column that names the object.
+    pub fn name() -> Self {
+        Self {
+            name: "Name".to_owned(),
+            type_: "string".to_owned(),
+            format: "name".to_owned(),
+            description: "The object's name, unique in its namespace.".to_owned(),
+            priority: 0,
+            cell: Cell::Computed(|object| meta::text(object, "name").into()),
+        }
+    }
+
+    /// The column that tells how long ago the object was created.
+    pub fn age() -> Self {
+        Self {
+            name: "Age".to_owned(),
+            type_: "date".to_owned(),
+            format: String::new(),
+            description: "How long ago the object was created.".to_owned(),
+            priority: 0,
+            cell: Cell::Computed(|object| age(meta::text(object, "creationTimestamp"), Timestamp::now()).into()),
+        }
+    }
 }
 
 /// A field that field selectors may name.
@@ -113,7 +163,7 @@ pub struct ResourceDescription {
     pub schema: Arc<Schema>,
     /// The schema as clients are told it (OpenAPI v3).
     pub openapi: Arc<Value>,
-    /// The columns after the name.
+    /// The columns of `kubectl get`.
     pub columns: Vec<Column>,
     /// What field selectors may name besides `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Vec<SelectableField>,
@@ -139,46 +189,29 @@ impl ResourceDescription {
             "Namespaced" => Scope::Namespaced,
             "Cluster" => Scope::Cluster,
             other => {
-                return Err(DescriptionError::Scope {
-                    crd: name,
-                    scope: other.to_owned(),
-                });
+                return Err(DescriptionError::Scope { crd: name, scope: other.to_owned() });
             }
         };
         let openapi = raw_schema(version);
-        let schema = Schema::compile(&openapi).map_err(|source| DescriptionError::Schema {
-            crd: name.clone(),
-            source,
-        })?;
-        let path_error = |source| DescriptionError::Path {
-            crd: name.clone(),
-            source,
-        };
+        let schema =
+            Schema::compile(&openapi).map_err(|source| DescriptionError::Schema { crd: name.clone(), source })?;
+        let path_error = |source| DescriptionError::Path { crd: name.clone(), source };
         let names = &spec.names;
         Ok(Self {
             group: spec.group.clone(),
             version: version.name.clone(),
             kind: names.kind.clone(),
-            list_kind: names
-                .list_kind
-                .clone()
-                .unwrap_or_else(|| format!("{}List", names.kind)),
+            list_kind: names.list_kind.clone().unwrap_or_else(|| format!("{}List", names.kind)),
             plural: names.plural.clone(),
-            singular: names
-                .singular
-                .clone()
-                .unwrap_or_else(|| names.kind.to_lowercase()),
+            singular: names.singular.clone().unwrap_or_else(|| names.kind.to_lowercase()),
             short_names: names.short_names.clone().unwrap_or_default(),
             categories: names.categories.clone().unwrap_or_default(),
             scope,
             schema: Arc::new(schema),
             openapi: Arc::new(openapi),
-            columns: columns(version.additional_printer_columns.as_deref()).map_err(path_error)?,
+            columns: columns(version).map_err(path_error)?,
             selectable_fields: selectable_fields(version).map_err(path_error)?,
-            status_subresource: version
-                .subresources
-                .as_ref()
-                .is_some_and(|subresources| subresources.status.is_some()),
+            status_subresource: version.subresources.as_ref().is_some_and(|subresources| subresources.status.is_some()),
             generations: true,
             nulls_are_absent: false,
         })
@@ -186,11 +219,7 @@ impl ResourceDescription {
 
     /// `GROUP/VERSION`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.clone()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// Whether objects live in namespaces.
@@ -205,59 +234,31 @@ fn raw_schema(version: &CustomResourceDefinitionVersion) -> Value {
         .as_ref()
         .and_then(|validation| validation.open_api_v3_schema.as_ref())
         .and_then(|schema| serde_json::to_value(schema).ok())
-        .unwrap_or_else(|| {
-            serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
-        })
+        .unwrap_or_else(|| serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}))
 }
 
-/// The age, which every kind has that declares no columns of its own.
-fn age_column() -> Result<Column, JsonPathError> {
-    Ok(Column {
-        name: "Age".to_owned(),
-        type_: "date".to_owned(),
-        format: String::new(),
-        description: "When the object was created, as an age.".to_owned(),
-        priority: 0,
-        path: JsonPath::parse(".metadata.creationTimestamp")?,
-    })
+/// The columns of a CRD's version: the name first, then what it declares; without any, the age alone.
+fn columns(version: &CustomResourceDefinitionVersion) -> Result<Vec<Column>, JsonPathError> {
+    let mut columns = vec![Column::name()];
+    match version.additional_printer_columns.as_deref() {
+        None | Some([]) => columns.push(Column::age()),
+        Some(declared) => {
+            for column in declared {
+                columns.push(Column::from_crd(column)?);
+            }
+        }
+    }
+    Ok(columns)
 }
 
-/// Compiles printer columns; without any, the age alone is shown.
-pub(crate) fn columns(
-    declared: Option<&[CustomResourceColumnDefinition]>,
-) -> Result<Vec<Column>, JsonPathError> {
-    let Some(declared) = declared.filter(|columns| !columns.is_empty()) else {
-        return Ok(vec![age_column()?]);
-    };
-    declared
-        .iter()
-        .map(|column| {
-            Ok(Column {
-                name: column.name.clone(),
-                type_: column.type_.clone(),
-                format: column.format.clone().unwrap_or_default(),
-                description: column.description.clone().unwrap_or_default(),
-                priority: column.priority.unwrap_or_default(),
-                path: JsonPath::parse(&column.json_path)?,
-            })
-        })
-        .collect()
-}
-
-fn selectable_fields(
-    version: &CustomResourceDefinitionVersion,
-) -> Result<Vec<SelectableField>, JsonPathError> {
+fn selectable_fields(version: &CustomResourceDefinitionVersion) -> Result<Vec<SelectableField>, JsonPathError> {
     version
         .selectable_fields
         .iter()
         .flatten()
         .map(|field| {
             let label = field.json_path.trim_start_matches('.').to_owned();
-            Ok(SelectableField {
-                stored: label.clone(),
-                label,
-                path: JsonPath::parse(&field.json_path)?,
-            })
+            Ok(SelectableField { stored: label.clone(), label, path: JsonPath::parse(&field.json_path)? })
         })
         .collect()
 }

@@ -1,7 +1,28 @@
 //! The kinds that are served, and the one way in which objects of all of them are read and written.
+//!
+//! `description` and `resource` say what a kind is. `admit`, `prepare` and `deletion` decide what becomes of an object,
+//! without I/O; `write` carries it out by compare-and-swap; `store` reads.
 
+mod admit;
+mod deletion;
 mod description;
+mod failure;
+mod namespaces;
+mod prepare;
 mod resource;
+mod resources;
+mod store;
+#[cfg(test)]
+mod tests;
+mod write;
 
-pub use description::{Column, DescriptionError, ResourceDescription, Scope, SelectableField};
+pub use description::{Cell, Column, DescriptionError, ResourceDescription, Scope, SelectableField};
 pub use resource::Resource;
+pub use resources::DuplicateResource;
+
+pub(crate) use admit::FieldValidation;
+pub(crate) use deletion::DeleteOptions;
+pub(crate) use prepare::Part;
+pub(crate) use resources::Resources;
+pub(crate) use store::{Freshness, Store, decode_cached, optional};
+pub(crate) use write::{Edit, Write, Written};

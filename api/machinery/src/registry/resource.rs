@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::description::{DescriptionError, ResourceDescription};
 use crate::meta::names::NO_NAMESPACE;
+use crate::protobuf::Message;
 use crate::strategy::{Conversion, NoStrategy, Strategy, SubresourceHandler};
 
 /// A kind as it is served.
@@ -19,6 +20,8 @@ pub struct Resource {
     pub(crate) subresources: BTreeMap<String, Arc<dyn SubresourceHandler>>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) conversion: Option<Arc<dyn Conversion>>,
+    /// The kind's message, for clients that send protobuf.
+    pub(crate) protobuf: Option<Message>,
     prefix: String,
 }
 
@@ -42,6 +45,7 @@ impl Resource {
             subresources: BTreeMap::new(),
             ttl: None,
             conversion: None,
+            protobuf: None,
             prefix,
         }
     }
@@ -69,6 +73,13 @@ impl Resource {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
+        self
+    }
+
+    /// Reads the kind from protobuf too.
+    #[must_use]
+    pub(crate) fn protobuf(mut self, message: Message) -> Self {
+        self.protobuf = Some(message);
         self
     }
 

@@ -45,11 +45,13 @@ fn compile(schema: &Value, path: &FieldPath, depth: usize) -> Result<Schema, Sch
         map.get(key).and_then(Value::as_array).into_iter().flatten().map(|value| sub(key, value)).collect()
     };
     let flag = |key: &str| map.get(key).and_then(Value::as_bool).unwrap_or_default();
-    let (type_, null_type) = type_of(map, path)?;
+    let (mut type_, null_type) = type_of(map, path)?;
+    if flag("x-kubernetes-int-or-string") || map.get("format").is_some_and(|format| format == "int-or-string") {
+        type_ = Some(Type::IntOrString);
+    }
 
     let mut compiled = Schema {
         type_,
-        int_or_string: flag("x-kubernetes-int-or-string") || map.get("format") == Some(&"int-or-string".into()),
         nullable: null_type || flag("nullable"),
         preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
         embedded_resource: flag("x-kubernetes-embedded-resource"),
@@ -78,8 +80,7 @@ fn compile(schema: &Value, path: &FieldPath, depth: usize) -> Result<Schema, Sch
     for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
         compiled.properties.insert(name.clone(), sub(name, property)?);
     }
-    compiled.required =
-        map.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(text).collect();
+    compiled.required = map.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(text).collect();
     compiled.additional = match map.get("additionalProperties") {
         None | Some(Value::Bool(false)) => Additional::Nothing,
         Some(Value::Bool(true)) => Additional::Anything,
@@ -92,7 +93,7 @@ fn compile(schema: &Value, path: &FieldPath, depth: usize) -> Result<Schema, Sch
         compiled.not = Some(Box::new(sub("not", not)?));
     }
     // a schema that says nothing about an untyped value lets everything pass
-    if compiled.type_.is_none() && compiled.properties.is_empty() && !compiled.int_or_string {
+    if compiled.type_.is_none() && compiled.properties.is_empty() {
         compiled.preserve_unknown = true;
     }
     Ok(compiled)
@@ -170,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_bad_schema_says_where() {
-        let schema = json!({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "text"}}}}});
+        let schema =
+            json!({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "text"}}}}});
         let error = Schema::compile(&schema).unwrap_err();
         assert_eq!(error.to_string(), r#"schema at a.b: unknown type "text""#);
         let schema = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}});

@@ -26,6 +26,8 @@ enum Type {
     Integer,
     Number,
     Boolean,
+    /// `x-kubernetes-int-or-string`.
+    IntOrString,
 }
 
 impl Type {
@@ -37,6 +39,7 @@ impl Type {
             Self::Integer => "integer",
             Self::Number => "number",
             Self::Boolean => "boolean",
+            Self::IntOrString => "integer,string",
         }
     }
 }
@@ -73,7 +76,6 @@ struct Bound {
 #[derive(Debug, Clone, Default)]
 pub struct Schema {
     type_: Option<Type>,
-    int_or_string: bool,
     nullable: bool,
     properties: BTreeMap<String, Schema>,
     additional: Additional,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{Additional, Format, ListType, Schema, Type};
 use crate::status::{FieldError, FieldPath};
 
-/// No more errors than this are collected: a hostile object must not make an answer of many megabytes.
+/// No more errors than this are collected.
 const MAX_ERRORS: usize = 200;
 
 impl Schema {
@@ -51,13 +51,6 @@ impl Schema {
     }
 
     fn check_type(&self, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) -> bool {
-        if self.int_or_string {
-            let fits = value.is_string() || is_integer(value);
-            if !fits {
-                errors.push(wrong_type(path, value, "integer,string"));
-            }
-            return fits;
-        }
         let Some(type_) = self.type_ else {
             return true;
         };
@@ -68,6 +61,7 @@ impl Schema {
             Type::Boolean => value.is_boolean(),
             Type::Number => value.is_number(),
             Type::Integer => is_integer(value),
+            Type::IntOrString => value.is_string() || is_integer(value),
         };
         if !fits {
             errors.push(wrong_type(path, value, type_.name()));
@@ -83,7 +77,8 @@ impl Schema {
         errors: &mut Vec<FieldError>,
     ) {
         for name in &self.required {
-            if !map.contains_key(name) && !(has_metadata && name == "metadata") {
+            let elsewhere = has_metadata && name == "metadata";
+            if !elsewhere && !map.contains_key(name) {
                 errors.push(FieldError::required(path.child(name), ""));
             }
         }
@@ -235,8 +230,7 @@ impl Schema {
 
 /// The usual `oneOf` of a CRD demands one field each; then the message can name them.
 fn one_of_rule(alternatives: &[Schema], what: &str) -> String {
-    let fields: Vec<&str> =
-        alternatives.iter().flat_map(|schema| schema.required.iter()).map(String::as_str).collect();
+    let fields: Vec<&str> = alternatives.iter().flat_map(|schema| schema.required.iter()).map(String::as_str).collect();
     if fields.len() == alternatives.len() {
         format!("must have exactly one of the fields {} ({what})", fields.join(", "))
     } else {
@@ -251,7 +245,9 @@ fn in_body(path: &FieldPath, rule: &str) -> String {
 
 fn is_integer(value: &Value) -> bool {
     match value {
-        Value::Number(number) => number.is_i64() || number.is_u64() || number.as_f64().is_some_and(|f| f.fract() == 0.0),
+        Value::Number(number) => {
+            number.is_i64() || number.is_u64() || number.as_f64().is_some_and(|f| f.fract() == 0.0)
+        }
         _ => false,
     }
 }
@@ -333,7 +329,8 @@ mod tests {
 
     #[test]
     fn int_or_string() {
-        let schema = spec(&json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}));
+        let schema =
+            spec(&json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}));
         assert!(errors(&schema, &json!({"spec": 3})).is_empty());
         assert!(errors(&schema, &json!({"spec": "50%"})).is_empty());
         assert_eq!(errors(&schema, &json!({"spec": 1.5})).len(), 1);
@@ -367,7 +364,8 @@ mod tests {
 
     #[test]
     fn one_of_names_the_fields() {
-        let schema = spec(&json!({"type": "object", "properties": {"http": {"type": "object"}, "file": {"type": "object"}},
+        let schema =
+            spec(&json!({"type": "object", "properties": {"http": {"type": "object"}, "file": {"type": "object"}},
             "oneOf": [{"required": ["http"]}, {"required": ["file"]}]}));
         assert!(errors(&schema, &json!({"spec": {"http": {}}})).is_empty());
         let found = errors(&schema, &json!({"spec": {"http": {}, "file": {}}}));

@@ -25,11 +25,7 @@ impl FieldPath {
     /// The field `name` of this one.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() {
-            Self(name.to_owned())
-        } else {
-            Self(format!("{}.{name}", self.0))
-        }
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
     }
 
     /// The element `index` of this list.
@@ -52,11 +48,7 @@ impl FieldPath {
 
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            f.write_str("<nil>")
-        } else {
-            f.write_str(&self.0)
-        }
+        if self.0.is_empty() { f.write_str("<nil>") } else { f.write_str(&self.0) }
     }
 }
 
@@ -115,12 +107,7 @@ pub struct FieldError {
 
 impl FieldError {
     fn new(kind: FieldErrorKind, field: FieldPath, value: Option<Value>, detail: String) -> Self {
-        Self {
-            kind,
-            field,
-            value,
-            detail,
-        }
+        Self { kind, field, value, detail }
     }
 
     /// `Required value`, with an optional detail.
@@ -143,17 +130,8 @@ impl FieldError {
     /// `Unsupported value: <value>: supported values: ...`.
     pub fn not_supported(field: FieldPath, value: impl Into<Value>, supported: &[String]) -> Self {
         let quoted: Vec<String> = supported.iter().map(|text| format!("{text:?}")).collect();
-        let detail = if quoted.is_empty() {
-            String::new()
-        } else {
-            format!("supported values: {}", quoted.join(", "))
-        };
-        Self::new(
-            FieldErrorKind::NotSupported,
-            field,
-            Some(value.into()),
-            detail,
-        )
+        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        Self::new(FieldErrorKind::NotSupported, field, Some(value.into()), detail)
     }
 
     /// `Duplicate value: <value>`.
@@ -176,12 +154,7 @@ impl FieldError {
     /// `Too many: <actual>: must have at most <max> items`.
     pub fn too_many(field: FieldPath, actual: usize, max: usize) -> Self {
         let detail = format!("must have at most {max} items");
-        Self::new(
-            FieldErrorKind::TooMany,
-            field,
-            Some(Value::from(actual)),
-            detail,
-        )
+        Self::new(FieldErrorKind::TooMany, field, Some(Value::from(actual)), detail)
     }
 
     /// `Not found: <value>`.

@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 
 pub use field::{FieldError, FieldErrorKind, FieldPath};
 
+/// No more field errors than this are told at once: a hostile object must not make an answer of many megabytes.
+const MAX_FIELD_ERRORS: usize = 100;
+
 /// The machine-readable reason of a failure, as Kubernetes spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -133,11 +136,7 @@ impl std::error::Error for ApiError {}
 
 /// `vms.ucloud.ungleich.ch`, or `namespaces` for the core group.
 fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() {
-        resource.to_owned()
-    } else {
-        format!("{resource}.{group}")
-    }
+    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }
 
 impl ApiError {
@@ -192,10 +191,7 @@ impl ApiError {
 
     /// 404 about a path that no resource is served at.
     pub fn no_such_path() -> Self {
-        Self::new(
-            Reason::NotFound,
-            "the server could not find the requested resource",
-        )
+        Self::new(Reason::NotFound, "the server could not find the requested resource")
     }
 
     /// 405 about a verb that the resource does not have.
@@ -213,10 +209,7 @@ impl ApiError {
 
     /// 409: `why` says which precondition failed.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            qualified(group, resource)
-        );
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource));
         Self::about(Reason::Conflict, message, group, resource, name)
     }
 
@@ -237,10 +230,7 @@ impl ApiError {
 
     /// 413: the body or the object is larger than `limit` bytes.
     pub fn too_large(limit: usize) -> Self {
-        Self::new(
-            Reason::RequestEntityTooLarge,
-            format!("Request entity too large: limit is {limit} bytes"),
-        )
+        Self::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {limit} bytes"))
     }
 
     /// 415, naming what the server reads.
@@ -258,21 +248,22 @@ impl ApiError {
     pub fn not_acceptable(supported: &[&str]) -> Self {
         Self::new(
             Reason::NotAcceptable,
-            format!(
-                "only the following media types are accepted: {}",
-                supported.join(", ")
-            ),
+            format!("only the following media types are accepted: {}", supported.join(", ")),
         )
     }
 
     /// 422: every field at fault, with its path.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
-        let mut lines: Vec<String> = Vec::with_capacity(errors.len());
-        for error in errors {
+        let (told, untold) = errors.split_at(errors.len().min(MAX_FIELD_ERRORS));
+        let mut lines: Vec<String> = Vec::with_capacity(told.len());
+        for error in told {
             let line = error.to_string();
             if !lines.contains(&line) {
                 lines.push(line);
             }
+        }
+        if !untold.is_empty() {
+            lines.push(format!("and {} more errors", untold.len()));
         }
         let list = match lines.as_slice() {
             [one] => one.clone(),
@@ -280,7 +271,7 @@ impl ApiError {
         };
         let message = format!("{} {name:?} is invalid: {list}", qualified(group, kind));
         let mut error = Self::about(Reason::Invalid, message, group, kind, name);
-        error.0.causes = errors
+        error.0.causes = told
             .iter()
             .map(|field| Cause {
                 reason: field.kind.as_str().to_owned(),
@@ -293,34 +284,30 @@ impl ApiError {
 
     /// 500.
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(
-            Reason::InternalError,
-            format!("Internal error occurred: {message}"),
-        )
+        Self::new(Reason::InternalError, format!("Internal error occurred: {message}"))
     }
 
     /// 503: try again in a moment.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        let mut error = Self::new(Reason::ServiceUnavailable, message);
-        error.0.retry_after_seconds = Some(1);
-        error
+        Self::new(Reason::ServiceUnavailable, message).with_retry_after(1)
     }
 
-    /// 504.
+    /// 504. Whether trying again is safe depends on the request, so clients are not told to.
     pub fn timeout(message: impl Into<String>) -> Self {
-        let mut error = Self::new(Reason::Timeout, message);
-        error.0.retry_after_seconds = Some(1);
-        error
+        Self::new(Reason::Timeout, message)
+    }
+
+    /// Tells the client after how many seconds it may try again.
+    #[must_use]
+    pub fn with_retry_after(mut self, seconds: u32) -> Self {
+        self.0.retry_after_seconds = Some(seconds);
+        self
     }
 
     /// Adds a cause.
     #[must_use]
     pub fn with_cause(mut self, reason: &str, message: &str, field: &str) -> Self {
-        self.0.causes.push(Cause {
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            field: field.to_owned(),
-        });
+        self.0.causes.push(Cause { reason: reason.to_owned(), message: message.to_owned(), field: field.to_owned() });
         self
     }
 
@@ -355,12 +342,8 @@ impl ApiError {
     pub fn to_status(&self) -> Value {
         let inner = &self.0;
         let mut details = Map::new();
-        for (key, text) in [
-            ("name", &inner.name),
-            ("group", &inner.group),
-            ("kind", &inner.kind),
-            ("uid", &inner.uid),
-        ] {
+        for (key, text) in [("name", &inner.name), ("group", &inner.group), ("kind", &inner.kind), ("uid", &inner.uid)]
+        {
             if !text.is_empty() {
                 details.insert(key.to_owned(), json!(text));
             }
@@ -399,12 +382,7 @@ impl ApiError {
 /// The `Status` of a request that succeeded and has no object to answer with (a deletion, a binding).
 pub fn success(group: &str, resource: &str, name: &str, uid: &str) -> Value {
     let mut details = Map::new();
-    for (key, text) in [
-        ("name", name),
-        ("group", group),
-        ("kind", resource),
-        ("uid", uid),
-    ] {
+    for (key, text) in [("name", name), ("group", group), ("kind", resource), ("uid", uid)] {
         if !text.is_empty() {
             details.insert(key.to_owned(), json!(text));
         }
@@ -425,14 +403,8 @@ mod tests {
     #[test]
     fn wording_is_that_of_kubernetes() {
         let group = "ucloud.ungleich.ch";
-        assert_eq!(
-            ApiError::not_found(group, "vms", "x").to_string(),
-            r#"vms.ucloud.ungleich.ch "x" not found"#
-        );
-        assert_eq!(
-            ApiError::not_found("", "namespaces", "x").to_string(),
-            r#"namespaces "x" not found"#
-        );
+        assert_eq!(ApiError::not_found(group, "vms", "x").to_string(), r#"vms.ucloud.ungleich.ch "x" not found"#);
+        assert_eq!(ApiError::not_found("", "namespaces", "x").to_string(), r#"namespaces "x" not found"#);
         assert!(ApiError::modified(group, "vms", "x").to_string().starts_with(
             r#"Operation cannot be fulfilled on vms.ucloud.ungleich.ch "x": the object has been modified"#
         ));
@@ -459,10 +431,7 @@ mod tests {
     #[test]
     fn the_same_line_is_said_once() {
         let path = FieldPath::root().child("a");
-        let errors = [
-            FieldError::required(path.clone(), ""),
-            FieldError::required(path, ""),
-        ];
+        let errors = [FieldError::required(path.clone(), ""), FieldError::required(path, "")];
         let error = ApiError::invalid("", "VM", "x", &errors);
         assert_eq!(error.to_string(), r#"VM "x" is invalid: a: Required value"#);
     }

@@ -1,0 +1,133 @@
+//! Reading objects of any kind, from the cache; and the parts that reads and writes share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::failure;
+use super::resource::{Resource, storage_prefix};
+use crate::cache::{Cache, KindCache, KindConfig, Object};
+use crate::jsonpath::JsonPath;
+use crate::meta::names::NO_NAMESPACE;
+use crate::status::ApiError;
+use crate::storage::{Revision, Storage};
+use crate::strategy::Lister;
+
+/// How new what a read shows must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// It includes every write that was answered before the read (no resourceVersion given).
+    Consistent,
+    /// Whatever the cache holds (`resourceVersion=0`).
+    Any,
+    /// At this revision or later.
+    NotOlderThan(Revision),
+}
+
+/// Storage and the cache in front of it.
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) cache: Arc<Cache>,
+}
+
+impl Store {
+    /// Begins to cache the kinds of `resources`.
+    pub(crate) fn new<'a>(storage: Arc<dyn Storage>, resources: impl Iterator<Item = &'a Resource>) -> Self {
+        let cache = Cache::new(storage.clone(), kinds(resources));
+        Self { storage, cache }
+    }
+
+    /// Waits until the cache is as new as asked.
+    pub(crate) async fn reach(&self, freshness: Freshness) -> Result<(), ApiError> {
+        match freshness {
+            Freshness::Any if self.cache.is_synced() => Ok(()),
+            Freshness::Any => Err(ApiError::unavailable("the cache is not filled yet")),
+            Freshness::Consistent => {
+                self.cache.wait_fresh().await.map_err(|error| failure::of_fresh_read(&error))?;
+                Ok(())
+            }
+            Freshness::NotOlderThan(revision) => {
+                self.cache.wait_for(revision).await.map_err(|stale| failure::of_stale_read(&stale))
+            }
+        }
+    }
+
+    /// The cache of a resource's kind.
+    pub(crate) fn kind(&self, resource: &Resource) -> Result<Arc<KindCache>, ApiError> {
+        self.cache
+            .kind(resource.prefix())
+            .ok_or_else(|| ApiError::internal(format!("{} is not cached", resource.prefix())))
+    }
+
+    /// One object from the cache as it is.
+    pub(crate) fn cached(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.cache.kind(resource.prefix())?.get(optional(namespace), name)
+    }
+}
+
+impl Lister for Store {
+    fn get(&self, group: &str, resource: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
+        let object = self.cache.kind(&storage_prefix(group, resource))?.get(namespace, name)?;
+        decode(&object)
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Value> {
+        let Some(kind) = self.cache.kind(&storage_prefix(group, resource)) else {
+            return Vec::new();
+        };
+        kind.list(namespace).1.iter().filter_map(|object| decode(object)).collect()
+    }
+}
+
+/// A cached object as a value.
+fn decode(object: &Object) -> Option<Value> {
+    // the cache wrote these bytes itself, from a value
+    serde_json::from_slice(object.json()).ok()
+}
+
+/// A cached object as a value, or the error of a server that cannot read what it wrote.
+pub(crate) fn decode_cached(object: &Object) -> Result<Value, ApiError> {
+    decode(object).ok_or_else(|| ApiError::internal(format!("the cached object {} is not JSON", object.name())))
+}
+
+/// A namespace as the cache takes it.
+pub(crate) fn optional(namespace: &str) -> Option<&str> {
+    (namespace != NO_NAMESPACE).then_some(namespace)
+}
+
+/// What the cache has to hold: one kind for each prefix in storage, with the selectable fields of all resources that
+/// serve it.
+fn kinds<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<KindConfig> {
+    let mut by_prefix: BTreeMap<String, (bool, Vec<(String, JsonPath)>)> = BTreeMap::new();
+    for resource in resources {
+        let description = &resource.description;
+        let (_, fields) =
+            by_prefix.entry(resource.prefix().to_owned()).or_insert_with(|| (description.is_namespaced(), Vec::new()));
+        for field in &description.selectable_fields {
+            if fields.iter().all(|(known, _)| *known != field.stored) {
+                fields.push((field.stored.clone(), field.path.clone()));
+            }
+        }
+    }
+    by_prefix
+        .into_iter()
+        .map(|(prefix, (namespaced, fields))| KindConfig {
+            prefix,
+            namespaced,
+            fields: Arc::new(move |object| field_values(&fields, object)),
+        })
+        .collect()
+}
+
+fn field_values(fields: &[(String, JsonPath)], object: &Value) -> Vec<(String, String)> {
+    let value = |path: &JsonPath| {
+        Some(match path.find(object).first()? {
+            Value::String(text) => text.clone(),
+            Value::Null => return None,
+            other => other.to_string(),
+        })
+    };
+    fields.iter().filter_map(|(name, path)| Some((name.clone(), value(path)?))).collect()
+}

@@ -1,0 +1,351 @@
+//! Every write of every kind: one transaction each, on the state that the cache holds, and again on the state that the
+//! store holds if the cache was behind.
+
+use jiff::Timestamp;
+use rand::Rng as _;
+use serde_json::{Value, json};
+
+use super::admit::{FieldValidation, admit};
+use super::deletion::{DeleteOptions, Deletion, is_held, plan_deletion};
+use super::prepare::{self, Part, is_unchanged};
+use super::resource::Resource;
+use super::store::{Freshness, Store, decode_cached};
+use super::{failure, namespaces};
+use crate::auth::{Attributes, Authorizer, Decision};
+use crate::decode::Decoded;
+use crate::meta;
+use crate::status::ApiError;
+use crate::storage::{Revision, StorageError, StoredValue};
+use crate::strategy::Context;
+
+/// How often a write is tried when other writers are faster.
+const ATTEMPTS: usize = 16;
+/// How many names are tried for `generateName`.
+const NAME_ATTEMPTS: usize = 8;
+/// The longest `generateName` that is used whole; a label's 63 bytes less the random part.
+const GENERATED_BASE: usize = 58;
+/// Without vowels and look-alikes, as Kubernetes does.
+const NAME_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// A write: who does it, to what, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Write<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) authorizer: &'a dyn Authorizer,
+    pub(crate) resource: &'a Resource,
+    pub(crate) attributes: Attributes<'a>,
+    pub(crate) dry_run: bool,
+    pub(crate) validation: FieldValidation,
+}
+
+/// What a write led to.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The object as it is stored now, in its stored form with its resource version; as it was last, if it is gone.
+    pub(crate) object: Value,
+    /// Whether the object is gone.
+    pub(crate) removed: bool,
+    /// For the client to hear.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What to do with the present object.
+pub(crate) enum Change {
+    Keep,
+    Put(Value),
+    /// Remove it; the client sees this as its last state.
+    Remove(Value),
+}
+
+/// How an update makes the new object, in its served form.
+pub(crate) enum Edit<'e> {
+    /// The client sent all of it.
+    Replace(Decoded),
+    /// It comes from the present object, which the function gets in its served form.
+    Derive(&'e mut (dyn FnMut(&Value) -> Result<Value, ApiError> + Send)),
+}
+
+/// The present state of an object, and whether the store itself vouches for it.
+struct Current {
+    object: Value,
+    revision: Revision,
+    proven: bool,
+}
+
+impl<'a> Write<'a> {
+    pub(crate) fn context<'c>(&'c self, name: &'c str) -> Context<'c> {
+        let Attributes { namespace, subresource, user, .. } = self.attributes;
+        Context {
+            user,
+            resource: &self.resource.description,
+            namespace: super::store::optional(namespace),
+            name,
+            subresource: (!subresource.is_empty()).then_some(subresource),
+            dry_run: self.dry_run,
+            lister: self.store,
+        }
+    }
+
+    fn names(&self) -> (&'a str, &'a str) {
+        (&self.resource.description.group, &self.resource.description.plural)
+    }
+
+    fn authorize(&self, name: &str, old: Option<&Value>, new: Option<&Value>) -> Result<(), ApiError> {
+        let attributes = Attributes { name, ..self.attributes };
+        match self.authorizer.authorize_object(&attributes, old, new, self.store) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) => {
+                let (group, plural) = self.names();
+                Err(ApiError::forbidden(group, plural, name, &reason))
+            }
+        }
+    }
+
+    /// Stores a new object.
+    pub(crate) async fn create(&self, body: Decoded) -> Result<Written, ApiError> {
+        let description = &self.resource.description;
+        let mut admitted = admit(description, body, self.validation)?;
+        set_namespace(&mut admitted.object, self.attributes.namespace)?;
+        if !meta::text(&admitted.object, "resourceVersion").is_empty() {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        if description.is_namespaced() {
+            namespaces::require(self.store, description, self.attributes.namespace).await?;
+        }
+        let base = meta::text(&admitted.object, "generateName").to_owned();
+        let generated = meta::text(&admitted.object, "name").is_empty() && !base.is_empty();
+        let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
+        loop {
+            attempts -= 1;
+            let mut attempt = super::admit::Admitted {
+                object: admitted.object.clone(),
+                warnings: admitted.warnings.clone(),
+                errors: admitted.errors.clone(),
+            };
+            if generated {
+                meta::set(&mut attempt.object, "name", Some(generate_name(&base).into()));
+            }
+            match self.create_named(attempt).await {
+                Err(error) if attempts > 0 && error.reason() == crate::status::Reason::AlreadyExists => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn create_named(&self, admitted: super::admit::Admitted) -> Result<Written, ApiError> {
+        let name = meta::text(&admitted.object, "name").to_owned();
+        let uid = uuid::Uuid::new_v4().to_string();
+        let now = meta::timestamp(Timestamp::now());
+        let prepared = prepare::create(self.resource, &self.context(&name), admitted, &uid, &now)?;
+        self.authorize(&name, None, Some(&prepared.object))?;
+        let mut object = prepared.object;
+        let namespace = self.attributes.namespace;
+        if self.dry_run {
+            self.store.reach(Freshness::Consistent).await?;
+            if self.store.cached(self.resource, namespace, &name).is_some() {
+                let (group, plural) = self.names();
+                return Err(ApiError::already_exists(group, plural, &name));
+            }
+        } else {
+            let key = self.resource.key(namespace, &name);
+            let created = self.store.storage.create(&key, encode(&object)?, self.resource.ttl).await;
+            let revision = created.map_err(|error| failure::of_write(&error, self.resource, &name))?;
+            meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
+        }
+        Ok(Written { object, removed: false, warnings: prepared.warnings })
+    }
+
+    /// Changes a part of an object.
+    pub(crate) async fn update(&self, name: &str, part: Part, mut edit: Edit<'_>) -> Result<Written, ApiError> {
+        let mut warnings = Vec::new();
+        let mut decide = |old: &Value| {
+            let served_old = self.resource.to_served(old.clone());
+            let (body, replaces) = match &mut edit {
+                Edit::Replace(body) => (body.clone(), true),
+                Edit::Derive(derive) => (Decoded { value: derive(&served_old)?, duplicates: Vec::new() }, false),
+            };
+            let mut admitted = admit(&self.resource.description, body, self.validation)?;
+            set_namespace(&mut admitted.object, self.attributes.namespace)?;
+            check_name(&admitted.object, name)?;
+            self.check_preconditions(name, &admitted.object, old, replaces)?;
+            let prepared = prepare::update(self.resource, &self.context(name), part, admitted, old)?;
+            self.authorize(name, Some(old), Some(&prepared.object))?;
+            warnings = prepared.warnings;
+            let new = prepared.object;
+            Ok(if meta::is_terminating(old) && !is_held(self.resource, &new) {
+                Change::Remove(new)
+            } else if is_unchanged(&new, old) {
+                Change::Keep
+            } else {
+                Change::Put(new)
+            })
+        };
+        let mut written = self.swap(name, &mut decide).await?;
+        written.warnings = warnings;
+        Ok(written)
+    }
+
+    /// Deletes an object, or begins to.
+    pub(crate) async fn delete(&self, name: &str, options: &DeleteOptions) -> Result<Written, ApiError> {
+        let now = Timestamp::now();
+        let mut decide = |old: &Value| {
+            for (what, wanted, field) in
+                [("UID", &options.uid, "uid"), ("ResourceVersion", &options.resource_version, "resourceVersion")]
+            {
+                if let Some(wanted) = wanted
+                    && wanted != meta::text(old, field)
+                {
+                    return Err(self.failed_precondition(name, what, wanted, meta::text(old, field)));
+                }
+            }
+            self.authorize(name, Some(old), None)?;
+            Ok(match plan_deletion(self.resource, old, options, now) {
+                Deletion::Remove => Change::Remove(old.clone()),
+                Deletion::Mark(marked) => Change::Put(marked),
+                Deletion::Underway => Change::Keep,
+            })
+        };
+        self.swap(name, &mut decide).await
+    }
+
+    fn failed_precondition(&self, name: &str, what: &str, wanted: &str, found: &str) -> ApiError {
+        let (group, plural) = self.names();
+        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        ApiError::conflict(group, plural, name, &why)
+    }
+
+    fn check_preconditions(&self, name: &str, new: &Value, old: &Value, replaces: bool) -> Result<(), ApiError> {
+        let (uid, version) = (meta::text(new, "uid"), meta::text(new, "resourceVersion"));
+        if !uid.is_empty() && uid != meta::text(old, "uid") {
+            return Err(self.failed_precondition(name, "UID", uid, meta::text(old, "uid")));
+        }
+        if version.is_empty() {
+            if replaces && !self.resource.strategy.allows_unconditional_update() {
+                return Err(prepare::version_required(self.resource, name));
+            }
+        } else if version != meta::text(old, "resourceVersion") {
+            let (group, plural) = self.names();
+            return Err(ApiError::modified(group, plural, name));
+        }
+        Ok(())
+    }
+
+    /// Compare-and-swap: `decide` sees the present object and says what becomes of it. It sees the cache's first, and a
+    /// newer one if the cache turns out to be behind; an error or a "nothing to do" counts only on a state that is
+    /// proven to be the newest.
+    pub(crate) async fn swap(
+        &self,
+        name: &str,
+        decide: &mut (dyn FnMut(&Value) -> Result<Change, ApiError> + Send),
+    ) -> Result<Written, ApiError> {
+        let mut current = match self.current_cached(name)? {
+            Some(current) => current,
+            None => self.current_proven(name).await?,
+        };
+        for _ in 0..ATTEMPTS {
+            let decision = decide(&current.object);
+            let ends_here = matches!(decision, Err(_) | Ok(Change::Keep));
+            if ends_here && !current.proven {
+                let proven = self.current_proven(name).await?;
+                if proven.revision != current.revision {
+                    current = proven;
+                    continue;
+                }
+            }
+            let (object, removed) = match decision? {
+                Change::Keep => return Ok(Written { object: current.object, removed: false, warnings: Vec::new() }),
+                Change::Put(object) => (object, false),
+                Change::Remove(object) => (object, true),
+            };
+            match self.commit(name, object, removed, current.revision).await {
+                Ok(written) => return Ok(written),
+                Err(StorageError::Conflict { current: stored, .. }) => current = Self::current_stored(&stored)?,
+                Err(error) => return Err(failure::of_write(&error, self.resource, name)),
+            }
+        }
+        let (group, plural) = self.names();
+        Err(ApiError::modified(group, plural, name))
+    }
+
+    async fn commit(
+        &self,
+        name: &str,
+        mut object: Value,
+        removed: bool,
+        expected: Revision,
+    ) -> Result<Written, StorageError> {
+        let key = self.resource.key(self.attributes.namespace, name);
+        let revision = if self.dry_run {
+            expected
+        } else if removed {
+            self.store.storage.delete(&key, expected).await?
+        } else {
+            meta::set(&mut object, "resourceVersion", None);
+            self.store.storage.update(&key, object.to_string().into(), expected).await?
+        };
+        meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
+        Ok(Written { object, removed, warnings: Vec::new() })
+    }
+
+    fn current_cached(&self, name: &str) -> Result<Option<Current>, ApiError> {
+        let Some(object) = self.store.cached(self.resource, self.attributes.namespace, name) else {
+            return Ok(None);
+        };
+        let revision = object.resource_version();
+        Ok(Some(Current { object: decode_cached(&object)?, revision, proven: false }))
+    }
+
+    /// The object as it is after every write that was answered before this call.
+    async fn current_proven(&self, name: &str) -> Result<Current, ApiError> {
+        self.store.reach(Freshness::Consistent).await?;
+        let (group, plural) = self.names();
+        let current = self.current_cached(name)?.ok_or_else(|| ApiError::not_found(group, plural, name))?;
+        Ok(Current { proven: true, ..current })
+    }
+
+    /// The object that a failed transaction found.
+    fn current_stored(stored: &StoredValue) -> Result<Current, ApiError> {
+        let mut object: Value = serde_json::from_slice(&stored.value)
+            .map_err(|error| ApiError::internal(format!("the stored value of {} is not JSON: {error}", stored.key)))?;
+        let revision = stored.mod_revision;
+        meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
+        Ok(Current { object, revision, proven: true })
+    }
+}
+
+fn encode(object: &Value) -> Result<bytes::Bytes, ApiError> {
+    serde_json::to_vec(object).map(Into::into).map_err(ApiError::internal)
+}
+
+/// The object's namespace is that of the request's path.
+fn set_namespace(object: &mut Value, namespace: &str) -> Result<(), ApiError> {
+    let given = meta::text(object, "namespace");
+    if !given.is_empty() && given != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    meta::set(object, "namespace", (!namespace.is_empty()).then(|| namespace.into()));
+    Ok(())
+}
+
+fn check_name(object: &Value, name: &str) -> Result<(), ApiError> {
+    let given = meta::text(object, "name");
+    if given == name {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
+}
+
+fn generate_name(base: &str) -> String {
+    let mut end = base.len().min(GENERATED_BASE);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut name = base[..end].to_owned();
+    let mut random = rand::rng();
+    for _ in 0..5 {
+        name.push(char::from(NAME_ALPHABET[random.random_range(0..NAME_ALPHABET.len())]));
+    }
+    name
+}

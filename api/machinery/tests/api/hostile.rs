@@ -1,0 +1,93 @@
+//! Input that is meant to hurt: each ends in a quick 4xx, and the server goes on.
+
+use std::time::{Duration, Instant};
+
+use kube::api::PostParams;
+
+use crate::support::{Harness, raw, request, widget};
+
+const PATH: &str = "/apis/test.example.com/v1/namespaces/default/widgets";
+
+#[tokio::test]
+async fn bombs_are_refused_quickly() {
+    let harness = Harness::start().await;
+    let client = harness.client("admin").await;
+    let level = |level: usize| {
+        let list = vec![format!("*a{}", level - 1); 10].join(",");
+        format!("a{level}: &a{level} [{list}]\n")
+    };
+    let aliases = format!("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n{}", (1..15).map(level).collect::<Vec<_>>().concat());
+    let deep_yaml = (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect::<Vec<_>>().concat();
+    let wide =
+        format!(r#"{{"metadata": {{"name": "a"}}, "spec": {{"color": "x", "parts": [{}1]}}}}"#, "1,".repeat(500_000));
+    let finalizers = format!(
+        r#"{{"metadata": {{"name": "a", "finalizers": [{}"z"]}}, "spec": {{"color": "x"}}}}"#,
+        "\"bad one\",".repeat(10_000)
+    );
+    for (what, content_type, body, codes) in [
+        ("an alias bomb", "application/yaml", aliases, vec![400]),
+        ("deep JSON", "application/json", "{\"a\":".repeat(10_000), vec![400]),
+        ("deep lists", "application/json", "[".repeat(10_000), vec![400]),
+        ("deep YAML", "application/yaml", deep_yaml, vec![400]),
+        ("4 MiB", "application/json", format!("\"{}\"", "x".repeat(4 << 20)), vec![413]),
+        (
+            "a large value",
+            "application/json",
+            format!(r#"{{"metadata": {{"name": "a"}}, "spec": {{"color": "{}"}}}}"#, "x".repeat(2 << 20)),
+            vec![413],
+        ),
+        ("many wrong elements", "application/json", wide, vec![422]),
+        ("many bad finalizers", "application/json", finalizers, vec![422]),
+        (
+            "a huge number",
+            "application/json",
+            r#"{"metadata": {"name": "a"}, "spec": {"color": "x", "count": 1e400}}"#.to_owned(),
+            vec![400],
+        ),
+        ("bad UTF-8 escapes", "application/json", r#"{"metadata": {"name": "\ud800"}}"#.to_owned(), vec![400]),
+    ] {
+        let started = Instant::now();
+        let (code, _, answer) = raw(&client, request("POST", PATH, content_type, &body)).await;
+        let shown: String = answer.chars().take(300).collect();
+        assert!(codes.contains(&code), "{what}: {code} {shown}");
+        assert!(answer.len() < 200_000, "{what}: an answer of {} bytes", answer.len());
+        assert!(started.elapsed() < Duration::from_secs(5), "{what}: {:?}", started.elapsed());
+    }
+    harness.widgets().await.create(&PostParams::default(), &widget("a", "red")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_patch_bomb_is_refused() {
+    let harness = Harness::start().await;
+    let client = harness.client("admin").await;
+    harness.widgets().await.create(&PostParams::default(), &widget("a", "red")).await.unwrap();
+    let mut operations = Vec::new();
+    for index in 0..60 {
+        operations.push(format!(r#"{{"op": "copy", "from": "/metadata", "path": "/metadata/x{index}"}}"#));
+    }
+    let patch = format!("[{}]", operations.join(","));
+    let path = format!("{PATH}/a");
+    let (code, ..) = raw(&client, request("PATCH", &path, "application/json-patch+json", &patch)).await;
+    assert_eq!(code, 413);
+}
+
+#[tokio::test]
+async fn names_cannot_leave_their_place() {
+    let harness = Harness::start().await;
+    let client = harness.client("admin").await;
+    for path in [
+        format!("{PATH}/..%2f..%2f..%2fcore%2fnamespaces%2fdefault"),
+        "/apis/test.example.com/v1/namespaces/..%2fother/widgets/a".to_owned(),
+        format!("{PATH}/%00"),
+    ] {
+        let (code, _, body) = raw(&client, request("GET", &path, "application/json", "")).await;
+        assert_eq!(code, 404, "{path}: {body}");
+        let (code, ..) = raw(&client, request("DELETE", &path, "application/json", "")).await;
+        assert_eq!(code, 404, "{path}");
+    }
+    for name in ["../x", "a/b", "", "A", &"a".repeat(300)] {
+        let body = serde_json::json!({"metadata": {"name": name}, "spec": {"color": "x"}}).to_string();
+        let (code, _, answer) = raw(&client, request("POST", PATH, "application/json", &body)).await;
+        assert_eq!(code, 422, "{name}: {answer}");
+    }
+}

@@ -1,0 +1,226 @@
+//! The real kubectl against the server. Skipped nowhere: without kubectl these tests fail and say what to install.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::support::{Harness, PATIENCE, eventually};
+
+const MANIFEST: &str = "apiVersion: test.example.com/v1
+kind: Widget
+metadata:
+  name: web
+spec:
+  color: red
+  parts:
+  - size: 1
+";
+
+struct Kubectl {
+    harness: Harness,
+    kubeconfig: PathBuf,
+}
+
+struct Output {
+    success: bool,
+    stdout: String,
+    stderr: String,
+}
+
+impl Kubectl {
+    async fn start() -> Self {
+        let harness = Harness::start().await;
+        let kubeconfig = harness.dir.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, harness.kubeconfig("admin")).unwrap();
+        Self { harness, kubeconfig }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.args(args).env("KUBECONFIG", &self.kubeconfig).env("HOME", self.harness.dir.path());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, args: &[&str]) -> Output {
+        let output = self.command(args).output();
+        let output = tokio::time::timeout(PATIENCE, output).await.unwrap_or_else(|_| panic!("{args:?} hangs"));
+        let output = output.expect("kubectl must be installed: see kubernetes.io/docs/tasks/tools");
+        Output {
+            success: output.status.success(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// What a command prints; it must succeed.
+    async fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args).await;
+        assert!(output.success, "kubectl {args:?}: {}{}", output.stdout, output.stderr);
+        output.stdout
+    }
+
+    /// What a command complains of; it must fail.
+    async fn fails(&self, args: &[&str]) -> String {
+        let output = self.run(args).await;
+        assert!(!output.success, "kubectl {args:?} succeeded: {}", output.stdout);
+        output.stderr
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.harness.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn apply_get_describe_delete() {
+    let kubectl = Kubectl::start().await;
+    let file = kubectl.file("web.yaml", MANIFEST);
+    assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "widget.test.example.com/web created\n");
+    assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "widget.test.example.com/web unchanged\n");
+    let file = kubectl.file("web.yaml", &MANIFEST.replace("size: 1", "size: 2"));
+    assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "widget.test.example.com/web configured\n");
+
+    let table = kubectl.ok(&["get", "wd"]).await;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAME", "COLOR", "READY", "AGE"]);
+    assert_eq!(lines[1][..2], ["web", "red"]);
+    assert!(kubectl.ok(&["get", "widgets", "-o", "wide"]).await.contains("HOST"));
+    assert!(kubectl.ok(&["get", "toys"]).await.contains("web"));
+    assert!(kubectl.ok(&["get", "widgets", "-A"]).await.contains("default"));
+    assert_eq!(kubectl.ok(&["get", "widget", "web", "-o", "jsonpath={.spec.parts[0].size}"]).await, "2");
+    assert!(kubectl.ok(&["get", "widgets", "--chunk-size=2", "-o", "yaml"]).await.contains("color: red"));
+    assert_eq!(
+        kubectl.ok(&["get", "widgets", "--field-selector", "spec.color=red", "-o", "name"]).await,
+        "widget.test.example.com/web\n"
+    );
+
+    let described = kubectl.ok(&["describe", "widget", "web"]).await;
+    assert!(described.contains("Color:  red") && described.contains("Events:"), "{described}");
+    assert!(kubectl.ok(&["explain", "widget.spec"]).await.contains("The colour that it has."));
+    assert!(kubectl.ok(&["diff", "-f", &file]).await.is_empty());
+
+    assert_eq!(kubectl.ok(&["delete", "-f", &file]).await, "widget.test.example.com \"web\" deleted\n");
+    assert!(kubectl.fails(&["get", "widget", "web"]).await.contains(r#"widgets.test.example.com "web" not found"#));
+}
+
+#[tokio::test]
+async fn the_server_validates_what_is_applied() {
+    let kubectl = Kubectl::start().await;
+    let file = kubectl.file("bad.yaml", &MANIFEST.replace("color", "colour"));
+    let complaint = kubectl.fails(&["apply", "-f", &file]).await;
+    assert!(complaint.contains(r#"strict decoding error: unknown field "spec.colour""#), "{complaint}");
+    let file = kubectl.file("bad.yaml", &MANIFEST.replace("size: 1", "size: x"));
+    let complaint = kubectl.fails(&["apply", "-f", &file]).await;
+    assert!(complaint.contains("spec.parts[0].size"), "{complaint}");
+    let file = kubectl.file("good.yaml", MANIFEST);
+    assert!(kubectl.ok(&["apply", "--dry-run=server", "-f", &file]).await.contains("created (server dry run)"));
+    kubectl.fails(&["get", "widget", "web"]).await;
+}
+
+#[tokio::test]
+async fn label_annotate_patch_edit_replace() {
+    let kubectl = Kubectl::start().await;
+    let file = kubectl.file("web.yaml", MANIFEST);
+    kubectl.ok(&["create", "-f", &file]).await;
+    assert!(kubectl.fails(&["create", "-f", &file]).await.contains("AlreadyExists"));
+    kubectl.ok(&["label", "widget", "web", "tier=x"]).await;
+    kubectl.ok(&["annotate", "widget", "web", "note=hello"]).await;
+    assert_eq!(kubectl.ok(&["get", "wd", "-l", "tier=x", "-o", "name"]).await, "widget.test.example.com/web\n");
+    kubectl.ok(&["patch", "wd", "web", "--type=merge", "-p", r#"{"spec":{"count":3}}"#]).await;
+    kubectl
+        .ok(&["patch", "wd", "web", "--type=json", "-p", r#"[{"op":"replace","path":"/spec/count","value":4}]"#])
+        .await;
+    kubectl
+        .ok(&["patch", "wd", "web", "--subresource=status", "--type=merge", "-p", r#"{"status":{"host":"h1"}}"#])
+        .await;
+    let seen = kubectl
+        .ok(&["get", "wd", "web", "-o", "jsonpath={.spec.count} {.status.host} {.metadata.annotations.note}"])
+        .await;
+    assert_eq!(seen, "4 h1 hello");
+
+    let editor = kubectl.file("editor.sh", "#!/bin/sh\nsed -i 's/count: 4/count: 5/' \"$1\"\n");
+    let output = kubectl.command(&["edit", "wd", "web"]).env("EDITOR", format!("sh {editor}")).output();
+    let output = tokio::time::timeout(PATIENCE, output).await.expect("edit ends").unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(kubectl.ok(&["get", "wd", "web", "-o", "jsonpath={.spec.count}"]).await, "5");
+
+    let replaced = kubectl.ok(&["get", "wd", "web", "-o", "yaml"]).await.replace("count: 5", "count: 6");
+    let file = kubectl.file("replaced.yaml", &replaced);
+    kubectl.ok(&["replace", "-f", &file]).await;
+    assert!(kubectl.fails(&["replace", "-f", &file]).await.contains("the object has been modified"));
+    kubectl.ok(&["delete", "widgets", "--all"]).await;
+    assert_eq!(kubectl.ok(&["get", "widgets", "-o", "name"]).await, "");
+}
+
+#[tokio::test]
+async fn get_watches() {
+    let kubectl = Kubectl::start().await;
+    let mut child = kubectl.command(&["get", "wd", "-w"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = async || {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("a line in time");
+        line.unwrap().expect("another line").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let file = kubectl.file("web.yaml", MANIFEST);
+    kubectl.ok(&["create", "-f", &file]).await;
+    assert_eq!(line().await, ["NAME", "COLOR", "READY", "AGE"]);
+    assert_eq!(line().await[..2], ["web", "red"]);
+    let ready = r#"{"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
+    kubectl.ok(&["patch", "wd", "web", "--subresource=status", "--type=merge", "-p", ready]).await;
+    assert_eq!(line().await[..3], ["web", "red", "True"]);
+    kubectl.ok(&["wait", "--for=condition=Ready", "wd/web", "--timeout=15s"]).await;
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn delete_waits_for_finalizers() {
+    let kubectl = Kubectl::start().await;
+    let file = kubectl
+        .file("web.yaml", &MANIFEST.replace("  name: web\n", "  name: web\n  finalizers: [test.example.com/hold]\n"));
+    kubectl.ok(&["create", "-f", &file]).await;
+    let mut waiting = kubectl.command(&["delete", "wd", "web"]).stdout(Stdio::piped()).spawn().unwrap();
+    eventually("the deletion has begun", async || {
+        !kubectl.ok(&["get", "wd", "web", "-o", "jsonpath={.metadata.deletionTimestamp}"]).await.is_empty()
+    })
+    .await;
+    assert!(waiting.try_wait().unwrap().is_none(), "kubectl waits");
+    kubectl.ok(&["patch", "wd", "web", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]).await;
+    let status = tokio::time::timeout(PATIENCE, waiting.wait()).await.expect("kubectl sees the end").unwrap();
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn standard_kinds_and_discovery() {
+    let kubectl = Kubectl::start().await;
+    kubectl.ok(&["create", "namespace", "team"]).await;
+    let table = kubectl.ok(&["get", "ns"]).await;
+    assert!(table.lines().any(|line| line.starts_with("team") && line.contains("Active")), "{table}");
+    kubectl.ok(&["label", "ns", "team", "x=y"]).await;
+    let resources = kubectl.ok(&["api-resources"]).await;
+    for expected in ["widgets", "namespaces", "events", "leases"] {
+        assert!(resources.contains(expected), "{resources}");
+    }
+    assert!(kubectl.ok(&["version"]).await.contains("v1.33.0+test-1.0"));
+    let event = "apiVersion: v1
+kind: Event
+metadata: {name: e, namespace: default}
+involvedObject: {kind: Widget, name: web, namespace: default, apiVersion: test.example.com/v1}
+reason: Started
+message: it runs
+type: Normal
+lastTimestamp: 2026-01-01T00:00:00Z
+";
+    let file = kubectl.file("event.yaml", event);
+    kubectl.ok(&["create", "-f", &file]).await;
+    let events = kubectl.ok(&["get", "events"]).await;
+    assert!(events.contains("LAST SEEN") && events.contains("widget/web"), "{events}");
+    assert!(kubectl.ok(&["events", "--for", "Widget/web"]).await.contains("it runs"));
+    let file = kubectl.file("web.yaml", MANIFEST);
+    kubectl.ok(&["create", "-f", &file]).await;
+    assert!(kubectl.ok(&["get", "--raw", "/readyz?verbose"]).await.contains("[+]storage ok"));
+}

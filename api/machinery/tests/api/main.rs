@@ -1,0 +1,17 @@
+//! The whole server over the wire: TLS on a free port, memory storage, a kind of the tests' own, and real clients
+//! (kube and kubectl).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests; the lints know only functions marked as such")]
+
+mod consistency;
+mod crud;
+mod discovery;
+mod hostile;
+mod kubectl;
+mod lifecycle;
+mod outage;
+mod server;
+mod support;
+mod tables;
+mod validation;
+mod watch;
