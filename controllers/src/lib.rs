@@ -1,1 +1,24 @@
-//! ucloud-controllers: the reconcilers that need no host
+//! ucloud-controllers: the reconcilers that need no host.
+//!
+//! A folder per controller; none imports another, and all stand on [`runtime`]. They share one watch per kind. Of several
+//! processes one acts, the others stand by.
+//!
+//! | controller | decides |
+//! |---|---|
+//! | scheduler | which host a VM gets |
+//! | network | which VNI, prefix and router a network gets |
+//! | image | which host imports an image first; what is known of it |
+//! | storage-pool | what hosts have of a storage pool |
+//! | host | which hosts are silent |
+//! | namespace | when a namespace that is being deleted is empty |
+
+mod all;
+mod host;
+mod image;
+mod namespace;
+mod network;
+pub mod runtime;
+mod scheduler;
+mod storage_pool;
+
+pub use all::{ControllerName, Options, RunError, run};

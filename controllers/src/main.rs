@@ -1,1 +1,108 @@
-fn main() {}
+//! ucloud-controllers: runs the controllers against an API server.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+use ucloud_controllers::{ControllerName, Options, run, runtime::serve::serve};
+
+/// The controllers of ucloud: the scheduler, networks, images, pools, hosts and namespaces.
+///
+/// Any number of them may run; one acts, the others stand by.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The kubeconfig with the API server's address and this program's certificate.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: PathBuf,
+
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::1]:9101")]
+    metrics: SocketAddr,
+
+    /// Which controllers run; all by default.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    controllers: Vec<ControllerName>,
+
+    /// How log lines are written. What is logged is set by RUST_LOG.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
+    /// Acts without asking whether another process does. Only where there can be no other.
+    #[arg(long)]
+    no_leader_election: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    // the only provider in the tree; an error says that it is installed already
+    let _ = rustls::crypto::ring::default_provider().install_default();
+
+    let options = options(&arguments);
+    let client = client(&arguments.kubeconfig).await?;
+    let stop = options.stop.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+        }
+        stop.cancel();
+    });
+
+    let server = serve(arguments.metrics, options.metrics.clone(), options.readiness.clone(), options.stop.clone());
+    let serving = async {
+        server.await.with_context(|| format!("cannot serve metrics on {}", arguments.metrics))?;
+        // it ends by itself only when everything does
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = run(client, options.clone()) => result.context("the controllers ended"),
+        result = serving => result,
+    }
+    .inspect_err(|error| error!(error = format!("{error:#}"), "ending"))
+}
+
+fn options(arguments: &Arguments) -> Options {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // the process id tells two processes on one machine apart, and the start two with the same id
+    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let mut options = Options::new(format!("{}_{}_{started:x}", host.trim(), std::process::id()));
+    if !arguments.controllers.is_empty() {
+        options.controllers = arguments.controllers.iter().copied().collect();
+    }
+    if arguments.no_leader_election {
+        options.election = None;
+    }
+    options
+}
+
+async fn client(kubeconfig: &PathBuf) -> anyhow::Result<Client> {
+    let file = Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("cannot read the kubeconfig {}", kubeconfig.display()))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))?;
+    Client::try_from(config).context("cannot make a client for the API server")
+}

@@ -1,0 +1,254 @@
+//! All controllers in one process: the caches that they share, and the election of who acts.
+
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
+use kube::{Api, Client, core::DeserializeGuard};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info, warn};
+use ucloud_types::{
+    Host, Image, Network, NetworkAllocation, NetworkPool, StoragePool, VM,
+    meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE},
+};
+
+use crate::{
+    host, image, namespace, network,
+    runtime::{
+        Cache, Kind, Runtime,
+        election::{Election, LEASE, Timing},
+        events,
+        metrics::Metrics,
+        serve::Readiness,
+    },
+    scheduler, storage_pool,
+};
+
+/// A controller's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ControllerName {
+    /// Gives VMs their hosts.
+    Scheduler,
+    /// Gives networks their VNIs, prefixes and routers.
+    Network,
+    /// Has images imported.
+    Image,
+    /// Sums storage pools.
+    StoragePool,
+    /// Marks silent hosts.
+    Host,
+    /// Empties namespaces.
+    Namespace,
+}
+
+impl ControllerName {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Scheduler, Self::Network, Self::Image, Self::StoragePool, Self::Host, Self::Namespace];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::Network => "network",
+            Self::Image => "image",
+            Self::StoragePool => "storage-pool",
+            Self::Host => "host",
+            Self::Namespace => "namespace",
+        }
+    }
+}
+
+impl fmt::Display for ControllerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ControllerName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text).ok_or_else(|| {
+            format!("there is no controller {text:?}; there are {}", Self::ALL.map(Self::as_str).join(", "))
+        })
+    }
+}
+
+/// How the controllers run.
+#[derive(Clone)]
+pub struct Options {
+    /// Which ones.
+    pub controllers: BTreeSet<ControllerName>,
+    /// This process' name, unique among all processes: in the Lease and in Events.
+    pub identity: String,
+    /// The times of the election of a leader; none: this process leads without asking.
+    pub election: Option<Timing>,
+    /// How long a host may be silent.
+    pub host_lease_duration: Duration,
+    /// Where is counted what happens.
+    pub metrics: Arc<Metrics>,
+    /// Becomes true when the process stands by, or leads and knows everything.
+    pub readiness: Readiness,
+    /// Ends everything when it is cancelled.
+    pub stop: CancellationToken,
+}
+
+impl Options {
+    /// All controllers, with a leader election by client-go's times, for a process of this name.
+    pub fn new(identity: impl Into<String>) -> Self {
+        Self {
+            controllers: BTreeSet::from(ControllerName::ALL),
+            identity: identity.into(),
+            election: Some(Timing::default()),
+            host_lease_duration: Duration::from_secs(HOST_LEASE_DURATION_SECONDS.into()),
+            metrics: Arc::default(),
+            readiness: Readiness::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// Why the controllers ended without being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another process leads, or nobody can tell who does. Everything was stopped at once; start again to stand by.
+    #[error("this process does not lead any more")]
+    LostLeadership,
+    /// A controller ended by a fault of its own.
+    #[error("a controller ended")]
+    ControllerEnded(#[source] Option<tokio::task::JoinError>),
+}
+
+/// Runs the controllers until `options.stop`, or until this process must not act any more.
+pub async fn run(client: Client, options: Options) -> Result<(), RunError> {
+    let Some(timing) = options.election else {
+        return act(client, &options).await;
+    };
+    let mut election = Election::new(client.clone(), options.identity.clone(), timing);
+    options.metrics.leading(LEASE, false);
+    options.readiness.set(true);
+    tokio::select! {
+        () = election.acquire() => {}
+        () = options.stop.cancelled() => return Ok(()),
+    }
+    options.readiness.set(false);
+    options.metrics.leading(LEASE, true);
+    // whichever ends first, dropping the other ends every controller at its next await
+    let result = tokio::select! {
+        () = election.hold() => Err(RunError::LostLeadership),
+        result = act(client, &options) => result,
+    };
+    options.metrics.leading(LEASE, false);
+    options.readiness.set(false);
+    if result.is_ok()
+        && let Err(error) = election.release().await
+    {
+        warn!(%error, "the lease could not be released; another process waits until it runs out");
+    }
+    result
+}
+
+/// Runs the controllers until `options.stop`. Dropping the future stops them all.
+async fn act(client: Client, options: &Options) -> Result<(), RunError> {
+    let (events, writer) = events::channel(Arc::clone(&options.metrics));
+    let runtime = Runtime { client: client.clone(), metrics: Arc::clone(&options.metrics), events };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run(client.clone(), options.identity.clone()));
+
+    let mut feeds = Feeds { client, metrics: Arc::clone(&options.metrics), running: Vec::new(), ready: Vec::new() };
+    for controller in start(&runtime, options, &mut feeds) {
+        tasks.spawn(controller);
+    }
+    // only now, so that no controller misses the first list
+    for feed in feeds.running {
+        tasks.spawn(feed);
+    }
+    let readiness = options.readiness.clone();
+    let all_ready = futures::future::join_all(feeds.ready);
+    let ready = async move {
+        all_ready.await;
+        readiness.set(true);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = options.stop.cancelled() => info!("stopping"),
+        ended = tasks.join_next() => {
+            return Err(RunError::ControllerEnded(ended.and_then(Result::err)));
+        }
+        () = ready => {}
+    }
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// Makes caches, and keeps what fills them.
+struct Feeds {
+    client: Client,
+    metrics: Arc<Metrics>,
+    running: Vec<BoxFuture<'static, ()>>,
+    ready: Vec<BoxFuture<'static, ()>>,
+}
+
+impl Feeds {
+    fn all<K: Kind>(&mut self) -> Cache<K> {
+        self.cache(Api::all(self.client.clone()))
+    }
+
+    fn cache<K: Kind>(&mut self, api: Api<DeserializeGuard<K>>) -> Cache<K> {
+        let (cache, feed) = Cache::new();
+        self.ready.push(Box::pin(cache.ready()));
+        self.running.push(Box::pin(feed.run(api, Arc::clone(&self.metrics))));
+        cache
+    }
+}
+
+fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFuture<'static, ()>> {
+    let hosts: Cache<Host> = feeds.all();
+    let vms: Cache<VM> = feeds.all();
+    let networks: Cache<Network> = feeds.all();
+    let images: Cache<Image> = feeds.all();
+    let storage_pools: Cache<StoragePool> = feeds.all();
+    let mut start = |name: &ControllerName| -> BoxFuture<'static, ()> {
+        let span = tracing::info_span!("controller", name = name.as_str());
+        match name {
+            ControllerName::Scheduler => Box::pin(scheduler::run(runtime, &vms, &hosts).instrument(span)),
+            ControllerName::Network => {
+                let caches = network::Caches {
+                    networks: networks.clone(),
+                    pools: feeds.all::<NetworkPool>(),
+                    allocations: feeds.all::<NetworkAllocation>(),
+                    hosts: hosts.clone(),
+                    vms: vms.clone(),
+                };
+                Box::pin(network::run(runtime, &caches).instrument(span))
+            }
+            ControllerName::Image => {
+                let caches = image::Caches {
+                    images: images.clone(),
+                    pools: storage_pools.clone(),
+                    hosts: hosts.clone(),
+                    vms: vms.clone(),
+                };
+                Box::pin(image::run(runtime, &caches).instrument(span))
+            }
+            ControllerName::StoragePool => {
+                Box::pin(storage_pool::run(runtime, &storage_pools, &hosts).instrument(span))
+            }
+            ControllerName::Host => {
+                let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
+                Box::pin(host::run(runtime, &hosts, &leases, options.host_lease_duration).instrument(span))
+            }
+            ControllerName::Namespace => {
+                let caches = namespace::Caches {
+                    namespaces: feeds.all::<Namespace>(),
+                    vms: vms.clone(),
+                    networks: networks.clone(),
+                    images: images.clone(),
+                };
+                Box::pin(namespace::run(runtime, &caches).instrument(span))
+            }
+        }
+    };
+    options.controllers.iter().map(&mut start).collect()
+}

@@ -1,0 +1,168 @@
+//! The image controller: decides which host imports an image first, and reports what hosts make of it.
+//!
+//! It never touches a byte of an image: hosts fetch, check and convert (see the agent). An image that is being deleted stays
+//! until no VM's disk is a clone of it and no host has a copy.
+
+mod plan;
+mod usage;
+
+use std::sync::Arc;
+
+use kube::{
+    Client, ResourceExt as _,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use ucloud_types::{
+    Host, Image, StoragePool, VM,
+    condition::READY,
+    meta::{IMAGE_FINALIZER, IMAGES_NAMESPACE},
+};
+
+use crate::runtime::{
+    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects, report::Reports,
+};
+use usage::holder;
+
+const NAME: &str = "image";
+
+/// What the controller reads.
+#[derive(Clone)]
+pub struct Caches {
+    /// Images.
+    pub images: Cache<Image>,
+    /// Where they are kept.
+    pub pools: Cache<StoragePool>,
+    /// Who imports them and has copies.
+    pub hosts: Cache<Host>,
+    /// Who uses them.
+    pub vms: Cache<VM>,
+}
+
+/// Runs the controller for ever.
+pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
+    let references = |images: Vec<Arc<Image>>| images.into_iter().map(|image| ObjectRef::from_obj(&*image));
+    let (by_pool, by_host, by_vm) = (caches.images.clone(), caches.images.clone(), caches.images.clone());
+    let controller = Controller::new(NAME, runtime, &caches.images)
+        .watch(&caches.pools, move |change: &Change<StoragePool>| {
+            let pool = change.object().map(|pool| pool.name_any());
+            let came_or_went = change.old.is_none() || change.new.is_none();
+            let mut images = if came_or_went { by_pool.all() } else { Vec::new() };
+            images.retain(|image| Some(image.spec.effective_pool()) == pool.as_deref());
+            references(images)
+        })
+        .watch(&caches.hosts, move |change: &Change<Host>| {
+            let matters = change.differs(plan::aspect);
+            let mut images = if matters { by_host.all() } else { Vec::new() };
+            // what is imported and stays depends on no host
+            images.retain(|image| {
+                is_deleting(&**image) || image.status.as_ref().is_none_or(|status| status.sha256.is_none())
+            });
+            references(images)
+        })
+        .watch(&caches.vms, move |change: &Change<VM>| {
+            let mut images = if change.differs(|vm| vm.spec.disks.clone()) { by_vm.all() } else { Vec::new() };
+            images.retain(|image| is_deleting(&**image));
+            references(images)
+        });
+    let reconciler =
+        Images { client: runtime.client.clone(), caches: caches.clone(), reports: Reports::new(runtime, NAME) };
+    controller.run(reconciler, Limits::default())
+}
+
+struct Images {
+    client: Client,
+    caches: Caches,
+    reports: Reports,
+}
+
+impl Images {
+    async fn serve(&self, image: &Image) -> Result<(), Failure> {
+        let image = objects::ensure_finalizer(&self.client, image, IMAGE_FINALIZER).await?;
+        let pool_exists = self.caches.pools.get(None, image.spec.effective_pool()).is_some();
+        let status = plan::plan(&image, pool_exists, &self.caches.hosts.all());
+        self.reports.write(&image, &status).await.map(|_| ())
+    }
+
+    async fn release(&self, image: &Image) -> Result<(), Failure> {
+        if !image.finalizers().iter().any(|finalizer| finalizer == IMAGE_FINALIZER) {
+            return Ok(());
+        }
+        let mut held = holder(image, &self.caches.vms.all(), &self.caches.hosts.all());
+        if held.is_none() {
+            // before the image goes for good, the server has to say so too
+            let own = image.namespace().filter(|namespace| namespace != IMAGES_NAMESPACE);
+            let (vms, hosts) = tokio::try_join!(
+                objects::list::<VM>(&self.client, own.as_deref(), None),
+                objects::list::<Host>(&self.client, None, None),
+            )?;
+            let vms: Vec<_> = vms.into_iter().map(Arc::new).collect();
+            let hosts: Vec<_> = hosts.into_iter().map(Arc::new).collect();
+            held = holder(image, &vms, &hosts);
+        }
+        match held {
+            Some(holder) => self.reports.write(image, &plan::terminating(image, &holder)).await.map(|_| ()),
+            None => objects::drop_finalizer(&self.client, image, IMAGE_FINALIZER).await,
+        }
+    }
+}
+
+impl Reconciler for Images {
+    type Object = Image;
+
+    async fn reconcile(&self, image: Arc<Image>) -> Result<Action, Failure> {
+        if is_deleting(&*image) {
+            self.release(&image).await?;
+        } else {
+            self.serve(&image).await?;
+        }
+        Ok(Action::await_change())
+    }
+
+    async fn report_failure(&self, image: Arc<Image>, reason: &'static str, message: String) -> Result<(), Failure> {
+        self.reports.write_failure(&*image, READY, reason, message).await
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    //! Images and who has them, for the tests of this folder.
+    use serde_json::{Value, json};
+    use ucloud_types::{Host, Image, VM, image::Sha256};
+
+    pub fn sum(digit: char) -> Sha256 {
+        format!("sha256:{}", digit.to_string().repeat(64)).try_into().unwrap()
+    }
+
+    pub fn image(name: &str, namespace: &str) -> Image {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Image",
+            "metadata": {"name": name, "namespace": namespace, "uid": format!("uid-{name}")},
+            "spec": {"source": {"file": {"name": "debian.qcow2"}}, "format": "qcow2"},
+        }))
+        .unwrap()
+    }
+
+    /// A Ready host with the pool default and these images.
+    pub fn host(name: &str, images: Value) -> Host {
+        let mut host: Host = serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Host", "metadata": {"name": name}, "spec": {},
+            "status": {
+                "pools": [{"name": "default", "capacity": "1Ti", "available": "1Ti"}],
+                "conditions": [{"type": "Ready", "status": "True", "reason": "AgentReady", "message": "",
+                                "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            },
+        }))
+        .unwrap();
+        host.status.as_mut().unwrap().images = serde_json::from_value(images).unwrap();
+        host
+    }
+
+    pub fn vm(namespace: &str, image: &str) -> VM {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "VM",
+            "metadata": {"name": "vm", "namespace": namespace},
+            "spec": {"cpus": 1, "memory": "1Gi", "disks": [{"name": "root", "image": image}]},
+        }))
+        .unwrap()
+    }
+}

@@ -1,0 +1,286 @@
+//! The network controller: gives each network a VNI and a /64 of its pool and a router, and takes them back.
+//!
+//! Three controllers that share nothing but caches: networks (here), their pools ([`pool`]), and allocations that are left
+//! over ([`surplus`]).
+//!
+//! The order of writes makes every one of them repeatable: the finalizer, so that the network cannot go before its
+//! allocation does; the allocation; the status. Deletion goes the other way: no VM names the network, no host has
+//! devices of it, both read from the server; then the allocation goes, then the finalizer.
+
+mod allocate;
+mod plan;
+mod pool;
+mod probe;
+mod router;
+mod surplus;
+mod usage;
+
+use std::sync::Arc;
+
+use kube::{
+    Client, ResourceExt as _,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use ucloud_types::{
+    Host, Network, NetworkAllocation, NetworkPool, VM, Vni,
+    condition::{Finding, READY, TERMINATING, Verdict},
+    meta::NETWORK_FINALIZER,
+    network::Ipam,
+};
+
+use crate::runtime::{
+    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
+    cache::object_ref,
+    is_deleting, objects,
+    report::{Reports, find, status_of},
+    uid_of,
+};
+use allocate::{elect, of_network, take_slot};
+use usage::{Holder, holder, taken_vnis};
+
+const NAME: &str = "network";
+
+/// What the controller reads.
+#[derive(Clone)]
+pub struct Caches {
+    /// Networks.
+    pub networks: Cache<Network>,
+    /// Their pools.
+    pub pools: Cache<NetworkPool>,
+    /// What networks have of the pools.
+    pub allocations: Cache<NetworkAllocation>,
+    /// Hosts: routers, and who has devices.
+    pub hosts: Cache<Host>,
+    /// VMs: who uses networks.
+    pub vms: Cache<VM>,
+}
+
+/// Runs the three controllers for ever.
+pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
+    let pools = pool::run(runtime, &caches.pools, &caches.allocations);
+    let surplus = surplus::run(runtime, &caches.allocations, &caches.networks, &caches.hosts);
+    let networks = run_networks(runtime, caches);
+    async move {
+        tokio::join!(networks, pools, surplus);
+    }
+}
+
+fn run_networks(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
+    let select = |wanted: fn(&Network) -> bool| {
+        let networks = caches.networks.clone();
+        move || {
+            let all = networks.all();
+            all.into_iter().filter(move |network| wanted(network)).map(|network| ObjectRef::from_obj(&*network))
+        }
+    };
+    let (unserved, unserved_too) = (select(is_unserved), select(is_unserved));
+    let (terminating, routed) = (select(is_deleting), select(needs_router));
+    let networks = caches.networks.clone();
+    let controller = Controller::new(NAME, runtime, &caches.networks)
+        .watch(&caches.pools, move |change: &Change<NetworkPool>| {
+            change.differs(|pool| pool.spec.clone()).then(&unserved).into_iter().flatten().collect::<Vec<_>>()
+        })
+        .watch(&caches.allocations, move |change: &Change<NetworkAllocation>| {
+            let freed = change.new.is_none().then(&unserved_too).into_iter().flatten();
+            let own = change.object().map(|a| object_ref(Some(&a.spec.namespace), &a.spec.network));
+            own.into_iter().chain(freed).collect::<Vec<_>>()
+        })
+        .watch(&caches.hosts, move |change: &Change<Host>| {
+            let networks = |host: &Host| host.status.as_ref().map(|status| status.networks.clone());
+            let released = change.differs(networks).then(&terminating).into_iter().flatten();
+            let moved = change.differs(router::aspect).then(&routed).into_iter().flatten();
+            released.chain(moved).collect::<Vec<_>>()
+        })
+        .watch(&caches.vms, move |change: &Change<VM>| {
+            let named = [&change.old, &change.new].into_iter().flatten().flat_map(|vm| {
+                let namespace = vm.namespace();
+                let names = vm.spec.networks.iter().map(|interface| interface.network.clone());
+                names.map(move |name| (namespace.clone(), name)).collect::<Vec<_>>()
+            });
+            named
+                .filter_map(|(namespace, name)| networks.get(namespace.as_deref(), &name))
+                .filter(|network| is_deleting(&**network))
+                .map(|network| ObjectRef::from_obj(&*network))
+                .collect::<Vec<_>>()
+        });
+    let reconciler =
+        Networks { client: runtime.client.clone(), caches: caches.clone(), reports: Reports::new(runtime, NAME) };
+    controller.run(reconciler, Limits::default())
+}
+
+fn is_unserved(network: &Network) -> bool {
+    network.status.as_ref().is_none_or(|status| status.vni.is_none())
+}
+
+fn needs_router(network: &Network) -> bool {
+    network.spec.effective_ipam() != Ipam::None
+}
+
+struct Networks {
+    client: Client,
+    caches: Caches,
+    reports: Reports,
+}
+
+impl Networks {
+    /// The network's allocation, if it has one. Costs nothing where the status names it and the cache knows it.
+    async fn find_allocation(&self, network: &Network) -> Result<Option<NetworkAllocation>, Failure> {
+        let named = network.status.as_ref().and_then(|status| status.vni);
+        let known =
+            self.caches.allocations.all().into_iter().find(|allocation| {
+                Some(allocation.spec.vni) == named && allocation.spec.network_uid == uid_of(network)
+            });
+        match known {
+            Some(allocation) => Ok(Some(NetworkAllocation::clone(&allocation))),
+            None => Ok(elect(of_network(&self.client, network).await?, named)),
+        }
+    }
+
+    /// Makes an allocation for a network that has none, or says why there can be none.
+    async fn allocate(&self, network: &Network) -> Result<Result<NetworkAllocation, Finding>, Failure> {
+        let name = network.spec.effective_pool();
+        let Some(pool) = self.caches.pools.get(None, name) else {
+            return Ok(Err(plan::pool_not_found(name)));
+        };
+        if let Some(defect) = pool::defect(&pool, &self.caches.pools.all()) {
+            return Ok(Err(defect));
+        }
+        let taken = taken_vnis(uid_of(network), &self.caches.allocations.all(), &self.caches.hosts.all());
+        Ok(match take_slot(&self.client, network, &pool.spec, &taken).await? {
+            Some(allocation) => Ok(allocation),
+            None => Err(plan::pool_exhausted(name, pool.spec.size())),
+        })
+    }
+
+    async fn serve(&self, network: &Network) -> Result<(), Failure> {
+        let network = objects::ensure_finalizer(&self.client, network, NETWORK_FINALIZER).await?;
+        let allocation = match self.find_allocation(&network).await? {
+            Some(allocation) => Ok(allocation),
+            None => self.allocate(&network).await?,
+        };
+        let status = match allocation {
+            Ok(allocation) => {
+                let load = router::load(&self.caches.networks.all());
+                let router = router::choose(&network, &self.caches.hosts.all(), &load);
+                plan::served(&network, &allocation.spec, &router)
+            }
+            Err(why) => plan::unserved(&network, &why),
+        };
+        self.reports.write(&network, &status).await.map(|_| ())
+    }
+
+    async fn release(&self, network: &Network) -> Result<(), Failure> {
+        if !network.finalizers().iter().any(|finalizer| finalizer == NETWORK_FINALIZER) {
+            return Ok(());
+        }
+        let named: Vec<Vni> = network.status.iter().filter_map(|status| status.vni).collect();
+        let (vms, hosts) = (self.caches.vms.all(), self.caches.hosts.all());
+        if let Some(holder) = holder(network, &named, &vms, &hosts) {
+            return self.wait(network, &holder).await;
+        }
+        // the caches say that nobody uses it; before anything is given back, the server has to say so too
+        let allocations = of_network(&self.client, network).await?;
+        let vnis: Vec<Vni> = allocations.iter().map(|allocation| allocation.spec.vni).chain(named).collect();
+        let namespace = network.namespace();
+        let (vms, hosts) = tokio::try_join!(
+            objects::list::<VM>(&self.client, namespace.as_deref(), None),
+            objects::list::<Host>(&self.client, None, None),
+        )?;
+        let vms: Vec<_> = vms.into_iter().map(Arc::new).collect();
+        let hosts: Vec<_> = hosts.into_iter().map(Arc::new).collect();
+        if let Some(holder) = holder(network, &vnis, &vms, &hosts) {
+            return self.wait(network, &holder).await;
+        }
+        for allocation in &allocations {
+            objects::delete(&self.client, allocation).await?;
+        }
+        objects::drop_finalizer(&self.client, network, NETWORK_FINALIZER).await
+    }
+
+    async fn wait(&self, network: &Network, holder: &Holder) -> Result<(), Failure> {
+        let mut status = status_of(network);
+        let finding = Finding::new(TERMINATING, Verdict::True, holder.reason(), holder.message());
+        find(network, &mut status, &finding);
+        self.reports.write(network, &status).await.map(|_| ())
+    }
+}
+
+impl Reconciler for Networks {
+    type Object = Network;
+
+    async fn reconcile(&self, network: Arc<Network>) -> Result<Action, Failure> {
+        if is_deleting(&*network) {
+            self.release(&network).await?;
+        } else {
+            self.serve(&network).await?;
+        }
+        Ok(Action::await_change())
+    }
+
+    async fn report_failure(
+        &self,
+        network: Arc<Network>,
+        reason: &'static str,
+        message: String,
+    ) -> Result<(), Failure> {
+        self.reports.write_failure(&*network, READY, reason, message).await
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    //! Networks and what belongs to them, for the tests of this folder.
+    use serde_json::json;
+    use ucloud_types::{Host, Network, NetworkAllocation, NetworkPool, VM, Vni};
+
+    pub fn vni(number: u32) -> Vni {
+        Vni::new(number).unwrap()
+    }
+
+    pub fn network(name: &str) -> Network {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Network",
+            "metadata": {"name": name, "namespace": "p", "uid": format!("uid-{name}")}, "spec": {},
+        }))
+        .unwrap()
+    }
+
+    pub fn pool(name: &str, prefix: &str, first: u32, last: u32) -> NetworkPool {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "NetworkPool", "metadata": {"name": name},
+            "spec": {"prefix": prefix, "vniRange": {"first": first, "last": last}},
+        }))
+        .unwrap()
+    }
+
+    /// The allocation of a VNI from 100 on, in fd00::/48.
+    pub fn allocation(pool: &str, vni: u32, uid: &str) -> NetworkAllocation {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "NetworkAllocation",
+            "metadata": {"name": format!("vni-{vni}")},
+            "spec": {"pool": pool, "vni": vni, "prefix": format!("fd00:0:0:{:x}::/64", vni - 100),
+                     "namespace": "p", "network": "n", "networkUid": uid},
+        }))
+        .unwrap()
+    }
+
+    pub fn vm(name: &str, network: &str) -> VM {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "VM",
+            "metadata": {"name": name, "namespace": "p", "uid": format!("uid-{name}")},
+            "spec": {"cpus": 1, "memory": "1Gi", "disks": [{"name": "root", "image": "debian"}],
+                     "networks": [{"name": "eth0", "network": network}]},
+        }))
+        .unwrap()
+    }
+
+    pub fn router_host(name: &str) -> Host {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Host", "metadata": {"name": name},
+            "spec": {"roles": ["router"]},
+            "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "AgentReady", "message": "",
+                                       "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+        }))
+        .unwrap()
+    }
+}

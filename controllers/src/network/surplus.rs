@@ -1,0 +1,139 @@
+//! Removes allocations that no network has any more: those of networks that are gone, and the losers where two
+//! allocators made one each.
+//!
+//! Nothing is removed on the word of a cache. The network is read from the server, after the allocation was seen; as a
+//! network is there before its allocation is made, an allocation that is just being made is never taken for a left-over.
+//! And a VNI for which any host has devices is not freed.
+
+use std::sync::Arc;
+
+use kube::{
+    Client, ResourceExt as _,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use tracing::{info, warn};
+use ucloud_types::{Host, Network, NetworkAllocation, NetworkAllocationSpec, Vni, host::HostNetwork};
+
+use super::usage::hosts_with_devices;
+use crate::runtime::{
+    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, cache::object_ref, objects, uid_of,
+};
+
+const NAME: &str = "network-allocation";
+
+/// Removes what is left over, for ever.
+pub fn run(
+    runtime: &Runtime,
+    allocations: &Cache<NetworkAllocation>,
+    networks: &Cache<Network>,
+    hosts: &Cache<Host>,
+) -> impl Future<Output = ()> + use<> {
+    let all = allocations.clone();
+    let controller = Controller::new(NAME, runtime, allocations)
+        .watch(networks, move |change: &Change<Network>| {
+            let decided = change.differs(|network| network.status.as_ref().and_then(|status| status.vni));
+            let uid = change
+                .object()
+                .filter(|_| decided || change.new.is_none())
+                .map(|network| uid_of(&**network).to_owned());
+            let all = if uid.is_some() { all.all() } else { Vec::new() };
+            all.into_iter()
+                .filter(move |allocation| Some(&allocation.spec.network_uid) == uid.as_ref())
+                .map(|allocation| ObjectRef::from_obj(&*allocation))
+        })
+        .watch(hosts, |change: &Change<Host>| {
+            let networks = |host: Option<&Arc<Host>>| -> Vec<HostNetwork> {
+                host.and_then(|host| host.status.as_ref()).map(|status| status.networks.clone()).unwrap_or_default()
+            };
+            let now = networks(change.new.as_ref());
+            let before = networks(change.old.as_ref());
+            before
+                .into_iter()
+                .filter(move |network| !now.contains(network))
+                .map(|network| object_ref(None, &NetworkAllocationSpec::object_name(network.vni)))
+        });
+    let reconciler = Allocations { client: runtime.client.clone(), networks: networks.clone(), hosts: hosts.clone() };
+    controller.run(reconciler, Limits { concurrency: 4, ..Limits::default() })
+}
+
+struct Allocations {
+    client: Client,
+    networks: Cache<Network>,
+    hosts: Cache<Host>,
+}
+
+/// Whether the allocation is its network's, as far as this version of the network tells.
+fn is_wanted(allocation: &NetworkAllocation, network: Option<&Network>) -> bool {
+    let Some(network) = network.filter(|network| uid_of(*network) == allocation.spec.network_uid) else {
+        return false;
+    };
+    // while the status names no VNI, the network is being given one
+    network.status.as_ref().and_then(|status| status.vni).is_none_or(|vni| vni == allocation.spec.vni)
+}
+
+impl Allocations {
+    async fn is_in_use(&self, allocation: &NetworkAllocation) -> Result<bool, Failure> {
+        let vnis: [Vni; 1] = [allocation.spec.vni];
+        let on = |hosts: &[Arc<Host>]| hosts_with_devices(hosts, None, &vnis);
+        let mut users = on(&self.hosts.all());
+        if users.is_empty() {
+            let live: Vec<Host> = objects::list(&self.client, None, None).await?;
+            users = on(&live.into_iter().map(Arc::new).collect::<Vec<_>>());
+        }
+        if !users.is_empty() {
+            warn!(vni = %allocation.spec.vni, hosts = ?users, "left over, but hosts still have devices of it: kept");
+        }
+        Ok(!users.is_empty())
+    }
+}
+
+impl Reconciler for Allocations {
+    type Object = NetworkAllocation;
+
+    async fn reconcile(&self, allocation: Arc<NetworkAllocation>) -> Result<Action, Failure> {
+        let NetworkAllocationSpec { namespace, network, vni, .. } = &allocation.spec;
+        let cached = self.networks.get(Some(namespace), network);
+        if is_wanted(&allocation, cached.as_deref()) {
+            return Ok(Action::await_change());
+        }
+        let live: Option<Network> = objects::get(&self.client, Some(namespace), network).await?;
+        if is_wanted(&allocation, live.as_ref()) || self.is_in_use(&allocation).await? {
+            return Ok(Action::await_change());
+        }
+        info!(%vni, network = format!("{namespace}/{network}"), "allocation belongs to no network, removing it");
+        objects::delete(&self.client, &*allocation).await?;
+        Ok(Action::await_change())
+    }
+
+    async fn report_failure(
+        &self,
+        allocation: Arc<NetworkAllocation>,
+        _: &'static str,
+        message: String,
+    ) -> Result<(), Failure> {
+        // an allocation has no status; the log and the metrics have to do
+        warn!(allocation = allocation.name_any(), message, "cannot tell whether the allocation is left over");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::testing::{allocation, network, vni};
+
+    #[test]
+    fn wanted_is_what_the_network_with_that_uid_has_or_is_about_to_have() {
+        let ours = allocation("default", 100, "uid-n");
+        let mut network = network("n");
+        assert!(is_wanted(&ours, Some(&network)), "pattern 8: it is being made");
+        network.status.get_or_insert_default().vni = Some(vni(100));
+        assert!(is_wanted(&ours, Some(&network)));
+        network.status.get_or_insert_default().vni = Some(vni(101));
+        assert!(!is_wanted(&ours, Some(&network)), "the network has another one");
+        network.metadata.uid = Some("another".into());
+        network.status.get_or_insert_default().vni = Some(vni(100));
+        assert!(!is_wanted(&ours, Some(&network)), "pattern 4: made again under the same name");
+        assert!(!is_wanted(&ours, None));
+    }
+}

@@ -1,0 +1,184 @@
+//! How a controller reports: the one place where statuses are written.
+//!
+//! A status is written whole from a plan, as the difference to what the object has, and only on the version of the object
+//! from which the plan was made. Nothing is written when nothing changed. A condition whose status or reason changed
+//! becomes an Event as well. (With server-side apply, this is the place that changes.)
+
+use k8s_openapi::{
+    api::core::v1::{Namespace, NamespaceStatus},
+    jiff::Timestamp,
+};
+use kube::core::object::HasStatus;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use ucloud_types::{
+    Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus, StoragePool,
+    StoragePoolStatus, VM, VMStatus,
+    condition::{self, Condition, Finding, TERMINATING, Verdict},
+};
+
+use super::{
+    Failure, Kind, Runtime, events::EventType, failure::ApiError, is_deleting, name_of, objects::patch_status,
+};
+
+/// A kind with conditions in its status.
+pub trait Reported: Kind + HasStatus<Status: Clone + Default + PartialEq + Serialize + Send + Sync> {
+    /// Reasons of a condition that does not hold which are no trouble: the object is on its way.
+    const ON_ITS_WAY: &'static [&'static str] = &[];
+
+    /// The conditions in a status.
+    fn conditions(status: &Self::Status) -> &[Condition];
+
+    /// The conditions in a status, to be changed.
+    fn conditions_mut(status: &mut Self::Status) -> &mut Vec<Condition>;
+}
+
+macro_rules! reported {
+    ($kind:ty, $status:ty $(, on its way: $reasons:expr)?) => {
+        impl Reported for $kind {
+            $(const ON_ITS_WAY: &'static [&'static str] = $reasons;)?
+
+            fn conditions(status: &$status) -> &[Condition] {
+                &status.conditions
+            }
+
+            fn conditions_mut(status: &mut $status) -> &mut Vec<Condition> {
+                &mut status.conditions
+            }
+        }
+    };
+}
+
+reported!(Host, HostStatus);
+reported!(Image, ImageStatus, on its way: &["Importing"]);
+reported!(Network, NetworkStatus);
+reported!(NetworkPool, NetworkPoolStatus);
+reported!(StoragePool, StoragePoolStatus);
+reported!(VM, VMStatus, on its way: &["Halted"]);
+
+/// Puts a finding into the conditions of a status that is being planned for `object`.
+pub fn find<K: Reported>(object: &K, status: &mut K::Status, finding: &Finding) {
+    condition::set(K::conditions_mut(status), finding, object.meta().generation, Timestamp::now());
+}
+
+/// The status that the object has; the empty one if it has none.
+pub fn status_of<K: Reported>(object: &K) -> K::Status {
+    object.status().cloned().unwrap_or_default()
+}
+
+/// Writes the statuses of one controller.
+#[derive(Clone)]
+pub struct Reports {
+    runtime: Runtime,
+    controller: &'static str,
+}
+
+impl Reports {
+    /// The reports of this controller.
+    pub fn new(runtime: &Runtime, controller: &'static str) -> Self {
+        Self { runtime: runtime.clone(), controller }
+    }
+
+    /// Makes `status` the status of `object`, and tells whether that took a write.
+    pub async fn write<K: Reported>(&self, object: &K, status: &K::Status) -> Result<bool, Failure> {
+        let before = status_of(object);
+        if before == *status {
+            return Ok(false);
+        }
+        let difference = merge_patch(&to_value(object, &before)?, &to_value(object, status)?);
+        patch_status(&self.runtime.client, object, &self.manager(), difference).await?;
+        for condition in K::conditions(status) {
+            self.announce(object, condition::get(K::conditions(&before), &condition.type_), condition);
+        }
+        Ok(true)
+    }
+
+    /// Writes that the object cannot be reconciled: into Terminating where it is being deleted, else into
+    /// `condition`. A condition that holds is left alone: what works goes on working.
+    pub async fn write_failure<K: Reported>(
+        &self,
+        object: &K,
+        condition: &'static str,
+        reason: &'static str,
+        message: String,
+    ) -> Result<(), Failure> {
+        let mut status = status_of(object);
+        self.runtime.events.publish(self.controller, object, EventType::Warning, ("Reconcile", reason), &message);
+        if is_deleting(object) {
+            find(object, &mut status, &Finding::new(TERMINATING, Verdict::True, reason, message));
+        } else if !condition::is_true(K::conditions(&status), condition) {
+            find(object, &mut status, &Finding::new(condition, Verdict::False, reason, message));
+        }
+        self.write(object, &status).await.map(|_| ())
+    }
+
+    /// Says that something happened to the object.
+    pub fn event<K: Kind>(&self, object: &K, type_: EventType, action: &str, reason: &str, note: &str) {
+        self.runtime.events.publish(self.controller, object, type_, (action, reason), note);
+    }
+
+    fn announce<K: Reported>(&self, object: &K, before: Option<&Condition>, now: &Condition) {
+        if before.is_some_and(|before| before.status == now.status && before.reason == now.reason) {
+            return;
+        }
+        let fine = now.status == Verdict::True.as_str() || K::ON_ITS_WAY.contains(&now.reason.as_str());
+        let type_ = if fine { EventType::Normal } else { EventType::Warning };
+        self.event(object, type_, &now.type_, &now.reason, &now.message);
+    }
+
+    /// Writes the status of a Namespace, whose conditions have a shape of their own.
+    pub async fn write_namespace(&self, namespace: &Namespace, status: &NamespaceStatus) -> Result<bool, Failure> {
+        let before = namespace.status.clone().unwrap_or_default();
+        if before == *status {
+            return Ok(false);
+        }
+        let difference = merge_patch(&to_value(namespace, &before)?, &to_value(namespace, status)?);
+        patch_status(&self.runtime.client, namespace, &self.manager(), difference).await?;
+        Ok(true)
+    }
+
+    fn manager(&self) -> String {
+        format!("ucloud-controllers-{}", self.controller)
+    }
+}
+
+fn to_value<K: Kind>(object: &K, status: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(status).map_err(|error| Failure::Api {
+        doing: format!("cannot write the status of {} {}", K::kind(&()), name_of(object)),
+        source: ApiError::NoAnswer(Box::new(kube::Error::SerdeError(error))),
+    })
+}
+
+/// The merge patch (RFC 7396) that makes `new` of `old`. Both are objects without nulls.
+fn merge_patch(old: &Value, new: &Value) -> Value {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else {
+        return new.clone();
+    };
+    let mut patch = Map::new();
+    for (key, value) in new {
+        match old.get(key) {
+            Some(before) if before == value => {}
+            Some(before @ Value::Object(_)) => drop(patch.insert(key.clone(), merge_patch(before, value))),
+            _ => drop(patch.insert(key.clone(), value.clone())),
+        }
+    }
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        patch.insert(key.clone(), Value::Null);
+    }
+    Value::Object(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_says_only_what_changed() {
+        let old = json!({"a": 1, "b": {"c": 1, "d": 2}, "e": [1, 2], "gone": true});
+        let new = json!({"a": 1, "b": {"c": 1, "d": 3}, "e": [1], "new": "x"});
+        assert_eq!(merge_patch(&old, &new), json!({"b": {"d": 3}, "e": [1], "new": "x", "gone": null}));
+        assert_eq!(merge_patch(&old, &old), json!({}));
+    }
+}

@@ -1,0 +1,103 @@
+//! What the scheduler needs to know of a VM and of a host, and nothing else of them.
+//!
+//! Everything here is compared to find out whether a change matters: a heartbeat or a new address of a host must wake
+//! nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt as _;
+use ucloud_types::{
+    Host, MacAddr, VM,
+    condition::{READY, is_true},
+    host::{HostRole, Resources},
+};
+
+use crate::runtime::uid_of;
+
+/// An interface in one network, by which the rest of the network knows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nic {
+    /// The namespace of the network.
+    pub namespace: String,
+    /// The network's name.
+    pub network: String,
+    /// The interface's effective MAC address.
+    pub mac: MacAddr,
+}
+
+/// What a VM takes of a host, and what it asks of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The VM's namespace.
+    pub namespace: String,
+    /// The VM's name.
+    pub name: String,
+    /// The VM's UID.
+    pub uid: String,
+    /// Virtual CPUs.
+    pub cpus: u64,
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// Labels that the host must have.
+    pub selector: BTreeMap<String, String>,
+    /// Pools that the host must have.
+    pub pools: BTreeSet<String>,
+    /// The VM's interfaces.
+    pub nics: BTreeSet<Nic>,
+}
+
+impl Claim {
+    /// The claim of a VM by its present spec.
+    pub fn of(vm: &VM) -> Self {
+        let namespace = vm.namespace().unwrap_or_default();
+        let uid = uid_of(vm);
+        let nics = vm.spec.networks.iter().map(|interface| Nic {
+            namespace: namespace.clone(),
+            network: interface.network.clone(),
+            mac: interface.effective_mac(uid),
+        });
+        Self {
+            nics: nics.collect(),
+            name: vm.name_any(),
+            uid: uid.to_owned(),
+            cpus: vm.spec.cpus.into(),
+            memory: vm.spec.memory.bytes(),
+            selector: vm.spec.host_selector.clone(),
+            pools: vm.spec.disks.iter().map(|disk| disk.effective_pool().to_owned()).collect(),
+            namespace,
+        }
+    }
+}
+
+/// What a host offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Whether its condition Ready is True.
+    pub ready: bool,
+    /// Whether it runs VMs at all.
+    pub compute: bool,
+    /// Whether it takes no new ones.
+    pub unschedulable: bool,
+    /// What VMs may take of it.
+    pub allocatable: Resources,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The pools that it has, without error.
+    pub pools: BTreeSet<String>,
+}
+
+impl Offer {
+    /// The offer of a host as it reports itself.
+    pub fn of(host: &Host) -> Self {
+        let status = host.status.clone().unwrap_or_default();
+        Self {
+            // a host that is being deleted is on its way out, whatever its agent still says
+            ready: is_true(&status.conditions, READY) && host.metadata.deletion_timestamp.is_none(),
+            compute: host.spec.roles.contains(&HostRole::Compute),
+            unschedulable: host.spec.unschedulable,
+            allocatable: status.allocatable.unwrap_or_default(),
+            labels: host.labels().clone(),
+            pools: status.pools.into_iter().filter(|pool| pool.error.is_none()).map(|pool| pool.name).collect(),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The controllers against a real API server (TLS, memory storage), with fault injection between the two.
+//!
+//! The patterns are those that public bug studies of controllers found; a test that guards against one says so.
+
+mod allocation;
+mod faults;
+mod hosts;
+mod images;
+mod leadership;
+mod namespaces;
+mod networks;
+mod scheduling;
+mod support;
+mod writes;
