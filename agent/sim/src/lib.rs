@@ -1,1 +1,157 @@
-//! A simulated host, in memory, with injectable faults
+//! A simulated host, in memory, with faults that tests inject.
+//!
+//! It keeps the promises that the host traits make, and watches that the agent keeps those that nobody can take back:
+//! no disk is taken from under a domain, no device from under a guest. Whoever breaks one finds it in
+//! [`SimHost::violations`]. Nothing depends on chance or, without a delay that a test asks for, on time.
+
+mod block_store;
+mod fault;
+mod guest;
+mod hypervisor;
+mod net;
+mod underlay;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use ucloud_agent_core::{
+    block_store::{Disk, DiskId, StoredImage},
+    hypervisor::Domain,
+    net::{Advertisement, NetworkDevices, NetworkRequest},
+};
+use ucloud_types::MacAddr;
+
+pub use fault::{Effect, Fault, Method, When};
+pub use underlay::Underlay;
+
+/// A simulated host.
+pub struct SimHost {
+    name: String,
+    underlay: Arc<Underlay>,
+    state: Mutex<State>,
+    domains_changed: watch::Sender<u64>,
+    networks_changed: watch::Sender<u64>,
+    hanging: watch::Sender<u32>,
+}
+
+#[derive(Default)]
+struct State {
+    domains: BTreeMap<String, Domain>,
+    /// Images by pool and UID.
+    images: BTreeMap<(String, String), StoredImage>,
+    /// Disks by pool.
+    disks: BTreeMap<(String, DiskId), Disk>,
+    networks: BTreeMap<String, (NetworkRequest, NetworkDevices)>,
+    learnt: BTreeMap<(String, MacAddr), BTreeSet<Ipv6Addr>>,
+    advertised: Vec<Advertisement>,
+    /// What the sources of images hold, where it is not what their name says.
+    sources: BTreeMap<String, u8>,
+    deaf: bool,
+    silent: bool,
+    import_pause: Option<Duration>,
+    faults: Vec<Fault>,
+    calls: BTreeMap<Method, u32>,
+    effects: BTreeMap<&'static str, u32>,
+    violations: Vec<String>,
+}
+
+impl SimHost {
+    /// A host without anything on it.
+    pub fn new(name: &str, underlay: &Arc<Underlay>) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.to_owned(),
+            underlay: Arc::clone(underlay),
+            state: Mutex::default(),
+            domains_changed: watch::channel(0).0,
+            networks_changed: watch::channel(0).0,
+            hanging: watch::channel(0).0,
+        })
+    }
+
+    /// The host's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// From now on, does this to calls.
+    pub fn inject(&self, fault: Fault) {
+        self.state().faults.push(fault);
+    }
+
+    /// How many calls came to a fault by which they are never answered.
+    pub fn hanging(&self) -> watch::Receiver<u32> {
+        self.hanging.subscribe()
+    }
+
+    /// Forgets all faults.
+    pub fn heal(&self) {
+        self.state().faults.clear();
+        self.tell_domains();
+        self.tell_networks();
+    }
+
+    /// How often a method was called.
+    pub fn calls(&self, method: Method) -> u32 {
+        self.state().calls.get(&method).copied().unwrap_or(0)
+    }
+
+    /// How often the host was really changed, by kind of change: `start`, `stop`, `undefine`, `make disk`,
+    /// `remove disk`, `make network`, `remove network`, `import`, `remove image`, `advertise`.
+    pub fn effects(&self) -> BTreeMap<&'static str, u32> {
+        self.state().effects.clone()
+    }
+
+    /// What the agent did that it must never do.
+    pub fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    /// What is there: domains, disks, images, networks.
+    pub fn contents(&self) -> [usize; 4] {
+        let state = self.state();
+        [state.domains.len(), state.disks.len(), state.images.len(), state.networks.len()]
+    }
+
+    /// The domain of this VM, whatever the host answers to the agent.
+    pub fn domain_of(&self, vm_uid: &str) -> Option<Domain> {
+        self.state().domains.get(vm_uid).cloned()
+    }
+
+    /// What is advertised.
+    pub fn advertised(&self) -> Vec<Advertisement> {
+        self.state().advertised.clone()
+    }
+
+    /// An import of a file or URL of this name finds other bytes than before from now on.
+    pub fn replace_source(&self, name: &str, content: u8) {
+        self.state().sources.insert(name.to_owned(), content);
+    }
+
+    /// Imports take this long for each of their four parts.
+    pub fn set_import_pause(&self, pause: Duration) {
+        self.state().import_pause = Some(pause);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_domains(&self) {
+        self.domains_changed.send_modify(|count| *count += 1);
+    }
+
+    fn tell_networks(&self) {
+        self.networks_changed.send_modify(|count| *count += 1);
+    }
+}
+
+impl State {
+    fn count(&mut self, effect: &'static str) {
+        *self.effects.entry(effect).or_default() += 1;
+    }
+}

@@ -1,0 +1,154 @@
+//! The simulated block store.
+
+use std::hash::Hasher as _;
+
+use async_trait::async_trait;
+use fnv::FnvHasher;
+use tokio::sync::watch;
+use ucloud_agent_core::{
+    BlockStore, HostError,
+    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolUsage, StoredImage},
+    hypervisor::{DiskSource, DomainState},
+};
+use ucloud_types::{Quantity, image::Sha256};
+
+use crate::{Method, SimHost};
+
+const GIB: u64 = 1 << 30;
+
+/// An import's progress is told in so many parts.
+const PARTS: u8 = 4;
+
+impl SimHost {
+    /// The checksum of what an import of this request finds.
+    fn fetch(&self, request: &ImageRequest) -> Sha256 {
+        let file = request.source.file.as_ref().map(|file| file.name.clone());
+        let url = request.source.http.as_ref().map(|http| http.url.clone());
+        let name = file.or(url).unwrap_or_default();
+        let mut hasher = FnvHasher::default();
+        hasher.write(name.as_bytes());
+        hasher.write_u8(self.state().sources.get(&name).copied().unwrap_or(0));
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&hasher.finish().to_be_bytes());
+        Sha256::from(bytes)
+    }
+}
+
+#[async_trait]
+impl BlockStore for SimHost {
+    async fn usage(&self, _: &Pool) -> Result<PoolUsage, HostError> {
+        self.call(Method::Usage, async || {
+            Ok(PoolUsage { capacity: Quantity::from_bytes(1024 * GIB), available: Quantity::from_bytes(1000 * GIB) })
+        })
+        .await
+    }
+
+    async fn import_image(
+        &self,
+        request: &ImageRequest,
+        percent: &watch::Sender<u8>,
+    ) -> Result<StoredImage, HostError> {
+        self.call(Method::ImportImage, async || {
+            let key = (request.pool.name.clone(), request.uid.clone());
+            if let Some(stored) = self.state().images.get(&key) {
+                return Ok(stored.clone());
+            }
+            let pause = self.state().import_pause;
+            for part in 0..PARTS {
+                percent.send_replace(part * (100 / PARTS));
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+            let found = self.fetch(request);
+            if let Some(claimed) = request.checksum.as_ref().filter(|claimed| **claimed != found) {
+                let message = format!("the source has {found} instead of {claimed}: see to the source or the checksum");
+                return Err(HostError::terminal("ChecksumMismatch", message));
+            }
+            let stored = StoredImage { sha256: found, virtual_size: Quantity::from_bytes(GIB) };
+            let mut state = self.state();
+            state.images.insert(key, stored.clone());
+            state.count("import");
+            Ok(stored)
+        })
+        .await
+    }
+
+    async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {
+        self.call(Method::Image, async || {
+            Ok(self.state().images.get(&(pool.name.clone(), image_uid.to_owned())).cloned())
+        })
+        .await
+    }
+
+    async fn images(&self, pool: &Pool) -> Result<Vec<String>, HostError> {
+        self.call(Method::Images, async || {
+            let state = self.state();
+            Ok(state.images.keys().filter(|(name, _)| *name == pool.name).map(|(_, uid)| uid.clone()).collect())
+        })
+        .await
+    }
+
+    async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError> {
+        self.call(Method::RemoveImage, async || {
+            let mut state = self.state();
+            if state.images.remove(&(pool.name.clone(), image_uid.to_owned())).is_some() {
+                state.count("remove image");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
+        self.call(Method::EnsureDisk, async || {
+            let mut state = self.state();
+            let key = (request.pool.name.clone(), request.id.clone());
+            if let Some(disk) = state.disks.get_mut(&key) {
+                disk.size = request.size.unwrap_or(disk.size).max(disk.size);
+                return Ok(disk.clone());
+            }
+            let Some(image) = state.images.get(&(request.pool.name.clone(), request.image_uid.clone())) else {
+                return Err(HostError::retryable("ImageMissing", "the image is not in the pool"));
+            };
+            if request.size.is_some_and(|size| size < image.virtual_size) {
+                return Err(HostError::terminal("DiskTooSmall", "the disk is smaller than its image: make it larger"));
+            }
+            let size = request.size.unwrap_or(image.virtual_size);
+            let DiskId { vm_uid, name } = &request.id;
+            let source = DiskSource::Overlay {
+                path: request.pool.path.join(format!("{vm_uid}.{name}")),
+                backing: request.pool.path.join(&request.image_uid),
+            };
+            let disk = Disk { source, size };
+            state.disks.insert(key, disk.clone());
+            state.count("make disk");
+            Ok(disk)
+        })
+        .await
+    }
+
+    async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {
+        self.call(Method::Disks, async || {
+            let state = self.state();
+            Ok(state.disks.keys().filter(|(name, _)| *name == pool.name).map(|(_, id)| id.clone()).collect())
+        })
+        .await
+    }
+
+    async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
+        self.call(Method::RemoveDisk, async || {
+            let mut state = self.state();
+            let domain = state.domains.get(&disk.vm_uid);
+            if domain.is_some_and(|domain| !matches!(domain.state, DomainState::Off(_))) {
+                state.violations.push(format!("disk {} was taken from {} while it was up", disk.name, disk.vm_uid));
+            }
+            if state.disks.remove(&(pool.name.clone(), disk.clone())).is_some() {
+                state.count("remove disk");
+            }
+            Ok(())
+        })
+        .await
+    }
+}

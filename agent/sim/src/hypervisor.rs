@@ -1,0 +1,126 @@
+//! The simulated hypervisor.
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use ucloud_agent_core::{
+    HostError, Hypervisor,
+    hypervisor::{DiskSource, Domain, DomainSpec, DomainState, HypervisorFacts, StopReason},
+};
+use ucloud_types::host::Accelerator;
+
+use crate::{Method, SimHost};
+
+#[async_trait]
+impl Hypervisor for SimHost {
+    async fn domains(&self) -> Result<Vec<Domain>, HostError> {
+        self.call(Method::Domains, async || {
+            let state = self.state();
+            Ok(if state.silent { Vec::new() } else { state.domains.values().cloned().collect() })
+        })
+        .await
+    }
+
+    async fn domain(&self, vm_uid: &str) -> Result<Option<Domain>, HostError> {
+        self.call(Method::Domain, async || {
+            let state = self.state();
+            Ok(state.domains.get(vm_uid).filter(|_| !state.silent).cloned())
+        })
+        .await
+    }
+
+    async fn start(&self, spec: &DomainSpec) -> Result<(), HostError> {
+        self.call(Method::Start, async || {
+            {
+                let mut state = self.state();
+                if state.domains.get(&spec.uid).is_some_and(|domain| domain.state == DomainState::Running) {
+                    return Ok(());
+                }
+                // It is defined first; what is missing shows when it is started
+                let off = DomainState::Off(StopReason::Unknown);
+                state.domains.insert(spec.uid.clone(), Domain { spec: spec.clone(), state: off });
+                let disks = spec.disks.iter().all(|disk| {
+                    let DiskSource::Overlay { path, .. } = &disk.source;
+                    state
+                        .disks
+                        .values()
+                        .any(|there| matches!(&there.source, DiskSource::Overlay { path: p, .. } if p == path))
+                });
+                let bridges = spec
+                    .interfaces
+                    .iter()
+                    .all(|interface| state.networks.values().any(|(_, devices)| devices.bridge == interface.bridge));
+                if !disks || !bridges {
+                    return Err(HostError::retryable("StartFailed", "a disk or a bridge of the VM is missing"));
+                }
+                if let Some(domain) = state.domains.get_mut(&spec.uid) {
+                    domain.state = DomainState::Running;
+                }
+                state.count("start");
+                self.speak(&mut state, &spec.uid);
+            }
+            self.tell_domains();
+            self.tell_networks();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError> {
+        self.call(Method::RequestShutdown, async || {
+            if !self.state().deaf {
+                self.shut_down(vm_uid);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn destroy(&self, vm_uid: &str) -> Result<(), HostError> {
+        self.call(Method::Destroy, async || {
+            {
+                let mut state = self.state();
+                let up = |domain: &&mut Domain| !matches!(domain.state, DomainState::Off(_));
+                let Some(domain) = state.domains.get_mut(vm_uid).filter(up) else { return Ok(()) };
+                domain.state = DomainState::Off(StopReason::Destroyed);
+                state.count("stop");
+            }
+            self.tell_domains();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn undefine(&self, vm_uid: &str) -> Result<(), HostError> {
+        self.call(Method::Undefine, async || {
+            {
+                let mut state = self.state();
+                let Some(domain) = state.domains.get(vm_uid) else { return Ok(()) };
+                if !matches!(domain.state, DomainState::Off(_)) {
+                    state.violations.push(format!("{vm_uid} was undefined while it was up"));
+                    return Err(HostError::retryable("DomainRuns", "the domain runs"));
+                }
+                state.domains.remove(vm_uid);
+                state.count("undefine");
+            }
+            self.tell_domains();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn facts(&self) -> Result<HypervisorFacts, HostError> {
+        self.call(Method::Facts, async || {
+            Ok(HypervisorFacts {
+                accelerator: Accelerator::Kvm,
+                accelerator_message: String::new(),
+                libvirt: "0.0.0".to_owned(),
+                qemu: "0.0.0".to_owned(),
+            })
+        })
+        .await
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.domains_changed.subscribe()
+    }
+}

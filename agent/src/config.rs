@@ -1,0 +1,113 @@
+//! What an agent is told at its start.
+
+use std::{sync::Arc, time::Duration};
+
+use ucloud_agent_core::{BlockStore, Hypervisor, Net, RouterAdvertiser, vm::Pace};
+use ucloud_types::{
+    Quantity,
+    host::{HostRole, Resources},
+    meta::HOST_LEASE_RENEW_SECONDS,
+};
+
+/// The host, as the agent works on it.
+#[derive(Clone)]
+pub struct Machine {
+    /// Runs domains.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Keeps images and disks.
+    pub store: Arc<dyn BlockStore>,
+    /// Makes the devices of networks.
+    pub net: Arc<dyn Net>,
+    /// Advertises routers to guests.
+    pub advertiser: Arc<dyn RouterAdvertiser>,
+}
+
+/// What an agent is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The host's name: that of its Host object.
+    pub host: String,
+    /// The roles with which a new Host object is made.
+    pub roles: Vec<HostRole>,
+    /// What the host has.
+    pub inventory: Inventory,
+    /// How many virtual CPUs VMs may take for each of the host's.
+    pub cpu_overcommit: u32,
+    /// The memory that is kept from VMs.
+    pub reserved_memory: Quantity,
+    /// How many VMs are worked on at the same time.
+    pub concurrency: u16,
+    /// How fast the agent does what it repeats, and how long it waits.
+    pub timing: Timing,
+}
+
+/// What the host has.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    /// CPUs and memory.
+    pub capacity: Resources,
+    /// The version of the kernel.
+    pub kernel: String,
+    /// The kernel's boot id.
+    pub boot_id: String,
+}
+
+/// How fast the agent does what it repeats, and how long it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The pace of shutdowns and of restarts after crashes.
+    pub pace: Pace,
+    /// The pause between two renewals of the heartbeat.
+    pub renew: Duration,
+    /// The pause between two looks at what nobody tells of: the room in pools, orphans.
+    pub survey: Duration,
+    /// The longest a call to the host may take, the import of an image aside.
+    pub step: Duration,
+    /// The longest a call to the API server may take.
+    pub call: Duration,
+    /// The pause between two looks at a VM about which nothing was heard.
+    pub resync: Duration,
+    /// The first pause before something that failed is tried again. It doubles from then on.
+    pub retry_first: Duration,
+    /// The longest such pause.
+    pub retry_most: Duration,
+    /// How long addresses that were reported by an earlier agent are believed without being seen again.
+    pub address_memory: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            pace: Pace::default(),
+            renew: Duration::from_secs(HOST_LEASE_RENEW_SECONDS.into()),
+            survey: Duration::from_secs(30),
+            // Above the adapters' own limits, which know better what takes so long
+            step: Duration::from_mins(4),
+            call: Duration::from_secs(15),
+            resync: Duration::from_mins(5),
+            retry_first: Duration::from_millis(250),
+            retry_most: Duration::from_mins(1),
+            address_memory: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Timing {
+    /// The pause before the next try, after this many have failed in a row (1 or more).
+    pub(crate) fn retry(&self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(20);
+        self.retry_first.saturating_mul(1 << doublings).min(self.retry_most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        let timing = Timing::default();
+        let pauses: Vec<_> = [1, 2, 3, 8, 9, 10, 1000].map(|n| timing.retry(n).as_millis()).into();
+        assert_eq!(pauses, [250, 500, 1000, 32_000, 60_000, 60_000, 60_000]);
+    }
+}

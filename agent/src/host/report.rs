@@ -1,0 +1,156 @@
+//! What is reported of the host, and when: as soon as something changes, but not more often than people can read.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::warn;
+use ucloud_types::{
+    Host, HostStatus, Quantity,
+    condition::{self, Finding, Verdict},
+    host::{Accelerator, HostNetwork, Resources, Versions},
+    vm::VMPhase,
+};
+
+use crate::{Config, api::ApiError, shared::Shared};
+
+use super::survey::{Survey, survey};
+
+/// The shortest pause between two reports.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reports on the host, as long as the agent runs.
+pub async fn run(shared: Arc<Shared>) {
+    let mut host = shared.caches.host.changes();
+    let mut pools = shared.caches.pools.changes();
+    let mut images = shared.images.changes();
+    let mut networks = shared.networks.present();
+    let mut hypervisor = shared.machine.hypervisor.changes();
+    let mut surveys = tokio::time::interval(shared.config.timing.survey);
+    surveys.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    surveys.tick().await;
+    let mut seen = survey(&shared).await;
+    let mut newest: Option<Host> = None;
+    let mut failures = 0;
+    loop {
+        let begun = Instant::now();
+        let vms = shared.caches.vms.all();
+        let phases = vms.iter().map(|vm| vm.status.as_ref().and_then(|status| status.phase));
+        shared.metrics.count_vms(phases.map(|phase| format!("{:?}", phase.unwrap_or(VMPhase::Pending))));
+        let retry = match report(&shared, &seen, &mut newest).await {
+            Ok(()) => {
+                failures = 0;
+                None
+            }
+            Err(error) => {
+                failures += 1;
+                warn!(failures, error = &error as &dyn std::error::Error, "cannot report on the host");
+                Some(shared.config.timing.retry(failures))
+            }
+        };
+        let pause = async {
+            match retry {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut look = false;
+        let alive = tokio::select! {
+            changed = host.changed() => changed.is_ok(),
+            changed = images.changed() => changed.is_ok(),
+            changed = networks.changed() => changed.is_ok(),
+            changed = pools.changed() => { look = true; changed.is_ok() }
+            changed = hypervisor.changed() => { look = seen.facts.is_err(); changed.is_ok() }
+            _ = surveys.tick() => { look = true; true }
+            () = pause => true,
+        };
+        if !alive {
+            return;
+        }
+        // What changes fast, as the progress of an import, is reported once for all that came meanwhile
+        tokio::time::sleep_until(begun + PAUSE).await;
+        if look {
+            let known: BTreeSet<_> = shared.caches.vms.all().iter().filter_map(|vm| vm.metadata.uid.clone()).collect();
+            shared.memories.keep(&known);
+            seen = survey(&shared).await;
+        }
+    }
+}
+
+/// Writes what is new. `newest` is the Host as the API server last answered a write: the cache may be behind it.
+async fn report(shared: &Shared, seen: &Survey, newest: &mut Option<Host>) -> Result<(), ApiError> {
+    let Some(cached) = shared.caches.host.get(None, &shared.config.host) else { return Ok(()) };
+    let host = match newest.take() {
+        Some(newest) if newest.metadata.uid == cached.metadata.uid && revision(&newest) > revision(&cached) => newest,
+        _ => Host::clone(&cached),
+    };
+    let networks = shared.networks.present().borrow().clone();
+    let current = host.status.clone().unwrap_or_default();
+    let mut next = next_status(&current, seen, &shared.config, networks, host.metadata.generation, Timestamp::now());
+    next.images = shared.images.report();
+    match shared.api.report_host(&host, &next).await {
+        Ok(Some(written)) => *newest = Some(written),
+        Ok(None) => *newest = Some(host),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn revision(host: &Host) -> u64 {
+    host.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+fn next_status(
+    current: &HostStatus,
+    seen: &Survey,
+    config: &Config,
+    networks: Option<Vec<HostNetwork>>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> HostStatus {
+    let mut next = current.clone();
+    let capacity = config.inventory.capacity;
+    next.capacity = Some(capacity);
+    next.allocatable = Some(Resources {
+        cpus: capacity.cpus.saturating_mul(config.cpu_overcommit),
+        memory: Quantity::from_bytes(capacity.memory.bytes().saturating_sub(config.reserved_memory.bytes())),
+    });
+    next.boot_id = Some(config.inventory.boot_id.clone());
+    next.pools.clone_from(&seen.pools);
+    next.networks = networks.unwrap_or_else(|| current.networks.clone());
+    next.orphans = seen.orphans.clone().unwrap_or_else(|| current.orphans.clone());
+    if let Ok(addresses) = &seen.addresses {
+        next.addresses.clone_from(addresses);
+    }
+    if let Ok(facts) = &seen.facts {
+        next.accelerator = Some(facts.accelerator);
+        next.versions = Some(Versions {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            libvirt: facts.libvirt.clone(),
+            qemu: facts.qemu.clone(),
+            kernel: config.inventory.kernel.clone(),
+        });
+        let accelerated = match facts.accelerator {
+            Accelerator::Kvm => Finding::new(condition::ACCELERATED, Verdict::True, "Kvm", "VMs run by KVM"),
+            Accelerator::Tcg => {
+                let message = format!("VMs run many times slower than by KVM: {}", facts.accelerator_message);
+                Finding::new(condition::ACCELERATED, Verdict::False, "Tcg", message)
+            }
+        };
+        condition::set(&mut next.conditions, &accelerated, generation, now);
+    }
+    condition::set(&mut next.conditions, &ready(seen), generation, now);
+    next
+}
+
+fn ready(seen: &Survey) -> Finding {
+    let (verdict, reason, message) = match (&seen.facts, &seen.addresses) {
+        (Err(error), _) | (_, Err(error)) => (Verdict::False, error.reason, error.message.clone()),
+        (Ok(_), Ok(addresses)) if addresses.is_empty() => {
+            let message = "the host has no address in the underlay: give its underlay interface one";
+            (Verdict::False, "NoUnderlayAddress", message.to_owned())
+        }
+        _ => (Verdict::True, "AgentReady", "the host runs VMs".to_owned()),
+    };
+    Finding::new(condition::READY, verdict, reason, message)
+}

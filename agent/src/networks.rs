@@ -1,0 +1,236 @@
+//! The networks that the host has devices for: made when they are needed, removed when nobody needs them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tokio::sync::{Mutex, watch};
+use tracing::{info, warn};
+use ucloud_agent_core::{
+    HostError,
+    hypervisor::Domain,
+    net::{NetworkDevices, NetworkRequest},
+    network,
+    vm::Desired,
+};
+use ucloud_types::{Network, host::HostNetwork};
+
+use crate::{limit::limited, shared::Shared};
+
+/// The networks that the host has devices for.
+pub struct Networks {
+    /// What was made by this agent, by UID. Whoever makes or removes devices holds the lock, so that nothing is
+    /// removed that is being made.
+    made: Mutex<BTreeMap<String, NetworkRequest>>,
+    present: watch::Sender<Option<Vec<HostNetwork>>>,
+}
+
+impl Default for Networks {
+    fn default() -> Self {
+        Self { made: Mutex::default(), present: watch::channel(None).0 }
+    }
+}
+
+impl Networks {
+    /// What to report in the Host's status; None until it is known.
+    pub fn present(&self) -> watch::Receiver<Option<Vec<HostNetwork>>> {
+        self.present.subscribe()
+    }
+
+    /// Makes the devices of a network for a VM that is about to start.
+    pub async fn ensure(&self, shared: &Shared, request: &NetworkRequest) -> Result<NetworkDevices, HostError> {
+        let mut made = self.made.lock().await;
+        let devices = ensure(shared, &mut made, request).await?;
+        self.publish(&list(shared).await?);
+        Ok(devices)
+    }
+
+    /// The networks of this VM, which has no domain any more, that have devices here for its sake alone.
+    pub async fn kept_for(&self, shared: &Shared, vm: &Desired) -> Result<Vec<String>, HostError> {
+        let own: BTreeSet<_> = vm
+            .interfaces
+            .iter()
+            .filter_map(|i| shared.caches.networks.get(Some(&vm.namespace), &i.network)?.metadata.uid.clone())
+            .collect();
+        let needs = Needs::now(shared, &domains(shared).await?);
+        let present = list(shared).await?;
+        Ok(needs.removable(&present).into_iter().filter(|uid| own.contains(uid)).collect())
+    }
+
+    /// Removes the devices that nobody needs any more.
+    pub async fn release(&self, shared: &Shared) -> Result<(), HostError> {
+        let mut made = self.made.lock().await;
+        let needs = Needs::now(shared, &domains(shared).await?);
+        let mut first = None;
+        for uid in needs.removable(&list(shared).await?) {
+            info!(network = uid, "removing the devices of a network that nobody needs here");
+            made.remove(&uid);
+            let removed = shared.machine.net.remove_network(&uid);
+            if let Err(error) = limited(shared.config.timing.step, "remove a network", removed).await {
+                first.get_or_insert(error);
+            }
+        }
+        self.publish(&list(shared).await?);
+        first.map_or(Ok(()), Err)
+    }
+
+    fn publish(&self, present: &[NetworkDevices]) {
+        let mut networks: Vec<_> =
+            present.iter().map(|devices| HostNetwork { uid: devices.uid.clone(), vni: devices.vni }).collect();
+        networks.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
+        self.present.send_if_modified(|reported| {
+            let changed = reported.as_ref() != Some(&networks);
+            *reported = Some(networks);
+            changed
+        });
+    }
+
+    /// Makes the devices of networks that this host routes, repairs those that VMs use, and advertises.
+    /// With `repair`, also those are looked at of which nothing has changed.
+    async fn bring(&self, shared: &Shared, repair: bool) -> Result<(), HostError> {
+        let mut made = self.made.lock().await;
+        let host = &shared.config.host;
+        let needs = Needs::now(shared, &[]);
+        let present = list(shared).await?;
+        let mut first = None;
+        let mut advertisements = Vec::new();
+        for request in needs.needed.values() {
+            let Some(network) = needs.network(&request.uid) else { continue };
+            let mut devices = present.iter().find(|devices| devices.uid == request.uid).cloned();
+            let routed = network::is_routed_by(network, host);
+            // What only a VM needs is made when it starts
+            let wanted = routed || devices.is_some();
+            if wanted && (repair || devices.is_none() || made.get(&request.uid) != Some(request)) {
+                match ensure(shared, &mut made, request).await {
+                    Ok(made) => devices = Some(made),
+                    Err(error) => {
+                        let metadata = &network.metadata;
+                        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+                        warn!(
+                            namespace,
+                            name,
+                            reason = error.reason,
+                            error = &error as &dyn std::error::Error,
+                            "cannot make the devices of a network"
+                        );
+                        first.get_or_insert(error);
+                    }
+                }
+            }
+            advertisements.extend(devices.and_then(|devices| network::advertisement(network, &devices, host)));
+        }
+        advertisements.sort_unstable_by(|a, b| a.bridge.cmp(&b.bridge));
+        let advertised = shared.machine.advertiser.advertise(&advertisements);
+        if let Err(error) = limited(shared.config.timing.step, "advertise routers", advertised).await {
+            first.get_or_insert(error);
+        }
+        self.publish(&list(shared).await?);
+        first.map_or(Ok(()), Err)
+    }
+}
+
+/// What the host needs, by what is known now.
+struct Needs {
+    networks: Vec<Arc<Network>>,
+    needed: BTreeMap<String, NetworkRequest>,
+    domains: Vec<Domain>,
+}
+
+impl Needs {
+    fn now(shared: &Shared, domains: &[Domain]) -> Self {
+        let networks = shared.caches.networks.all();
+        let with_domain: BTreeSet<&str> = domains.iter().map(|domain| domain.spec.uid.as_str()).collect();
+        let vms: Vec<_> = shared
+            .caches
+            .vms
+            .all()
+            .iter()
+            .filter_map(|vm| Desired::of(vm, &shared.config.host).ok())
+            .filter(|vm| !vm.deleting || with_domain.contains(vm.uid.as_str()))
+            .collect();
+        let all: Vec<&Network> = networks.iter().map(AsRef::as_ref).collect();
+        let needed = network::needed(&all, &vms, &shared.config.host);
+        Self { networks, needed, domains: domains.to_vec() }
+    }
+
+    fn removable(&self, present: &[NetworkDevices]) -> Vec<String> {
+        let all: Vec<&Network> = self.networks.iter().map(AsRef::as_ref).collect();
+        network::removable(present, &all, &self.needed, &self.domains)
+    }
+
+    fn network(&self, uid: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.metadata.uid.as_deref() == Some(uid)).map(AsRef::as_ref)
+    }
+}
+
+async fn ensure(
+    shared: &Shared,
+    made: &mut BTreeMap<String, NetworkRequest>,
+    request: &NetworkRequest,
+) -> Result<NetworkDevices, HostError> {
+    made.remove(&request.uid);
+    let call = shared.machine.net.ensure_network(request);
+    let devices = limited(shared.config.timing.step, "make the devices of a network", call).await?;
+    made.insert(request.uid.clone(), request.clone());
+    Ok(devices)
+}
+
+async fn list(shared: &Shared) -> Result<Vec<NetworkDevices>, HostError> {
+    limited(shared.config.timing.step, "list its networks", shared.machine.net.networks()).await
+}
+
+async fn domains(shared: &Shared) -> Result<Vec<Domain>, HostError> {
+    limited(shared.config.timing.step, "list its domains", shared.machine.hypervisor.domains()).await
+}
+
+/// Keeps the networks as they should be, as long as the agent runs.
+pub async fn run(shared: Arc<Shared>) {
+    let mut networks = shared.caches.networks.changes();
+    let mut vms = shared.caches.vms.changes();
+    let mut domains = shared.machine.hypervisor.changes();
+    let mut devices = shared.machine.net.changes();
+    let mut repair = true;
+    let mut failures = 0;
+    loop {
+        let result = match shared.networks.bring(&shared, repair).await {
+            Ok(()) => shared.networks.release(&shared).await,
+            Err(error) => shared.networks.release(&shared).await.and(Err(error)),
+        };
+        let retry = match &result {
+            Ok(()) => {
+                failures = 0;
+                None
+            }
+            Err(error) => {
+                failures += 1;
+                warn!(
+                    reason = error.reason,
+                    error = error as &dyn std::error::Error,
+                    "the networks are not as they should be"
+                );
+                Some(shared.config.timing.retry(failures))
+            }
+        };
+        repair = retry.is_some();
+        let pause = async {
+            match retry {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let alive = tokio::select! {
+            changed = networks.changed() => changed.is_ok(),
+            changed = vms.changed() => changed.is_ok(),
+            changed = domains.changed() => changed.is_ok(),
+            changed = devices.changed() => {
+                repair = true;
+                changed.is_ok()
+            }
+            () = pause => true,
+        };
+        if !alive {
+            return;
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What the parts of an agent share.
+
+use jiff::Timestamp;
+
+use crate::{
+    Config, Machine, api::ApiServer, cache::Caches, events::Events, images::Images, metrics::Metrics,
+    networks::Networks, triggers::Wake, vm::Memories,
+};
+
+/// What the parts of an agent share.
+pub struct Shared {
+    pub config: Config,
+    pub machine: Machine,
+    pub api: ApiServer,
+    pub caches: Caches,
+    pub wake: Wake,
+    pub memories: Memories,
+    pub networks: Networks,
+    pub images: Images,
+    pub events: Events,
+    pub metrics: Metrics,
+    /// When the agent started.
+    pub started: Timestamp,
+}

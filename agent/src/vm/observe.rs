@@ -1,0 +1,133 @@
+//! What is to be seen of a VM on the host.
+
+use jiff::Timestamp;
+use ucloud_agent_core::{
+    HostError,
+    block_store::Pool,
+    hypervisor::DomainState,
+    image, network, reason,
+    vm::{Desired, DiskInput, Facts, FoundDisk, Observed, blockers},
+};
+use ucloud_types::{Image, Network, StoragePool, vm::VMPhase};
+
+use crate::{limit::limited, shared::Shared};
+
+use super::addresses;
+
+/// Observes the VM. An error means that nothing is known of it: not that it is gone.
+pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Result<(Observed, Facts), HostError> {
+    let timing = &shared.config.timing;
+    let machine = &shared.machine;
+    let domain = limited(timing.step, "say whether the VM runs", machine.hypervisor.domain(&desired.uid)).await?;
+    let state = domain.as_ref().map(|domain| domain.state);
+    let ran = matches!(desired.phase, Some(VMPhase::Running | VMPhase::Stopping));
+    let (memory, confirmed, restarts) = shared.memories.with(&desired.uid, |remembered| {
+        if !matches!(state, Some(DomainState::Running | DomainState::Paused)) {
+            remembered.core.shutdown = None;
+        }
+        remembered.core.crashes.observe(state, ran, &timing.pace, now);
+        (remembered.core.clone(), remembered.confirmed == Some(desired.epoch), remembered.restarts)
+    });
+
+    // While a VM runs, nothing is decided by its disks; a pool that does not answer must not make it look broken
+    let runs = matches!(state, Some(DomainState::Running | DomainState::Paused));
+    let disks = if runs && !desired.deleting { Ok(Vec::new()) } else { find_disks(shared, desired).await };
+    let disks = match disks {
+        Err(error) if !desired.deleting => return Err(error),
+        disks => disks,
+    };
+    let own_networks = if desired.deleting && domain.is_none() {
+        shared.networks.kept_for(shared, desired).await
+    } else {
+        Ok(Vec::new())
+    };
+    let present = limited(timing.step, "list its networks", machine.net.networks()).await;
+    let networks: Vec<_> = desired
+        .interfaces
+        .iter()
+        .map(|interface| shared.caches.networks.get(Some(&desired.namespace), &interface.network))
+        .collect();
+    let devices = present.as_ref().ok().map(|present| {
+        let of = |network: &Network| present.iter().find(|d| Some(&d.uid) == network.metadata.uid.as_ref()).cloned();
+        networks.iter().map(|network| network.as_deref().and_then(of)).collect()
+    });
+    let networks: Vec<_> = networks.iter().map(Option::as_deref).collect();
+
+    let mut facts = Facts { restarts, ..Facts::default() };
+    if let (Some(domain), Ok(present)) = (&domain, &present) {
+        facts.addresses = addresses::seen(shared, domain, present);
+    }
+    // Where the network could not be asked, what was reported stands
+    facts.keep_addresses = present.is_err() || addresses::are_believed(shared, now);
+    let blockers = needs(shared, desired, &networks, disks.as_deref().unwrap_or_default(), &mut facts);
+    let observed = Observed { domain, blockers, disks, own_networks, devices, provisioned: None, confirmed, memory };
+    Ok((observed, facts))
+}
+
+/// Why the VM's networks and disks cannot be made now.
+fn needs(
+    shared: &Shared,
+    desired: &Desired,
+    networks: &[Option<&Network>],
+    found: &[FoundDisk],
+    facts: &mut Facts,
+) -> Vec<ucloud_agent_core::vm::Blocker> {
+    let inputs: Vec<_> = desired
+        .disks
+        .iter()
+        .map(|wanted| {
+            let pool = shared.caches.pools.get(None, &wanted.pool);
+            let image = shared.caches.images.get(Some(&wanted.image_namespace), &wanted.image_name);
+            let uid = image.as_ref().and_then(|image| image.metadata.uid.clone()).unwrap_or_default();
+            let size = image.as_ref().and_then(|image| image.status.as_ref()?.virtual_size);
+            facts.image_sizes.extend(size.map(|size| (wanted.name.clone(), size)));
+            let exists = found.iter().any(|disk| disk.id.name == wanted.name && disk.pool.name == wanted.pool);
+            (exists, pool, image, shared.images.local(&uid))
+        })
+        .collect();
+    let inputs: Vec<_> = inputs
+        .iter()
+        .map(|(exists, pool, image, local)| {
+            let (pool, image): (Option<&StoragePool>, Option<&Image>) = (pool.as_deref(), image.as_deref());
+            DiskInput { exists: *exists, pool, image, local }
+        })
+        .collect();
+    blockers(desired, networks, &inputs)
+}
+
+/// The VM's disks, in whatever pool they are.
+async fn find_disks(shared: &Shared, desired: &Desired) -> Result<Vec<FoundDisk>, HostError> {
+    let pools = pools(shared);
+    let reported = desired.reported_disks.iter().find(|disk| !pools.iter().any(|pool| pool.name == disk.pool));
+    if let Some(disk) = reported.filter(|_| desired.deleting) {
+        return Err(HostError::retryable(
+            reason::STORAGE_POOL_NOT_FOUND,
+            format!(
+                "disk {} is in StoragePool {}, which no longer exists: create it again, so that the disk can be removed",
+                disk.name, disk.pool
+            ),
+        ));
+    }
+    let mut found = Vec::new();
+    for pool in pools {
+        let disks = limited(shared.config.timing.step, "list its disks", shared.machine.store.disks(&pool)).await?;
+        let own = disks.into_iter().filter(|id| id.vm_uid == desired.uid);
+        found.extend(own.map(|id| FoundDisk { pool: pool.clone(), id }));
+    }
+    Ok(found)
+}
+
+/// All pools.
+pub fn pools(shared: &Shared) -> Vec<Pool> {
+    let mut pools: Vec<_> = shared.caches.pools.all().iter().filter_map(|pool| image::pool(pool)).collect();
+    pools.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    pools
+}
+
+/// The network with this name in the VM's namespace, if the VM can be attached to it.
+pub fn network(shared: &Shared, desired: &Desired, name: &str) -> Result<std::sync::Arc<Network>, HostError> {
+    let found = shared.caches.networks.get(Some(&desired.namespace), name);
+    network::ready(found.as_deref(), &desired.namespace, name)
+        .map_err(|blocker| HostError::retryable(blocker.reason, blocker.message))?;
+    found.ok_or_else(|| HostError::retryable(reason::NETWORK_NOT_FOUND, format!("Network {name} does not exist")))
+}

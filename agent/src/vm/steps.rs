@@ -1,0 +1,101 @@
+//! Carrying out one step.
+
+use jiff::Timestamp;
+use tracing::info;
+use ucloud_agent_core::{
+    HostError,
+    block_store::{DiskId, DiskRequest},
+    hypervisor::DomainSpec,
+    image, network, reason,
+    vm::{Desired, FoundDisk, Provisioned, Shutdown},
+};
+use ucloud_types::VM;
+
+use crate::{limit::limited, shared::Shared};
+
+use super::observe;
+
+/// The UID of no image: for a disk that is there already and needs none, its own having been removed by force.
+const NO_IMAGE: &str = "00000000-0000-0000-0000-000000000000";
+
+/// Makes the networks' devices and the disks.
+pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned, HostError> {
+    let mut made = Provisioned::default();
+    for interface in &desired.interfaces {
+        let network = observe::network(shared, desired, &interface.network)?;
+        let not_ready = || HostError::retryable(reason::NETWORK_NOT_READY, "the network has no VNI yet");
+        let request = network::request(&network, &shared.config.host).ok_or_else(not_ready)?;
+        made.interfaces.push((interface.name.clone(), shared.networks.ensure(shared, &request).await?));
+    }
+    for wanted in &desired.disks {
+        let pool = shared.caches.pools.get(None, &wanted.pool).and_then(|pool| image::pool(&pool));
+        let pool = pool.ok_or_else(|| {
+            HostError::retryable(reason::STORAGE_POOL_NOT_FOUND, format!("StoragePool {} does not exist", wanted.pool))
+        })?;
+        let image = shared.caches.images.get(Some(&wanted.image_namespace), &wanted.image_name);
+        let request = DiskRequest {
+            id: DiskId { vm_uid: desired.uid.clone(), name: wanted.name.clone() },
+            pool,
+            image_uid: image.and_then(|image| image.metadata.uid.clone()).unwrap_or_else(|| NO_IMAGE.to_owned()),
+            size: wanted.size,
+        };
+        let disk =
+            limited(shared.config.timing.step, "make a disk", shared.machine.store.ensure_disk(&request)).await?;
+        made.disks.push((wanted.name.clone(), disk));
+    }
+    Ok(made)
+}
+
+/// Starts the domain.
+pub async fn start(shared: &Shared, vm: &VM, spec: &DomainSpec, restart: bool) -> Result<(), HostError> {
+    limited(shared.config.timing.step, "start the VM", shared.machine.hypervisor.start(spec)).await?;
+    let reported = vm.status.as_ref().and_then(|status| status.restarts).unwrap_or(0);
+    shared.memories.with(&spec.uid, |remembered| {
+        remembered.core.crashes.started(restart);
+        remembered.core.shutdown = None;
+        remembered.asked = None;
+        remembered.restarts = remembered.restarts.max(reported) + u32::from(restart);
+    });
+    info!(vm = spec.name, namespace = spec.namespace, uid = spec.uid, epoch = spec.epoch, restart, "started");
+    if restart {
+        shared.events.normal(vm, "Restarted", "the VM had stopped by itself and was started again");
+    } else {
+        shared.events.normal(vm, "Started", format!("the VM was started on host {}", shared.config.host));
+    }
+    Ok(())
+}
+
+/// Asks the guest to shut down.
+pub async fn request_shutdown(shared: &Shared, desired: &Desired, now: Timestamp) -> Result<(), HostError> {
+    let hypervisor = &shared.machine.hypervisor;
+    limited(shared.config.timing.step, "ask the guest to shut down", hypervisor.request_shutdown(&desired.uid)).await?;
+    shared.memories.with(&desired.uid, |remembered| {
+        let since = remembered.core.shutdown.map_or(now, |shutdown| shutdown.since);
+        remembered.core.shutdown = Some(Shutdown { since, last: now });
+    });
+    Ok(())
+}
+
+/// Switches the domain off.
+pub async fn destroy(shared: &Shared, desired: &Desired) -> Result<(), HostError> {
+    info!(vm = desired.name, namespace = desired.namespace, uid = desired.uid, "switching off");
+    limited(shared.config.timing.step, "switch the VM off", shared.machine.hypervisor.destroy(&desired.uid)).await
+}
+
+/// Removes the definition of the domain.
+pub async fn undefine(shared: &Shared, desired: &Desired) -> Result<(), HostError> {
+    let hypervisor = &shared.machine.hypervisor;
+    limited(shared.config.timing.step, "remove the VM's definition", hypervisor.undefine(&desired.uid)).await
+}
+
+/// Removes disks.
+pub async fn remove_disks(shared: &Shared, desired: &Desired, disks: &[FoundDisk]) -> Result<(), HostError> {
+    // No answer, however wrong, may cost a running VM its disks: nothing runs after this, or it fails
+    destroy(shared, desired).await?;
+    undefine(shared, desired).await?;
+    for disk in disks {
+        let removed = shared.machine.store.remove_disk(&disk.pool, &disk.id);
+        limited(shared.config.timing.step, "remove a disk", removed).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The agent over a real API server with storage in memory, the network and image controllers, and simulated hosts.
+
+mod deletion;
+mod faults;
+mod host;
+mod life;
+mod restarts;
+mod waiting;
+mod world;
