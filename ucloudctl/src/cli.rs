@@ -25,8 +25,8 @@ pub struct Cli {
 /// Where the API server is and who asks.
 #[derive(Args)]
 pub struct Connection {
-    /// The kubeconfig file [default: admin.kubeconfig in $UCLOUD_DATA or /var/lib/ucloud if it is there, else ~/.kube/config]
-    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE", hide_env_values = true)]
+    /// The kubeconfig file [default: those of $KUBECONFIG, else admin.kubeconfig in $UCLOUD_DATA or /var/lib/ucloud if it is there, else ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The namespace (project) [default: that of the kubeconfig's context, else "default"]
     #[arg(long, short, global = true, value_name = "NAME")]

@@ -2,12 +2,17 @@
 
 use kube::core::Status;
 
+use crate::output;
+
 /// The program's exit code for an error that is none of the others.
 pub const FAILED: u8 = 1;
 /// The program's exit code when a named object does not exist.
 pub const NOT_FOUND: u8 = 3;
 /// The program's exit code when something did not come in time.
 pub const TIMED_OUT: u8 = 4;
+
+/// The program's exit code when it was interrupted, as shells have it.
+pub const INTERRUPTED: u8 = 130;
 
 /// A failure with an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +23,15 @@ pub enum Failure {
     /// Something did not come in time.
     #[error("{0}")]
     TimedOut(String),
+    /// The user pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+    /// The API server cannot be reached or cannot answer now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The API server no longer knows what happened since then.
+    #[error("{0}")]
+    Expired(String),
     /// Some of several objects failed; each was reported when it did.
     #[error("{failed} of {all} objects failed")]
     Some { failed: usize, all: usize, code: u8 },
@@ -29,8 +43,19 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Failure::NotFound(_)) => NOT_FOUND,
         Some(Failure::TimedOut(_)) => TIMED_OUT,
         Some(Failure::Some { code, .. }) => *code,
-        None => FAILED,
+        Some(Failure::Interrupted) => INTERRUPTED,
+        Some(Failure::Unavailable(_) | Failure::Expired(_)) | None => FAILED,
     }
+}
+
+/// Whether the same may succeed later.
+pub fn is_transient(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::Unavailable(_)))
+}
+
+/// Whether a watch must begin with a new list.
+pub fn is_expired(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::Expired(_)))
 }
 
 /// Makes an error of what the API server, or the way to it, answered.
@@ -41,9 +66,16 @@ pub fn from_kube(error: kube::Error, server: &str) -> anyhow::Error {
         {
             Failure::NotFound(status.message).into()
         }
+        kube::Error::Api(status) if status.code == 410 => Failure::Expired(status.message).into(),
+        kube::Error::Api(status) if status.code == 429 || status.code >= 500 => {
+            Failure::Unavailable(explain(&status)).into()
+        }
         kube::Error::Api(status) => anyhow::anyhow!(explain(&status)),
-        other => anyhow::Error::new(other)
-            .context(format!("cannot reach the API server at {server}; is ucloud-api running there?")),
+        other => {
+            let cause = anyhow::Error::new(other);
+            let text = format!("cannot reach the API server at {server}; is ucloud-api running there?: {cause:#}");
+            Failure::Unavailable(text).into()
+        }
     }
 }
 
@@ -68,5 +100,10 @@ fn explain(status: &Status) -> String {
 
 /// Prints an error with what caused it, in one line where the error is one line.
 pub fn print(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", output::harmless(&format!("{error:#}")));
+}
+
+/// Tells of something that is no failure yet.
+pub fn note(text: &str) {
+    eprintln!("{}", output::harmless(text));
 }

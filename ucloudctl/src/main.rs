@@ -12,25 +12,30 @@ mod progress;
 mod resource;
 mod server;
 mod table;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+
+use failure::Failure;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Err(e) => Err(anyhow::Error::new(e).context("cannot start")),
-        Ok(runtime) => runtime.block_on(async {
-            tokio::select! {
-                result = commands::run(cli) => result,
-                _ = tokio::signal::ctrl_c() => {
-                    eprintln!("interrupted");
-                    std::process::exit(130);
+        Ok(runtime) => {
+            let result = runtime.block_on(async {
+                tokio::select! {
+                    result = commands::run(cli) => result,
+                    _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted.into()),
                 }
-            }
-        }),
+            });
+            // tokio reads standard input on a thread that cannot be stopped: it is not waited for
+            runtime.shutdown_background();
+            result
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

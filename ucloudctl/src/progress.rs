@@ -6,6 +6,8 @@ use std::{io::IsTerminal as _, time::Duration};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use crate::output;
+
 /// Shows how far one thing is.
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -27,7 +29,7 @@ impl Progress {
 
     /// Shows what the object says of itself.
     pub fn show(&mut self, object: &Value) {
-        self.say(&state(object), percent(object));
+        self.say(&output::one_line(&state(object)), percent(object));
     }
 
     fn say(&mut self, message: &str, percent: Option<u64>) {

@@ -130,6 +130,7 @@ impl Catalog {
                 })
                 .collect();
         }
+        anyhow::ensure!(words.iter().all(|word| !word.is_empty()), "an object's name is empty");
         let Some((kinds, names)) = words.split_first() else { return Ok(Vec::new()) };
         let mut targets = Vec::new();
         for kind in kinds.split(',') {
@@ -220,6 +221,7 @@ mod tests {
         for wrong in ["pods", "vm/", "/web", "vm/a/b", "vm/web db", "ucloud/web"] {
             assert!(catalog.targets(&words(wrong)).is_err(), "{wrong}");
         }
+        assert!(catalog.targets(&["vm".into(), String::new()]).is_err());
         assert!(catalog.named_targets(&words("vm")).is_err());
     }
 

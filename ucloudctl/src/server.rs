@@ -125,16 +125,18 @@ impl Server {
         after: &str,
         form: Form,
     ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Change>> + use<>> {
-        let path =
-            format!("{}?watch=true&resourceVersion={after}&{}", resource.collection_path(namespace), query.encode());
+        let path = format!(
+            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={after}&{}",
+            resource.collection_path(namespace),
+            query.encode()
+        );
         let request = Self::request(Method::GET, &path, None, form)?;
         let url = self.url.clone();
         let events = self.client.request_events::<Value>(request).await.map_err(|e| self.explain(e))?;
         Ok(events.map(move |event| match event {
             Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => Ok(Change::Present(object)),
             Ok(WatchEvent::Deleted(object)) => Ok(Change::Gone(object)),
-            Ok(WatchEvent::Bookmark(_)) => Ok(Change::Nothing),
-            Ok(WatchEvent::Error(status)) if status.code == 410 => Ok(Change::Expired),
+            Ok(WatchEvent::Bookmark(bookmark)) => Ok(Change::Until(bookmark.metadata.resource_version)),
             Ok(WatchEvent::Error(status)) => Err(failure::from_kube(kube::Error::Api(status), &url)),
             Err(e) => Err(failure::from_kube(e, &url)),
         }))
@@ -181,10 +183,8 @@ pub enum Change {
     Present(Value),
     /// The object is gone; this is what it last was.
     Gone(Value),
-    /// A sign of life.
-    Nothing,
-    /// The server no longer knows what happened since: list again.
-    Expired,
+    /// All that happened up to this resource version was told.
+    Until(String),
 }
 
 /// Which objects of a collection are meant.

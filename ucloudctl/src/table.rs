@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::output;
+
 /// What is printed of a table.
 #[derive(Clone, Copy)]
 pub struct Layout {
@@ -65,8 +67,7 @@ fn field(cell: &Value) -> String {
     match cell {
         Value::Null => "<none>".to_owned(),
         Value::String(text) if text.is_empty() => "<none>".to_owned(),
-        // what a guest or a user wrote must not steer the terminal
-        Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        Value::String(text) => output::one_line(text),
         Value::Array(fields) => fields.iter().map(field).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
@@ -105,7 +106,7 @@ mod tests {
         let layout = Layout { wide: true, namespaces: true, headers: false };
         insta::assert_snapshot!(render(&table(), layout, "vm/", &mut Vec::new()), @r"
         a   vm/web        Running   fine
-        b   vm/database   <none>    bad [2J
+        b   vm/database   <none>    bad�[2J
         ");
     }
 }

@@ -63,7 +63,7 @@ fn tail(path: &Path, lines: usize) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     log.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).replace('\r', "");
-    let printable: String = text.chars().filter(|&c| c == '\n' || c == '\t' || !c.is_control()).collect();
+    let printable = anstream::adapter::strip_str(&text).to_string();
     let all: Vec<_> = printable.lines().collect();
     Ok(all[all.len().saturating_sub(lines)..].iter().flat_map(|line| [line, "\n"]).collect())
 }
@@ -102,9 +102,7 @@ async fn interact(stream: UnixStream) -> anyhow::Result<()> {
             _ = hung_up.recv() => break,
         }
     }
-    drop(raw);
-    // tokio reads standard input on a thread that cannot be stopped; the program ends here instead
-    std::process::exit(0);
+    Ok(())
 }
 
 /// The terminal hands on every key while this lives, and is as before afterwards.
@@ -140,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         std::fs::write(&path, "one\r\ntwo\r\nthree \u{1b}[2Jx\r\n").unwrap();
-        assert_eq!(tail(&path, 2).unwrap(), "two\nthree [2Jx\n");
+        assert_eq!(tail(&path, 2).unwrap(), "two\nthree x\n");
         assert_eq!(tail(&path, 9).unwrap().lines().count(), 3);
     }
 }

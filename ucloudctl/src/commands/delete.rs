@@ -1,12 +1,10 @@
 //! `ucloudctl delete`: deletes objects, and waits until they are gone, showing who still holds them.
 
-use anyhow::Context as _;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
-use super::{
-    follow::{Followed, within},
-    wait,
-};
+use super::wait;
 use crate::{
     cli::Delete,
     failure::{self, Failure},
@@ -14,6 +12,7 @@ use crate::{
     progress::Progress,
     resource::Resource,
     server::{Form, Query, Server},
+    watch::{Followed, within},
 };
 
 /// An object that shall go.
@@ -24,42 +23,59 @@ struct Doomed {
     uid: String,
 }
 
-/// Deletes all, then waits for all.
+/// Deletes all, then waits for all. One that fails does not keep the others from being deleted.
 pub async fn run(server: &Server, options: &Delete) -> anyhow::Result<()> {
+    let began = Instant::now();
     let (doomed, missing) = find(server, options).await?;
+    let mut errors = Vec::new();
+    if !options.ignore_not_found {
+        errors.extend(missing.into_iter().map(|message| anyhow::Error::from(Failure::NotFound(message))));
+    }
+    let all = doomed.len() + errors.len();
+    let mut deleted = Vec::new();
     for object in &doomed {
-        let deleted = server.delete(&object.resource, &object.namespace, &object.name, &object.uid).await;
-        match deleted {
+        match server.delete(&object.resource, &object.namespace, &object.name, &object.uid).await {
             // somebody else was faster
-            Err(e) if failure::exit_code(&e) == failure::NOT_FOUND => {}
-            other => other.with_context(|| format!("cannot delete {}", object.resource.display(&object.name)))?,
+            Err(e) if failure::exit_code(&e) != failure::NOT_FOUND => {
+                errors.push(e.context(format!("cannot delete {}", object.resource.display(&object.name))));
+            }
+            _ => deleted.push(object),
         }
     }
-    for object in &doomed {
-        let shown = object.resource.display(&object.name);
-        if !options.wait {
-            output::line(&format!("{shown} deletion requested"))?;
-            continue;
-        }
-        let mut progress = Progress::new(shown.clone());
-        let followed =
-            Followed { server, resource: &object.resource, namespace: &object.namespace, name: &object.name };
-        if within(options.timeout, wait::until_gone(&followed, &object.uid, &mut progress)).await?.is_none() {
-            let last = progress.last().to_owned();
-            drop(progress);
-            return Err(Failure::TimedOut(format!("{shown} is still there: {last}")).into());
-        }
-        drop(progress);
-        output::line(&format!("{shown} deleted"))?;
+    for object in deleted {
+        let left = options.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+        let result = if options.wait { object.wait(server, left).await } else { object.requested() };
+        errors.extend(result.err());
     }
-    match missing {
-        Some(message) if !options.ignore_not_found => Err(Failure::NotFound(message).into()),
-        _ => Ok(()),
+    match errors.len() {
+        0 => Ok(()),
+        1 if all == 1 => Err(errors.remove(0)),
+        failed => {
+            errors.iter().for_each(failure::print);
+            Err(Failure::Some { failed, all, code: failure::exit_code(&errors[0]) }.into())
+        }
     }
 }
 
-/// The objects that are meant, and a word on those that do not exist.
-async fn find(server: &Server, options: &Delete) -> anyhow::Result<(Vec<Doomed>, Option<String>)> {
+impl Doomed {
+    fn requested(&self) -> anyhow::Result<()> {
+        output::line(&format!("{} deletion requested", self.resource.display(&self.name)))
+    }
+
+    async fn wait(&self, server: &Server, limit: Option<Duration>) -> anyhow::Result<()> {
+        let shown = self.resource.display(&self.name);
+        let mut progress = Progress::new(shown.clone());
+        let followed = Followed::object(server, &self.resource, &self.namespace, &self.name);
+        if within(limit, wait::until_gone(&followed, &self.uid, &mut progress)).await?.is_none() {
+            return Err(Failure::TimedOut(format!("{shown} is still there: {}", progress.last())).into());
+        }
+        drop(progress);
+        output::line(&format!("{shown} deleted"))
+    }
+}
+
+/// The objects that are meant, and a word on each that does not exist.
+async fn find(server: &Server, options: &Delete) -> anyhow::Result<(Vec<Doomed>, Vec<String>)> {
     let catalog = server.catalog().await?;
     let mut named = Vec::new();
     let mut doomed = Vec::new();
@@ -85,11 +101,14 @@ async fn find(server: &Server, options: &Delete) -> anyhow::Result<(Vec<Doomed>,
             named.push((resource, namespace, manifest.name));
         }
     }
-    let mut missing = None;
+    let mut missing = Vec::new();
     for (resource, namespace, name) in named {
         match server.find(&resource, &namespace, &name).await? {
             Some(object) => doomed.extend(mark(&resource, &object)),
-            None => missing = Some(format!("{} does not exist in namespace {namespace}", resource.display(&name))),
+            None if resource.namespaced => {
+                missing.push(format!("{} does not exist in namespace {namespace}", resource.display(&name)));
+            }
+            None => missing.push(format!("{} does not exist", resource.display(&name))),
         }
     }
     Ok((doomed, missing))

@@ -1,6 +1,7 @@
 //! `ucloudctl events`: what happened, to all objects or to one.
 
-use futures::{StreamExt as _, pin_mut};
+use std::collections::HashSet;
+
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -8,7 +9,8 @@ use crate::{
     cli::Events,
     output,
     resource::Resource,
-    server::{Change, Form, Query, Server},
+    server::{Form, Query, Server},
+    watch::{Followed, Seen},
 };
 
 /// Shows the events, the oldest first, and goes on with new ones if that was asked for.
@@ -28,50 +30,54 @@ pub async fn run(server: &Server, options: &Events) -> anyhow::Result<()> {
         }
     }
     let query = Query { labels: None, fields: (!fields.is_empty()).then(|| fields.join(",")) };
+    if options.watch {
+        return follow(server, &events, namespace, query, options.all_namespaces).await;
+    }
     let list = server.list(&events, namespace, &query, Form::Object).await?;
     for line in lines(&list, options.all_namespaces) {
         output::line(&line)?;
     }
-    if list["items"].as_array().is_none_or(Vec::is_empty) && !options.watch {
+    if list["items"].as_array().is_none_or(Vec::is_empty) {
         eprintln!("No events (they are kept for an hour).");
     }
-    if options.watch { follow(server, &events, namespace, &query, &list, options.all_namespaces).await } else { Ok(()) }
+    Ok(())
 }
 
 async fn follow(
     server: &Server,
     events: &Resource,
     namespace: Option<&str>,
-    query: &Query,
-    list: &Value,
+    query: Query,
     namespaces: bool,
 ) -> anyhow::Result<()> {
-    let mut revision = list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
-    loop {
-        let changes = server.watch(events, namespace, query, &revision, Form::Object).await?;
-        pin_mut!(changes);
-        while let Some(change) = changes.next().await {
-            match change? {
-                Change::Present(event) => {
-                    if let Some(seen) = event["metadata"]["resourceVersion"].as_str() {
-                        seen.clone_into(&mut revision);
-                    }
-                    output::line(&line(&event, namespaces))?;
-                }
-                Change::Expired => {
-                    anyhow::bail!("the server no longer knows what happened since; run the command again")
-                }
-                Change::Gone(_) | Change::Nothing => {}
+    let followed = Followed { server, resource: events, namespace, query, form: Form::Object };
+    // after a gap, what was printed already is not printed again
+    let mut printed = HashSet::new();
+    let mut print = |event: &Value| {
+        let version = event.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
+        if printed.insert(version.to_owned()) { output::line(&line(event, namespaces)) } else { Ok(()) }
+    };
+    followed
+        .until(|seen| {
+            match &seen {
+                Seen::All(list) => in_order(list).into_iter().try_for_each(&mut print)?,
+                Seen::Present(event) => print(event)?,
+                Seen::Gone(_) => {}
             }
-        }
-    }
+            Ok(None)
+        })
+        .await
 }
 
 /// The events of a list as lines, the oldest first.
 pub fn lines(list: &Value, namespaces: bool) -> Vec<String> {
+    in_order(list).into_iter().map(|event| line(event, namespaces)).collect()
+}
+
+fn in_order(list: &Value) -> Vec<&Value> {
     let mut events: Vec<_> = list["items"].as_array().into_iter().flatten().collect();
     events.sort_by_key(|event| last_time(event));
-    events.into_iter().map(|event| line(event, namespaces)).collect()
+    events
 }
 
 fn line(event: &Value, namespaces: bool) -> String {
@@ -81,8 +87,12 @@ fn line(event: &Value, namespaces: bool) -> String {
     let times = count.filter(|&n| n > 1).map_or(String::new(), |n| format!(" (x{n})"));
     let namespace = if namespaces { format!("{:<16} ", word("/metadata/namespace")) } else { String::new() };
     let object = format!("{}/{}", word("/involvedObject/kind").to_lowercase(), word("/involvedObject/name"));
-    let message: String = word("/message").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("{namespace}{age:>4}  {:<7}  {:<18}  {object}  {message}{times}", word("/type"), word("/reason"))
+    let message = word("/message");
+    output::one_line(&format!(
+        "{namespace}{age:>4}  {:<7}  {:<18}  {object}  {message}{times}",
+        word("/type"),
+        word("/reason")
+    ))
 }
 
 fn last_time(event: &Value) -> Option<Timestamp> {

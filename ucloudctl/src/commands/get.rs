@@ -1,14 +1,14 @@
 //! `ucloudctl get`: shows objects.
 
-use futures::{StreamExt as _, pin_mut};
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Get, Output},
     failure, output,
     resource::{Resource, Target},
-    server::{Change, Form, Query, Server},
+    server::{Form, Query, Server},
     table::{self, Layout},
+    watch::{Followed, Seen},
 };
 
 /// Shows what was asked for, and then its changes if that was asked for too.
@@ -145,27 +145,14 @@ impl Request<'_> {
         };
         let mut widths = Vec::new();
         let mut headers = true;
-        'list: loop {
-            let listed = self.server.list(resource, self.namespace(), &query, form).await?;
-            let mut revision = listed["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
-            self.print_change(resource, &listed, form, &mut headers, &mut widths)?;
-            loop {
-                let changes = self.server.watch(resource, self.namespace(), &query, &revision, form).await?;
-                pin_mut!(changes);
-                while let Some(change) = changes.next().await {
-                    match change? {
-                        Change::Present(object) | Change::Gone(object) => {
-                            if let Some(seen) = newest_revision(&object) {
-                                revision = seen;
-                            }
-                            self.print_change(resource, &object, form, &mut headers, &mut widths)?;
-                        }
-                        Change::Nothing => {}
-                        Change::Expired => continue 'list,
-                    }
-                }
-            }
-        }
+        let followed = Followed { server: self.server, resource, namespace: self.namespace(), query, form };
+        followed
+            .until(|seen| {
+                let (Seen::All(found) | Seen::Present(found) | Seen::Gone(found)) = &seen;
+                self.print_change(resource, found, form, &mut headers, &mut widths)?;
+                Ok(None)
+            })
+            .await
     }
 
     fn print_change(
@@ -194,13 +181,6 @@ impl Request<'_> {
     }
 }
 
-/// The resource version up to which an event of a watch tells, be it of an object or of a table's row.
-fn newest_revision(found: &Value) -> Option<String> {
-    let version =
-        found.pointer("/rows/0/object/metadata/resourceVersion").or_else(|| found.pointer("/metadata/resourceVersion"));
-    version?.as_str().filter(|v| !v.is_empty()).map(str::to_owned)
-}
-
 /// The objects of a list, each with its kind.
 fn items(resource: &Resource, list: &Value) -> Vec<Value> {
     let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
@@ -226,7 +206,7 @@ fn print_names(resource: &Resource, table: &Value) -> anyhow::Result<()> {
 
 fn print_document(document: &Value, output: Option<Output>) -> anyhow::Result<()> {
     match output {
-        Some(Output::Json) => output::line(&serde_json::to_string_pretty(document)?),
-        _ => output::text(&serde_saphyr::to_string(document)?),
+        Some(Output::Json) => output::document(&format!("{}\n", serde_json::to_string_pretty(document)?)),
+        _ => output::document(&serde_saphyr::to_string(document)?),
     }
 }

@@ -5,7 +5,6 @@ mod console;
 mod delete;
 mod describe;
 mod events;
-mod follow;
 mod get;
 mod power;
 mod version;

@@ -5,7 +5,6 @@ use std::{str::FromStr, time::Instant};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::follow::{Followed, within};
 use crate::{
     cli::Wait,
     failure::Failure,
@@ -13,6 +12,7 @@ use crate::{
     progress::{self, Progress},
     resource::Resource,
     server::Server,
+    watch::{self, Followed, within},
 };
 
 /// What is waited for.
@@ -106,22 +106,21 @@ async fn reach(
     goal: &Goal,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
-    let followed = Followed { server, resource, namespace: &server.namespace, name };
-    let missing = followed
-        .until(|object| {
-            if goal.holds(object) {
-                return Some(None);
+    let followed = Followed::object(server, resource, &server.namespace, name);
+    let missing = watch::until(&followed, |object| {
+        if goal.holds(object) {
+            return Some(None);
+        }
+        match object {
+            Some(object) => {
+                progress.show(object);
+                None
             }
-            match object {
-                Some(object) => {
-                    progress.show(object);
-                    None
-                }
-                None => Some(Some(format!("{} does not exist", resource.display(name)))),
-            }
-        })
-        .await
-        .with_context(|| format!("cannot follow {}", resource.display(name)))?;
+            None => Some(Some(format!("{} does not exist", resource.display(name)))),
+        }
+    })
+    .await
+    .with_context(|| format!("cannot follow {}", resource.display(name)))?;
     match missing {
         None => Ok(()),
         Some(message) => Err(Failure::NotFound(message).into()),
@@ -130,17 +129,16 @@ async fn reach(
 
 /// Waits until the object with this UID is gone.
 pub async fn until_gone(followed: &Followed<'_>, uid: &str, progress: &mut Progress) -> anyhow::Result<()> {
-    followed
-        .until(|object| match object.filter(|object| object["metadata"]["uid"] == uid) {
-            None => Some(()),
-            Some(object) => {
-                if progress::state(object) != progress.last() {
-                    progress.show(object);
-                }
-                None
+    watch::until(followed, |object| match object.filter(|object| object["metadata"]["uid"] == uid) {
+        None => Some(()),
+        Some(object) => {
+            if progress::state(object) != progress.last() {
+                progress.show(object);
             }
-        })
-        .await
+            None
+        }
+    })
+    .await
 }
 
 #[cfg(test)]
