@@ -28,8 +28,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Switches the domain off, as by pulling the plug. The definition stays.
     async fn destroy(&self, vm_uid: &str) -> Result<(), HostError>;
 
-    /// Removes the definition of a domain that does not run, and what belongs to it (its console's socket and log).
+    /// Removes the definition of a domain that does not run. What its console said is kept.
     async fn undefine(&self, vm_uid: &str) -> Result<(), HostError>;
+
+    /// Removes what is kept of a VM that has no domain any more: what its console said.
+    async fn forget(&self, vm_uid: &str) -> Result<(), HostError>;
 
     /// What the hypervisor is.
     async fn facts(&self) -> Result<HypervisorFacts, HostError>;

@@ -160,6 +160,11 @@ impl Hypervisor for Libvirt {
             let message = format!("the domain of VM {vm_uid} cannot be removed while it runs; switch it off first");
             return Err(HostError::retryable("DomainRunning", message));
         }
+        Ok(())
+    }
+
+    async fn forget(&self, vm_uid: &str) -> Result<(), HostError> {
+        domains::checked_uid(vm_uid)?;
         let (consoles, uid) = (self.consoles.clone(), vm_uid.to_owned());
         let removed = spawn_blocking(move || console::remove_files(&consoles, &uid)).await;
         removed.map_err(std::io::Error::other).flatten().map_err(|error| {

@@ -63,6 +63,11 @@ async fn a_vm_lives_from_start_to_undefine() -> Result<()> {
     }
     successor.destroy(&vm.uid).await?;
     successor.request_shutdown(&vm.uid).await?;
+    // What it said can be read until the VM is forgotten.
+    assert_eq!(lab.consoles()?, [format!("{}.log", vm.uid)]);
+    for _ in 0..2 {
+        successor.forget(&vm.uid).await?;
+    }
     assert_eq!(lab.consoles()?, [""; 0]);
     Ok(())
 }
@@ -115,6 +120,7 @@ async fn a_guest_boots_talks_and_shuts_down_when_asked() -> Result<()> {
     .await?;
     libvirt.destroy(&vm.uid).await?;
     libvirt.undefine(&vm.uid).await?;
+    libvirt.forget(&vm.uid).await?;
     assert_eq!(lab.consoles()?, [""; 0]);
     Ok(())
 }

@@ -108,6 +108,10 @@ impl Hypervisor for SimHost {
         .await
     }
 
+    async fn forget(&self, _: &str) -> Result<(), HostError> {
+        Ok(())
+    }
+
     async fn facts(&self) -> Result<HypervisorFacts, HostError> {
         self.call(Method::Facts, async || {
             Ok(HypervisorFacts {

@@ -135,7 +135,10 @@ impl Round<'_> {
         let mut made = None;
         let done = match step {
             Step::Confirm => return self.confirm(plan).await,
-            Step::DropFinalizer => return self.drop_finalizer().await,
+            Step::DropFinalizer => match steps::forget(shared, desired).await {
+                Ok(()) => return self.drop_finalizer().await,
+                Err(error) => Err(error),
+            },
             Step::Provision => steps::provision(shared, desired).await.map(|provisioned| made = Some(provisioned)),
             Step::Start(spec) => steps::start(shared, self.vm, spec, plan.restart).await,
             Step::RequestShutdown => {

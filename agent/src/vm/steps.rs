@@ -88,6 +88,11 @@ pub async fn undefine(shared: &Shared, desired: &Desired) -> Result<(), HostErro
     limited(shared.config.timing.step, "remove the VM's definition", hypervisor.undefine(&desired.uid)).await
 }
 
+/// Removes what the hypervisor keeps of a VM without a domain.
+pub async fn forget(shared: &Shared, desired: &Desired) -> Result<(), HostError> {
+    limited(shared.config.timing.step, "remove the VM's console", shared.machine.hypervisor.forget(&desired.uid)).await
+}
+
 /// Removes disks.
 pub async fn remove_disks(shared: &Shared, desired: &Desired, disks: &[FoundDisk]) -> Result<(), HostError> {
     // No answer, however wrong, may cost a running VM its disks: nothing runs after this, or it fails
