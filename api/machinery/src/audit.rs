@@ -11,10 +11,16 @@ pub(crate) struct Audited<'a> {
     pub(crate) user: Option<&'a UserInfo>,
     pub(crate) verb: Verb,
     pub(crate) path: &'a ResourcePath,
+    /// The name of the object that was created.
+    pub(crate) created: Option<&'a CreatedName>,
     pub(crate) query: &'a Query,
     pub(crate) code: u16,
     pub(crate) latency: Duration,
 }
+
+/// The name of an object that a request created, which its path does not tell; carried by the answer.
+#[derive(Clone)]
+pub(crate) struct CreatedName(pub(crate) String);
 
 /// Hands the write to whoever subscribed to tracing's target `audit`.
 pub(crate) fn record(write: &Audited<'_>) {
@@ -28,7 +34,7 @@ pub(crate) fn record(write: &Audited<'_>) {
         resource = path.resource,
         subresource = path.subresource,
         namespace = path.namespace,
-        name = path.name,
+        name = write.created.map_or(path.name.as_str(), |created| created.0.as_str()),
         dry_run = write.query.flag("dryRun"),
         code = write.code,
         latency_ms = u64::try_from(write.latency.as_millis()).unwrap_or(u64::MAX),

@@ -3,14 +3,19 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
+
+use crate::status::{MAX_PATH, segment, shorten};
 
 /// No more duplicates than this are told.
 const MAX_DUPLICATES: usize = 100;
-/// YAML may expand (by aliases) to no more events and nodes than these.
-const MAX_YAML_EVENTS: usize = 1_000_000;
-const MAX_YAML_NODES: usize = 250_000;
+/// A document holds no more values than this, those in lists and maps counted: each takes many times the bytes that it
+/// came as.
+const MAX_VALUES: usize = 100_000;
+/// What the parser of YAML may see of a document, with what its aliases add.
+const MAX_YAML_EVENTS: usize = 500_000;
 /// What aliases may add to a YAML document, in events.
 const MAX_YAML_REPLAYED: usize = 50_000;
 /// JSON nests no deeper than serde_json's limit of 128; YAML likewise.
@@ -30,25 +35,33 @@ pub struct Decoded {
 #[error("{0}")]
 pub struct DecodeError(String);
 
+impl DecodeError {
+    fn new(problem: &impl fmt::Display) -> Self {
+        let mut text = problem.to_string();
+        shorten(&mut text, MAX_PATH);
+        Self(text)
+    }
+}
+
 /// Decodes JSON.
 pub fn json(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let mut duplicates = Vec::new();
+    let mut progress = Progress::default();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let error = |error: serde_json::Error| DecodeError(error.to_string());
-    let value = Seed { duplicates: &mut duplicates }.deserialize(&mut deserializer).map_err(error)?;
+    let error = |error: serde_json::Error| DecodeError::new(&error);
+    let value = Seed(&mut progress).deserialize(&mut deserializer).map_err(error)?;
     deserializer.end().map_err(error)?;
-    Ok(Decoded { value, duplicates })
+    Ok(Decoded { value, duplicates: progress.duplicates })
 }
 
 /// Decodes one YAML document.
 pub fn yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| DecodeError(error.to_string()))?;
+    let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::new(&error))?;
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_YAML_DEPTH,
             flow_nesting_limit: MAX_YAML_DEPTH,
             max_events: MAX_YAML_EVENTS,
-            max_nodes: MAX_YAML_NODES,
+            max_nodes: 2 * MAX_VALUES,
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_YAML_REPLAYED },
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
@@ -56,34 +69,55 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         strict_booleans: true,
         with_snippet: false,
     };
-    let mut duplicates = Vec::new();
+    let mut progress = Progress::default();
     let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
-        Seed { duplicates: &mut duplicates }.deserialize(deserializer)
+        Seed(&mut progress).deserialize(deserializer)
     })
-    .map_err(|error| DecodeError(error.to_string()))?;
-    Ok(Decoded { value, duplicates })
+    .map_err(|error| DecodeError::new(&error))?;
+    Ok(Decoded { value, duplicates: progress.duplicates })
 }
 
-/// Builds a value and collects the paths of duplicate keys below it. A path is built on the way back, from the inner to
-/// the outer, so that documents without duplicates pay nothing.
-struct Seed<'a> {
-    duplicates: &'a mut Vec<String>,
+/// What is known of a document while it is read.
+#[derive(Default)]
+struct Progress {
+    /// How many values there were.
+    values: usize,
+    /// The paths of duplicate keys. A path is built on the way back, from the inner to the outer, so that documents
+    /// without duplicates pay nothing.
+    duplicates: Vec<String>,
 }
 
-impl Seed<'_> {
-    /// Puts `parent` before every path that was found since there were `before`.
-    fn prefix(&mut self, before: usize, parent: &str) {
+impl Progress {
+    /// Puts `parent` before every path that was found since there were `before`. Of a long path the inner part is told.
+    fn prefix(&mut self, before: usize, parent: impl FnOnce() -> String) {
+        if self.duplicates.len() == before {
+            return;
+        }
+        let parent = parent();
         for path in &mut self.duplicates[before..] {
+            if path.starts_with(CUT) {
+                continue;
+            }
             let dot = if path.starts_with('[') { "" } else { "." };
-            *path = format!("{parent}{dot}{path}");
+            *path = if path.len() > MAX_PATH { format!("{CUT}{path}") } else { format!("{parent}{dot}{path}") };
         }
     }
 }
+
+/// What stands for the outer part of a path that is too long.
+const CUT: &str = "...";
+
+/// Builds one value.
+struct Seed<'a>(&'a mut Progress);
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.0.values += 1;
+        if self.0.values > MAX_VALUES {
+            return Err(D::Error::custom(format_args!("it holds more than {MAX_VALUES} values")));
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -131,26 +165,34 @@ impl<'de> Visitor<'de> for Seed<'_> {
         self.deserialize(deserializer)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         loop {
-            let before = self.duplicates.len();
-            let Some(value) = access.next_element_seed(Seed { duplicates: self.duplicates })? else {
+            let before = self.0.duplicates.len();
+            let Some(value) = access.next_element_seed(Seed(self.0))? else {
                 return Ok(Value::Array(list));
             };
-            self.prefix(before, &format!("[{}]", list.len()));
+            self.0.prefix(before, || format!("[{}]", list.len()));
             list.push(value);
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let before = self.duplicates.len();
-            let value = access.next_value_seed(Seed { duplicates: self.duplicates })?;
-            self.prefix(before, &key);
-            if map.insert(key.clone(), value).is_some() && self.duplicates.len() < MAX_DUPLICATES {
-                self.duplicates.push(key);
+            let before = self.0.duplicates.len();
+            let value = access.next_value_seed(Seed(self.0))?;
+            self.0.prefix(before, || segment(&key).into_owned());
+            match map.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                Entry::Occupied(mut entry) => {
+                    if self.0.duplicates.len() < MAX_DUPLICATES {
+                        self.0.duplicates.push(segment(entry.key()).into_owned());
+                    }
+                    entry.insert(value);
+                }
             }
         }
         Ok(Value::Object(map))
@@ -181,6 +223,32 @@ mod tests {
             json!({"a": 1, "spec": {"list": [{"size": 2}], "t": "x", "n": null, "f": 1.5, "b": true, "y": "y"}})
         );
         assert_eq!(decoded.duplicates, ["spec.list[0].size"]);
+    }
+
+    #[test]
+    fn the_number_of_values_is_bounded() {
+        let list = |values: usize| format!("[{}0]", "0,".repeat(values - 2));
+        assert!(json(list(MAX_VALUES).as_bytes()).is_ok());
+        let error = json(list(MAX_VALUES + 1).as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("more than 100000 values"), "{error}");
+        assert!(yaml(list(MAX_VALUES).as_bytes()).is_ok());
+        assert!(yaml(list(MAX_VALUES + 1).as_bytes()).is_err());
+        let maps = format!("[{}{{}}]", r#"{"":0},"#.repeat(MAX_VALUES / 2));
+        assert!(json(maps.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn long_paths_and_messages_are_cut() {
+        let key = "k".repeat(20_000);
+        let inner = format!("{{{}}}", vec![format!(r#""{key}": 1"#); 20].join(","));
+        let deep = (0..100).fold(inner, |inner, _| format!(r#"{{"{key}": {inner}}}"#));
+        let decoded = json(deep.as_bytes()).unwrap();
+        assert_eq!(decoded.duplicates.len(), 19);
+        for path in decoded.duplicates {
+            assert!(path.starts_with("...kkk") && path.len() < 2000, "{} bytes", path.len());
+        }
+        let error = yaml(format!("a: *{key}").as_bytes()).unwrap_err();
+        assert!(error.to_string().len() < 2000, "{} bytes", error.to_string().len());
     }
 
     #[test]

@@ -12,14 +12,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::registry::ResourceDescription;
-use crate::rest::{ResourcePath, Verb};
+use crate::registry::{Resource, ResourceDescription};
+use crate::rest::Verb;
 
 /// Upper bounds in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// What requests are told apart by. A path that names no served kind counts under empty names, so that clients cannot make
-/// up label values.
+/// What requests are told apart by. Names come from the kinds that are served, and never from a request, so that clients
+/// cannot make up label values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabels {
     verb: String,
@@ -31,9 +31,16 @@ pub(crate) struct RequestLabels {
 }
 
 impl RequestLabels {
-    pub(crate) fn new(method: &Method, path: Option<&ResourcePath>, verb: Option<Verb>, code: u16) -> Self {
-        let known = path.filter(|_| verb.is_some() && !matches!(code, 401 | 403 | 404 | 405));
-        let part = |get: fn(&ResourcePath) -> &str| known.map_or("", get).to_owned();
+    /// Of a request about `resource`, if it is about one that is served, or about a subresource of it.
+    pub(crate) fn new(
+        method: &Method,
+        verb: Option<Verb>,
+        resource: Option<&Resource>,
+        subresource: &str,
+        code: u16,
+    ) -> Self {
+        let part = |get: fn(&ResourceDescription) -> &str| resource.map_or("", |it| get(&it.description)).to_owned();
+        let served = resource.is_some_and(|resource| resource.has_subresource(subresource));
         Self {
             verb: match verb {
                 Some(verb) => verb.as_str().to_uppercase(),
@@ -42,10 +49,10 @@ impl RequestLabels {
                 }
                 None => "other".to_owned(),
             },
-            group: part(|path| &path.group),
-            version: part(|path| &path.version),
-            resource: part(|path| &path.resource),
-            subresource: part(|path| &path.subresource),
+            group: part(|it| &it.group),
+            version: part(|it| &it.version),
+            resource: part(|it| &it.plural),
+            subresource: if served { subresource.to_owned() } else { String::new() },
             code,
         }
     }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::auth::{Attributes, Authenticator, Authorizer, CertificateAuthenticator, Decision, UserInfo};
 use crate::decode::Decoded;
 use crate::discovery::Version;
 use crate::metrics::Metrics;
 use crate::registry::{DuplicateResource, FieldValidation, Resource, Resources, Store, Write};
-use crate::rest::Api;
+use crate::rest::{Api, Room};
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::serve::{self, ServerTls};
 use crate::standard::{self, StandardKindError, new_namespace};
@@ -99,6 +100,8 @@ impl ApiServerBuilder {
                 version: Version { product: self.product },
                 metrics: Metrics::new(),
                 namespaces: self.namespaces,
+                writes: TaskTracker::new(),
+                room: Room::new(),
                 shutdown: CancellationToken::new(),
                 bookmark_interval: self.bookmark_interval,
             }),

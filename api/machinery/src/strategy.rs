@@ -61,6 +61,11 @@ pub trait Strategy: Send + Sync + 'static {
         let _ = (ctx, new, old);
     }
 
+    /// The fields of the status that subresources alone write. A write of the status leaves them as they are.
+    fn protected_status(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// What the schema cannot say about a new object.
     fn validate_create(&self, ctx: &Context<'_>, object: &Value) -> Vec<FieldError> {
         let _ = (ctx, object);

@@ -77,6 +77,9 @@ pub(crate) fn update(
     let Admitted { object, mut warnings, mut errors } = admitted;
     let description = &resource.description;
     let mut new = resource.to_stored(object);
+    if description.status_subresource {
+        drop_null_status(&mut new);
+    }
     match part {
         Part::Main => {
             if description.status_subresource {
@@ -87,8 +90,8 @@ pub(crate) fn update(
             // neither metadata nor spec can be written here: whatever else was sent is the old object's
             let mut kept = old.clone();
             take(&mut kept, &new, "status");
+            keep_protected_status(&mut kept, old, resource.strategy.protected_status());
             new = kept;
-            errors.clear();
         }
         Part::Whole => {}
     }
@@ -150,6 +153,34 @@ fn take(object: &mut Value, source: &Value, field: &str) {
             Some(value) => map.insert(field.to_owned(), value.clone()),
             None => map.remove(field),
         };
+    }
+}
+
+/// A status that is `null` is none. CRDs that are derived from Rust types allow it, and as a value it would slip past
+/// whatever looks into the status.
+fn drop_null_status(object: &mut Value) {
+    if let Some(map) = object.as_object_mut()
+        && map.get("status").is_some_and(Value::is_null)
+    {
+        map.remove("status");
+    }
+}
+
+/// The fields of the status that only subresources write stay what they are, also where the new status is gone.
+fn keep_protected_status(new: &mut Value, old: &Value, fields: &[&str]) {
+    let Some(object) = new.as_object_mut() else { return };
+    for field in fields {
+        let kept = old.get("status").and_then(|status| status.get(field));
+        if kept.is_none() && !object.contains_key("status") {
+            continue;
+        }
+        // a status that is no object is left for validation to refuse
+        if let Some(status) = object.entry("status").or_insert_with(|| json!({})).as_object_mut() {
+            match kept {
+                Some(kept) => status.insert((*field).to_owned(), kept.clone()),
+                None => status.remove(*field),
+            };
+        }
     }
 }
 

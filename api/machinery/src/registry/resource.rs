@@ -110,6 +110,11 @@ impl Resource {
         }
     }
 
+    /// Whether the kind has a subresource of this name.
+    pub(crate) fn has_subresource(&self, name: &str) -> bool {
+        self.subresources.contains_key(name) || (name == "status" && self.description.status_subresource)
+    }
+
     /// The stored form as this resource serves it.
     pub(crate) fn to_served(&self, stored: Value) -> Value {
         match &self.conversion {

@@ -37,6 +37,9 @@ impl Strategy for Marking {
             Vec::new()
         }
     }
+    fn protected_status(&self) -> &'static [&'static str] {
+        &["bound"]
+    }
     fn grace_period_seconds(&self, _: &Value, requested: Option<i64>) -> i64 {
         requested.unwrap_or(60)
     }
@@ -50,7 +53,9 @@ fn resource() -> Resource {
             "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}}, "schema": {
                 "openAPIV3Schema": {"type": "object", "required": ["spec"], "properties": {
                     "spec": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
-                    "status": {"type": "object", "properties": {"phase": {"type": "string"}}},
+                    "status": {"type": "object", "nullable": true, "properties": {
+                        "phase": {"type": "string"}, "bound": {"type": "string", "nullable": true},
+                    }},
                 }},
             }}],
         },
@@ -137,6 +142,36 @@ fn an_update_changes_its_part_alone() {
     let whole = update(Part::Whole, sent, &old()).unwrap();
     assert_eq!((&whole["spec"], &whole["status"]), (&json!({"a": 2}), &json!({"phase": "Sent"})));
     assert_eq!(whole["metadata"]["generation"], 5);
+}
+
+#[test]
+fn no_write_erases_what_subresources_wrote() {
+    let mut bound = old();
+    bound["status"]["bound"] = json!("h1");
+    let statuses =
+        [None, Some(Value::Null), Some(json!({})), Some(json!({"bound": null})), Some(json!({"bound": "h2"}))];
+    for status in statuses {
+        let mut sent = json!({"metadata": {"name": "x"}, "spec": {"a": 1}});
+        if let Some(status) = status {
+            sent["status"] = status;
+        }
+        let main = update(Part::Main, sent.clone(), &bound).unwrap();
+        assert_eq!(main["status"], bound["status"], "{sent}");
+        let status = update(Part::Status, sent.clone(), &bound).unwrap();
+        assert_eq!(status["status"], json!({"bound": "h1"}), "{sent}");
+        assert_eq!((&status["spec"], &status["metadata"]), (&bound["spec"], &bound["metadata"]));
+        let unbound = update(Part::Status, sent.clone(), &old()).unwrap();
+        assert_eq!(unbound.pointer("/status/bound"), None, "{sent}");
+    }
+}
+
+#[test]
+fn a_precondition_that_cannot_be_read_is_not_ignored() {
+    let sent = json!({"metadata": {"name": "x", "resourceVersion": 9}, "status": {}});
+    for part in [Part::Main, Part::Status] {
+        let error = update(part, sent.clone(), &old()).unwrap_err();
+        assert_eq!(error.causes()[0].field, "metadata.resourceVersion");
+    }
 }
 
 #[test]

@@ -19,6 +19,9 @@ pub(crate) const MAX_BODY: usize = 3 * 1024 * 1024;
 const MAX_DISCARDED: usize = 16 * 1024 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
+/// The largest body in protobuf, in bytes: its values can take two bytes each.
+const MAX_PROTOBUF: usize = 512 * 1024;
+
 const MEDIA_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 
 /// Reads the whole body.
@@ -75,6 +78,9 @@ pub(crate) fn object(headers: &HeaderMap, bytes: &[u8], message: Option<Message>
         ("" | "application/json", _) => decode::json(bytes).map_err(|error| undecodable(&error)),
         ("application/yaml", _) => decode::yaml(bytes).map_err(|error| undecodable(&error)),
         (protobuf::MEDIA_TYPE, Some(message)) => {
+            if bytes.len() > MAX_PROTOBUF {
+                return Err(ApiError::too_large(MAX_PROTOBUF));
+            }
             let value = protobuf::decode(bytes, message).map_err(|error| undecodable(&error))?;
             Ok(Decoded { value, duplicates: Vec::new() })
         }

@@ -8,7 +8,7 @@ use super::respond::Body;
 use super::{Call, body, respond};
 use crate::meta;
 use crate::registry::{DeleteOptions, Written};
-use crate::status::{ApiError, FieldError, FieldPath, Reason, success};
+use crate::status::{ApiError, FieldError, FieldPath, Reason, shown, success};
 
 impl Call<'_> {
     pub(super) async fn delete(&self, bytes: &[u8]) -> Result<Response<Body>, ApiError> {
@@ -40,45 +40,62 @@ impl Call<'_> {
         Ok(respond::list(self.resource.clone(), super::negotiate::Form::Object, revision, selected))
     }
 
-    /// From the body (`DeleteOptions`) and the query.
+    /// From the body (`DeleteOptions`) and the query. What cannot be read is refused: a precondition that is not
+    /// understood must not count as none.
     fn delete_options(&self, bytes: &[u8]) -> Result<(DeleteOptions, WriteOptions), ApiError> {
         let mut write = WriteOptions::parse(self.query)?;
         let body = if bytes.is_empty() { Value::Null } else { body::object(self.headers, bytes, None)?.value };
         if !body.is_null() && !body.is_object() {
             return Err(ApiError::bad_request("the body must be a DeleteOptions object"));
         }
-        if let Some(kind) = body.get("kind").and_then(Value::as_str)
-            && kind != "DeleteOptions"
-        {
+        let kind = text(&body, "kind")?.unwrap_or("DeleteOptions");
+        if kind != "DeleteOptions" {
             return Err(ApiError::bad_request(format!("the body must be a DeleteOptions object, not a {kind}")));
         }
-        let dry_run = body.get("dryRun").and_then(Value::as_array).into_iter().flatten();
-        write.dry_run |= query::dry_run(dry_run.map(|value| value.as_str().unwrap_or("(no string)")))?;
-
         let in_body = |name: &str| body.get(name).filter(|value| !value.is_null());
-        let policy = in_body("propagationPolicy").and_then(Value::as_str);
-        let policy = policy.unwrap_or_else(|| self.query.get("propagationPolicy"));
+        match in_body("dryRun") {
+            None => {}
+            Some(Value::Array(stages)) => {
+                write.dry_run |= query::dry_run(stages.iter().map(|stage| stage.as_str().unwrap_or("(no string)")))?;
+            }
+            Some(other) => return Err(malformed("dryRun", "a list of strings", other)),
+        }
+        let policy = match text(&body, "propagationPolicy")? {
+            Some(policy) => policy,
+            None => self.query.get("propagationPolicy"),
+        };
         if !matches!(policy, "" | "Orphan" | "Background" | "Foreground") {
             let supported = ["Background", "Foreground", "Orphan"].map(str::to_owned);
             let error = FieldError::not_supported(FieldPath::new("propagationPolicy"), policy, &supported);
             return Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
         }
-        let grace_period_seconds =
-            match in_body("gracePeriodSeconds") {
-                Some(value) => Some(value.as_i64().ok_or_else(|| {
-                    ApiError::bad_request(format!("gracePeriodSeconds must be an integer, not {value}"))
-                })?),
-                None => self.query.number("gracePeriodSeconds")?,
-            };
-        let precondition = |name: &str| {
-            let value = body.get("preconditions").and_then(|preconditions| preconditions.get(name));
-            value.and_then(Value::as_str).map(str::to_owned)
+        let grace_period_seconds = match in_body("gracePeriodSeconds") {
+            Some(value) => Some(value.as_i64().ok_or_else(|| malformed("gracePeriodSeconds", "an integer", value))?),
+            None => self.query.number("gracePeriodSeconds")?,
         };
+        let preconditions = in_body("preconditions").unwrap_or(&Value::Null);
+        if !preconditions.is_null() && !preconditions.is_object() {
+            return Err(malformed("preconditions", "an object", preconditions));
+        }
+        let precondition = |name: &str| Ok(text(preconditions, name)?.map(str::to_owned));
         let options = DeleteOptions {
             grace_period_seconds,
-            uid: precondition("uid"),
-            resource_version: precondition("resourceVersion"),
+            uid: precondition("uid")?,
+            resource_version: precondition("resourceVersion")?,
         };
         Ok((options, write))
     }
+}
+
+/// A field that holds a string, or is not there.
+fn text<'a>(object: &'a Value, field: &str) -> Result<Option<&'a str>, ApiError> {
+    match object.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(malformed(field, "a string", other)),
+    }
+}
+
+fn malformed(field: &str, wanted: &str, given: &Value) -> ApiError {
+    ApiError::bad_request(format!("{field} in DeleteOptions must be {wanted}, not {}", shown(given)))
 }

@@ -10,6 +10,7 @@ mod path;
 mod query;
 mod read;
 mod respond;
+mod room;
 mod subresource;
 mod watch;
 mod write;
@@ -22,11 +23,13 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub(crate) use negotiate::DiscoveryForm;
 pub(crate) use path::{ResourcePath, Verb};
 pub(crate) use query::Query;
 pub use respond::Body;
+pub(crate) use room::Room;
 
 use self::query::{Selectors, WriteOptions};
 use crate::audit::{self, Audited};
@@ -53,6 +56,10 @@ pub(crate) struct Api {
     pub(crate) metrics: Metrics,
     /// The namespaces that must exist before the server is ready.
     pub(crate) namespaces: Vec<String>,
+    /// Writes in progress. They end by themselves, whether or not somebody still waits for the answer.
+    pub(crate) writes: TaskTracker,
+    /// Room for their bodies.
+    pub(crate) room: Room,
     /// Ends watches when the server shuts down.
     pub(crate) shutdown: CancellationToken,
     /// How often a watch that asks for bookmarks gets one.
@@ -109,9 +116,38 @@ impl<'a> Call<'a> {
     }
 }
 
+/// What became known of a request while it was answered.
+#[derive(Default)]
+struct Known {
+    /// Who sent it.
+    user: Option<UserInfo>,
+    /// What it is about.
+    resource: Option<Arc<Resource>>,
+}
+
 impl Api {
     /// Answers a request. `peer` is the client certificate that TLS has verified.
-    pub(crate) async fn handle<B>(&self, request: Request<B>, peer: Option<&PeerCertificate>) -> Response<Body>
+    ///
+    /// The caller may drop this future when the client goes away. What may write then goes on to its end all the same,
+    /// so that nothing is written that the audit trail does not show.
+    pub(crate) async fn handle<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+        peer: Option<Arc<PeerCertificate>>,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: std::fmt::Display + Send,
+    {
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            return self.answer_recorded(request, peer.as_deref()).await;
+        }
+        let api = self.clone();
+        let write = self.writes.spawn(async move { api.answer_recorded(request, peer.as_deref()).await });
+        write.await.unwrap_or_else(|error| respond::failure(&ApiError::internal(error)))
+    }
+
+    async fn answer_recorded<B>(&self, request: Request<B>, peer: Option<&PeerCertificate>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Unpin + Send,
         B::Error: std::fmt::Display,
@@ -121,9 +157,9 @@ impl Api {
         let query = Query::parse(head.uri.query());
         let path = path::parse(head.uri.path());
         let verb = path.as_ref().and_then(|path| Verb::of(&head.method, path, query.flag("watch")));
-        let mut user = None;
+        let mut known = Known::default();
 
-        let answer = self.answer(&head, body, &query, path.as_ref(), verb, peer, &mut user);
+        let answer = self.answer(&head, body, &query, path.as_ref(), verb, peer, &mut known);
         let answer = AssertUnwindSafe(answer).catch_unwind();
         let result = match verb {
             Some(Verb::Watch) => Ok(answer.await),
@@ -141,11 +177,14 @@ impl Api {
 
         let latency = started.elapsed();
         let code = response.status().as_u16();
-        self.metrics.request(&RequestLabels::new(&head.method, path.as_ref(), verb, code), latency);
+        let subresource = path.as_ref().map_or("", |path| &path.subresource);
+        let labels = RequestLabels::new(&head.method, verb, known.resource.as_deref(), subresource, code);
+        self.metrics.request(&labels, latency);
         if let (Some(path), Some(verb)) = (&path, verb)
             && verb.is_write()
         {
-            audit::record(&Audited { user: user.as_ref(), verb, path, query: &query, code, latency });
+            let (user, created) = (known.user.as_ref(), response.extensions().get());
+            audit::record(&Audited { user, verb, path, created, query: &query, code, latency });
         }
         response
     }
@@ -159,7 +198,7 @@ impl Api {
         path: Option<&ResourcePath>,
         verb: Option<Verb>,
         peer: Option<&PeerCertificate>,
-        known_user: &mut Option<UserInfo>,
+        known: &mut Known,
     ) -> Result<Response<Body>, ApiError>
     where
         B: http_body::Body<Data = Bytes> + Unpin + Send,
@@ -169,20 +208,22 @@ impl Api {
         if let Some(response) = self.answer_public(head, query).await {
             return Ok(response);
         }
-        let user = &*known_user.insert(self.authenticate(&head.headers, peer).await?);
+        let user = &*known.user.insert(self.authenticate(&head.headers, peer).await?);
+        refuse_impersonation(&head.headers)?;
         let Some(path) = path else {
             return self.answer_document(head, user);
         };
         let Some(verb) = verb else {
             return Err(ApiError::method_not_allowed(head.method.as_str(), &path.group, &path.resource));
         };
-        let selectors = match verb {
-            Verb::List | Verb::Watch | Verb::DeleteCollection => Selectors::parse(query)?,
-            _ => Selectors::default(),
-        };
         let resource = self.resources.get(&path.group, &path.version, &path.resource);
         let Some(resource) = resource else {
             return Err(ApiError::no_such_path());
+        };
+        known.resource = Some(resource.clone());
+        let selectors = match verb {
+            Verb::List | Verb::Watch | Verb::DeleteCollection => Selectors::parse(query)?,
+            _ => Selectors::default(),
         };
         let call = Call {
             api: self,
@@ -273,6 +314,15 @@ impl Api {
 }
 
 impl Call<'_> {
+    /// The body, once there is room for it.
+    async fn receive<B>(&self, body: B) -> Result<room::Body<'_>, ApiError>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin + Send,
+        B::Error: std::fmt::Display,
+    {
+        self.api.room.take(body::read(body).await?).await
+    }
+
     async fn answer<B>(&self, body: B) -> Result<Response<Body>, ApiError>
     where
         B: http_body::Body<Data = Bytes> + Unpin + Send,
@@ -282,23 +332,34 @@ impl Call<'_> {
             ("", Verb::Get) => self.get().await,
             ("", Verb::List) => self.list().await,
             ("", Verb::Watch) => self.watch().await,
-            ("", Verb::Create) => self.create(&body::read(body).await?).await,
-            ("", Verb::Delete) => self.delete(&body::read(body).await?).await,
-            ("", Verb::DeleteCollection) => self.delete_collection(&body::read(body).await?).await,
+            ("", Verb::Create) => self.create(&*self.receive(body).await?).await,
+            ("", Verb::Delete) => self.delete(&*self.receive(body).await?).await,
+            ("", Verb::DeleteCollection) => self.delete_collection(&*self.receive(body).await?).await,
             ("status", Verb::Get | Verb::Update | Verb::Patch) if self.resource.description.status_subresource => {
                 match self.verb {
                     Verb::Get => self.get().await,
-                    _ => self.update(&body::read(body).await?).await,
+                    _ => self.update(&*self.receive(body).await?).await,
                 }
             }
-            ("", Verb::Update | Verb::Patch) => self.update(&body::read(body).await?).await,
+            ("", Verb::Update | Verb::Patch) => self.update(&*self.receive(body).await?).await,
             (name, _) => match self.resource.subresources.get(name) {
-                Some(handler) => self.subresource(&**handler, &body::read(body).await?).await,
+                Some(handler) => self.subresource(&**handler, &*self.receive(body).await?).await,
                 None if name == "status" && self.resource.description.status_subresource => {
                     Err(self.method_not_allowed())
                 }
                 None => Err(ApiError::no_such_path()),
             },
+        }
+    }
+}
+
+/// A client that asks to be somebody else must not be answered as who it is.
+fn refuse_impersonation(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.keys().find(|name| name.as_str().starts_with("impersonate-")) {
+        None => Ok(()),
+        Some(name) => {
+            let why = format!("this server lets nobody act as somebody else: leave out the header {name}");
+            Err(ApiError::forbidden("", "", "", &why))
         }
     }
 }

@@ -18,7 +18,7 @@ use super::query::{WatchOptions, WatchStart};
 use super::read::Filter;
 use super::respond::{self, Body};
 use super::{Call, negotiate};
-use crate::cache::{Event, Expired, Object, WatchEnd, Watcher};
+use crate::cache::{Event, Expired, Object, Stale, WatchEnd, Watcher};
 use crate::metrics::WatchGuard;
 use crate::registry::{Freshness, Resource, optional};
 use crate::status::ApiError;
@@ -48,15 +48,19 @@ impl Call<'_> {
                 store.reach(Freshness::Consistent).await?;
                 (Vec::new(), kind.revision())
             }
-            WatchStart::After(revision) => {
-                store.reach(Freshness::NotOlderThan(revision)).await?;
-                (Vec::new(), revision)
-            }
+            WatchStart::After(revision) => match store.cache.wait_for(revision).await {
+                Ok(()) => (Vec::new(), revision),
+                // a store that was restored from a backup never comes as far: the client has to list again
+                Err(Stale { wanted, reached }) => {
+                    return Ok(expired(&format!("Too large resource version: {wanted}, current: {reached}")));
+                }
+            },
         };
         let namespace = optional(&self.path.namespace).map(str::to_owned);
-        let watcher = kind
-            .watch(namespace, after)
-            .map_err(|Expired { oldest }| ApiError::expired(format!("too old resource version: {after} ({oldest})")))?;
+        let watcher = match kind.watch(namespace, after) {
+            Ok(watcher) => watcher,
+            Err(Expired { oldest }) => return Ok(expired(&format!("too old resource version: {after} ({oldest})"))),
+        };
         let timeout = options.timeout.unwrap_or_else(|| TIMEOUT.mul_f64(rand::rng().random_range(1.0..2.0)));
         let mut bookmarks = tokio::time::interval(self.api.bookmark_interval);
         bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,6 +85,16 @@ impl Call<'_> {
         });
         Ok(respond::answer(200, "application/json", respond::streamed(pieces)))
     }
+}
+
+/// A watch that cannot begin where it was told to: 200 and one event that says so, as Kubernetes answers. Clients list
+/// again when they get it; a watch that fails with 410 itself they would try again as it was.
+fn expired(message: &str) -> Response<Body> {
+    respond::answer(200, "application/json", respond::full(error_event(&ApiError::expired(message))))
+}
+
+fn error_event(error: &ApiError) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": error.to_status()})).into()
 }
 
 /// One client's watch.
@@ -137,8 +151,7 @@ impl Feed {
                     Err(WatchEnd::Closed) => return None,
                     Err(end @ WatchEnd::Expired) => {
                         let error = ApiError::expired(format!("too old resource version: {end}"));
-                        let frame = json!({"type": "ERROR", "object": error.to_status()});
-                        return Some((format!("{frame}\n").into(), false));
+                        return Some((error_event(&error), false));
                     }
                 },
                 () = tick(&mut self.bookmarks) => self.bookmark(&mut piece),

@@ -6,7 +6,9 @@ use super::path::Verb;
 use super::query::WriteOptions;
 use super::respond::Body;
 use super::{Call, body, negotiate, respond};
+use crate::audit::CreatedName;
 use crate::decode;
+use crate::meta;
 use crate::patch::{JSON_PATCH, MERGE_PATCH, Patch};
 use crate::registry::{Edit, Part};
 use crate::status::ApiError;
@@ -16,8 +18,10 @@ impl Call<'_> {
         let options = WriteOptions::parse(self.query)?;
         let form = negotiate::object_form(self.headers, false, self.query.get("includeObject"))?;
         let written = self.write(options).create(body::object(self.headers, bytes, self.resource.protobuf)?).await?;
+        let name = CreatedName(meta::text(&written.object, "name").to_owned());
         let mut response = respond::written(201, self.resource, form, written.object);
         respond::warn(&mut response, &written.warnings);
+        response.extensions_mut().insert(name);
         Ok(response)
     }
 

@@ -61,7 +61,13 @@ pub(crate) async fn serve(api: Arc<Api>, listener: TcpListener, tls: ServerTls, 
     }
     drop(listener);
     api.shutdown.cancel();
-    if tokio::time::timeout(DRAIN_TIMEOUT, connections.shutdown()).await.is_err() {
+    let drained = async {
+        connections.shutdown().await;
+        // those whose clients have gone
+        api.writes.close();
+        api.writes.wait().await;
+    };
+    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
         tracing::warn!("requests were cut off by the shutdown");
     }
     cut.cancel();
@@ -82,7 +88,7 @@ async fn connection(
     };
     let service = service_fn(move |request: Request<Incoming>| {
         let (api, peer) = (api.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(api.handle(request, peer.as_deref()).await) }
+        async move { Ok::<_, Infallible>(api.handle(request, peer).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

@@ -1,11 +1,18 @@
 //! What is wrong with one field: Kubernetes' `field.Error`, with its wording, and the path that names the field.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::Value;
 
 /// Values longer than this are cut in messages, so that a 3 MiB string does not come back in its own error.
 const MAX_SHOWN: usize = 256;
+/// What is said about a value is cut where it is longer: it may quote the value.
+const MAX_DETAIL: usize = 4096;
+/// Longer names are cut in paths. The longest key of a label or an annotation is 317 bytes.
+pub(crate) const MAX_SEGMENT: usize = 320;
+/// A path that is longer is not made longer still.
+pub(crate) const MAX_PATH: usize = 1024;
 
 /// The path of a field, written as Kubernetes does: `spec.disks[0].size`, `metadata.labels[a/b]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,19 +32,23 @@ impl FieldPath {
     /// The field `name` of this one.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() { Self(segment(name).into_owned()) } else { self.longer(&format!(".{}", segment(name))) }
     }
 
     /// The element `index` of this list.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
-        Self(format!("{}[{index}]", self.0))
+        self.longer(&format!("[{index}]"))
     }
 
     /// The entry `key` of this map.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}[{key}]", self.0))
+        self.longer(&format!("[{}]", segment(key)))
+    }
+
+    fn longer(&self, part: &str) -> Self {
+        if self.0.len() > MAX_PATH { self.clone() } else { Self([&self.0, part].concat()) }
     }
 
     /// The path as text; empty for the object itself.
@@ -184,6 +195,7 @@ impl FieldError {
             text.push_str(": ");
             text.push_str(&self.detail);
         }
+        shorten(&mut text, MAX_DETAIL);
         text
     }
 }
@@ -197,15 +209,24 @@ impl fmt::Display for FieldError {
 /// A value as it appears in a message: JSON, cut where it gets long.
 pub(crate) fn shown(value: &Value) -> String {
     let mut text = value.to_string();
-    if text.len() > MAX_SHOWN {
-        let mut end = MAX_SHOWN;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
+    shorten(&mut text, MAX_SHOWN);
+    text
+}
+
+/// Cuts a text that is longer than `max` bytes, and shows that it was cut.
+pub(crate) fn shorten(text: &mut String, max: usize) {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
         text.push_str("...");
     }
-    text
+}
+
+/// A name as a part of a path.
+pub(crate) fn segment(name: &str) -> Cow<'_, str> {
+    if name.len() <= MAX_SEGMENT {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(format!("{}...", &name[..name.floor_char_boundary(MAX_SEGMENT)]))
 }
 
 #[cfg(test)]
@@ -235,5 +256,17 @@ mod tests {
     fn a_huge_value_is_cut() {
         let error = FieldError::invalid(FieldPath::new("a"), json!("ü".repeat(5000)), "x");
         assert!(error.body().len() < 400, "{}", error.body().len());
+        let error = FieldError::invalid(FieldPath::new("a"), 1, &"x".repeat(1 << 20));
+        assert!(error.body().len() < 5000, "{}", error.body().len());
+    }
+
+    #[test]
+    fn a_huge_path_is_cut() {
+        let long = "x".repeat(1 << 20);
+        let mut path = FieldPath::root();
+        for _ in 0..100 {
+            path = path.child(&long).key(&long).index(3);
+        }
+        assert!(path.as_str().len() < 2 * MAX_PATH, "{}", path.as_str().len());
     }
 }

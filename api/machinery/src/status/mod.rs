@@ -9,9 +9,14 @@ mod field;
 use serde_json::{Map, Value, json};
 
 pub use field::{FieldError, FieldErrorKind, FieldPath};
+pub(crate) use field::{MAX_PATH, segment, shorten, shown};
 
 /// No more field errors than this are told at once: a hostile object must not make an answer of many megabytes.
 const MAX_FIELD_ERRORS: usize = 100;
+/// Longer messages are cut: what they quote may be as large as a request.
+const MAX_MESSAGE: usize = 32 * 1024;
+/// Longer names are cut; no object has one.
+const MAX_NAME: usize = 512;
 
 /// The machine-readable reason of a failure, as Kubernetes spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,7 +122,6 @@ struct Inner {
     group: String,
     kind: String,
     name: String,
-    uid: String,
     causes: Vec<Cause>,
     retry_after_seconds: Option<u32>,
 }
@@ -142,13 +146,14 @@ fn qualified(group: &str, resource: &str) -> String {
 impl ApiError {
     /// A failure with a free message and no details.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        shorten(&mut message, MAX_MESSAGE);
         Self(Box::new(Inner {
             reason,
-            message: message.into(),
+            message,
             group: String::new(),
             kind: String::new(),
             name: String::new(),
-            uid: String::new(),
             causes: Vec::new(),
             retry_after_seconds: None,
         }))
@@ -159,6 +164,7 @@ impl ApiError {
         group.clone_into(&mut error.0.group);
         kind.clone_into(&mut error.0.kind);
         name.clone_into(&mut error.0.name);
+        shorten(&mut error.0.name, MAX_NAME);
         error
     }
 
@@ -282,6 +288,11 @@ impl ApiError {
         error
     }
 
+    /// 429: the same request may succeed in a moment.
+    pub fn too_many_requests(message: impl Into<String>) -> Self {
+        Self::new(Reason::TooManyRequests, message).with_retry_after(1)
+    }
+
     /// 500.
     pub fn internal(message: impl std::fmt::Display) -> Self {
         Self::new(Reason::InternalError, format!("Internal error occurred: {message}"))
@@ -311,13 +322,6 @@ impl ApiError {
         self
     }
 
-    /// Names the UID that the failure is about.
-    #[must_use]
-    pub fn with_uid(mut self, uid: &str) -> Self {
-        uid.clone_into(&mut self.0.uid);
-        self
-    }
-
     /// The reason.
     pub fn reason(&self) -> Reason {
         self.0.reason
@@ -342,8 +346,7 @@ impl ApiError {
     pub fn to_status(&self) -> Value {
         let inner = &self.0;
         let mut details = Map::new();
-        for (key, text) in [("name", &inner.name), ("group", &inner.group), ("kind", &inner.kind), ("uid", &inner.uid)]
-        {
+        for (key, text) in [("name", &inner.name), ("group", &inner.group), ("kind", &inner.kind)] {
             if !text.is_empty() {
                 details.insert(key.to_owned(), json!(text));
             }

@@ -162,6 +162,34 @@ async fn a_deletion_can_demand_a_uid_and_a_version() {
 }
 
 #[tokio::test]
+async fn options_of_a_deletion_that_cannot_be_read_are_refused() {
+    let harness = Harness::start().await;
+    let client = harness.client("admin").await;
+    harness.widgets().await.create(&PostParams::default(), &widget("a", "red")).await.unwrap();
+    for options in [
+        json!({"preconditions": {"uid": 5}}),
+        json!({"preconditions": {"resourceVersion": 5}}),
+        json!({"preconditions": "none"}),
+        json!({"preconditions": ["uid"]}),
+        json!({"dryRun": "All"}),
+        json!({"dryRun": [true]}),
+        json!({"propagationPolicy": 1}),
+        json!({"gracePeriodSeconds": "1"}),
+        json!({"kind": 1}),
+        json!({"kind": "Widget"}),
+    ] {
+        for path in [POST.to_owned(), format!("{POST}/a")] {
+            let (code, _, body) =
+                raw(&client, request("DELETE", &path, "application/json", &options.to_string())).await;
+            assert_eq!(code, 400, "{options} {path}: {body}");
+        }
+    }
+    let nothing = json!({"preconditions": {"uid": null}, "dryRun": null}).to_string();
+    let (code, ..) = raw(&client, request("DELETE", &format!("{POST}/a"), "application/json", &nothing)).await;
+    assert_eq!(code, 200);
+}
+
+#[tokio::test]
 async fn an_update_for_another_uid_is_refused() {
     let harness = Harness::start().await;
     let widgets = harness.widgets().await;

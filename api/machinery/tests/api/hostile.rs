@@ -18,8 +18,14 @@ async fn bombs_are_refused_quickly() {
     };
     let aliases = format!("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n{}", (1..15).map(level).collect::<Vec<_>>().concat());
     let deep_yaml = (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect::<Vec<_>>().concat();
-    let wide =
-        format!(r#"{{"metadata": {{"name": "a"}}, "spec": {{"color": "x", "parts": [{}1]}}}}"#, "1,".repeat(500_000));
+    let wide = |values: usize| {
+        let parts = "1,".repeat(values);
+        format!(r#"{{"metadata": {{"name": "a"}}, "spec": {{"color": "x", "parts": [{parts}1]}}}}"#)
+    };
+    let named = |name: String| format!(r#"{{"metadata": {{"name": "{name}"}}, "spec": {{"color": "x"}}}}"#);
+    let field = "x".repeat(20_000);
+    let pairs = vec![format!(r#""{field}": 1"#); 60].join(",");
+    let twice = (0..80).fold(format!("{{{pairs}}}"), |inner, _| format!(r#"{{"{field}": {inner}}}"#));
     let finalizers = format!(
         r#"{{"metadata": {{"name": "a", "finalizers": [{}"z"]}}, "spec": {{"color": "x"}}}}"#,
         "\"bad one\",".repeat(10_000)
@@ -36,7 +42,11 @@ async fn bombs_are_refused_quickly() {
             format!(r#"{{"metadata": {{"name": "a"}}, "spec": {{"color": "{}"}}}}"#, "x".repeat(2 << 20)),
             vec![413],
         ),
-        ("many wrong elements", "application/json", wide, vec![422]),
+        ("more values than an object can have", "application/json", wide(500_000), vec![400]),
+        ("many wrong elements", "application/json", wide(90_000), vec![422]),
+        ("a long name", "application/json", named("x".repeat(1 << 20)), vec![422]),
+        ("a long field", "application/json", format!(r#"{{"{}": 1}}"#, "x".repeat(1 << 20)), vec![400]),
+        ("long fields that are given twice", "application/json", twice, vec![400]),
         ("many bad finalizers", "application/json", finalizers, vec![422]),
         (
             "a huge number",
@@ -47,7 +57,8 @@ async fn bombs_are_refused_quickly() {
         ("bad UTF-8 escapes", "application/json", r#"{"metadata": {"name": "\ud800"}}"#.to_owned(), vec![400]),
     ] {
         let started = Instant::now();
-        let (code, _, answer) = raw(&client, request("POST", PATH, content_type, &body)).await;
+        let strict = format!("{PATH}?fieldValidation=Strict");
+        let (code, _, answer) = raw(&client, request("POST", &strict, content_type, &body)).await;
         let shown: String = answer.chars().take(300).collect();
         assert!(codes.contains(&code), "{what}: {code} {shown}");
         assert!(answer.len() < 200_000, "{what}: an answer of {} bytes", answer.len());

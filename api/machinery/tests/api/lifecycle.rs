@@ -189,6 +189,15 @@ async fn callers_are_told_apart() {
         assert_eq!(code, 200, "{open}: {body}");
     }
 
+    let client = harness.client("admin").await;
+    for header in ["Impersonate-User", "Impersonate-Group", "Impersonate-Extra-Scopes"] {
+        let mut request = request("GET", WIDGETS, "", "");
+        request.headers_mut().insert(header, "viewer".parse().unwrap());
+        let (code, _, body) = raw(&client, request).await;
+        assert_eq!(code, 403, "{header}: {body}");
+        assert!(body.contains("lets nobody act as somebody else"), "{body}");
+    }
+
     let admin = harness.widgets().await;
     let mut labelled = widget("a", "red");
     labelled.labels_mut().insert("forbidden".to_owned(), String::new());

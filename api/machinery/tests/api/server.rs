@@ -16,7 +16,14 @@ async fn requests_are_counted() {
     let widgets = harness.widgets().await;
     widgets.create(&PostParams::default(), &widget("a", "red")).await.unwrap();
     failure(widgets.create(&PostParams::default(), &widget("a", "red")).await);
-    raw(&client, request("GET", "/apis/made.up/v1/names", "", "")).await;
+    for made_up in [
+        "/apis/made.up/v1/names",
+        "/apis/made.up/v1/names?labelSelector=%21%21",
+        "/apis/test.example.com/v1/made.up?watch=1&resourceVersion=x",
+        "/apis/test.example.com/v1/namespaces/default/widgets/a/made.up",
+    ] {
+        raw(&client, request("GET", made_up, "", "")).await;
+    }
     let (code, _, metrics) = raw(&client, request("GET", "/metrics", "", "")).await;
     assert_eq!(code, 200);
     let created = r#"apiserver_request_total{verb="POST""#;
@@ -24,6 +31,7 @@ async fn requests_are_counted() {
     for line in [
         r#"apiserver_request_total{verb="CREATE",group="test.example.com",version="v1",resource="widgets",subresource="",code="201"} 1"#,
         r#"apiserver_request_total{verb="CREATE",group="test.example.com",version="v1",resource="widgets",subresource="",code="409"} 1"#,
+        r#"apiserver_request_total{verb="GET",group="test.example.com",version="v1",resource="widgets",subresource="",code="404"} 1"#,
     ] {
         assert!(metrics.contains(line), "{metrics}");
     }

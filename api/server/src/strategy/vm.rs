@@ -26,17 +26,8 @@ impl Strategy for VmStrategy {
         object["status"] = json!({"phase": "Pending"});
     }
 
-    fn prepare_for_status_update(&self, _: &Context<'_>, new: &mut Value, old: &Value) {
-        let Some(object) = new.as_object_mut() else { return };
-        // a status that is no object is left for validation to refuse
-        if let Some(status) = object.entry("status").or_insert_with(|| json!({})).as_object_mut() {
-            for field in SUBRESOURCE_FIELDS {
-                match old.pointer(&format!("/status/{field}")) {
-                    Some(kept) => status.insert(field.to_owned(), kept.clone()),
-                    None => status.remove(field),
-                };
-            }
-        }
+    fn protected_status(&self) -> &'static [&'static str] {
+        &SUBRESOURCE_FIELDS
     }
 
     fn validate_create(&self, ctx: &Context<'_>, object: &Value) -> Vec<FieldError> {

@@ -1,12 +1,12 @@
 //! The binding subresource: a VM gets one host, whoever asks and however often.
 
 use futures::future::join_all;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use ucloud_api::subresources::VMBinding;
 use ucloud_types::{condition, meta::AGENT_FINALIZER};
 
-use crate::fixtures::{bind, create_host, create_vm, fields, post, refused, start, vm_spec, vms};
+use crate::fixtures::{bind, create_host, create_vm, fields, post, refused, start, untyped, vm_spec, vms};
 
 #[tokio::test]
 async fn one_of_eight_schedulers_wins() {
@@ -110,4 +110,46 @@ async fn a_bound_vm_goes_when_its_agent_lets_it_go() {
     let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     vms(&agent).patch("web", &PatchParams::default(), &patch).await.unwrap();
     assert_eq!(vms(&admin).get_opt("web").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_binding_outlives_every_write_of_the_status() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create_host(&admin, "h1").await;
+    let mut spec = vm_spec();
+    spec["runStrategy"] = json!("Manual");
+    let vm = create_vm(&admin, "web", spec).await;
+    bind(&admin, &vm, "h1").await.unwrap();
+    post(&admin, "web", "start", &json!(null)).await.unwrap();
+    let bound = vms(&admin).get("web").await.unwrap().status.unwrap();
+    let all = untyped(&admin, "VM", "vms");
+    let params = PatchParams::default();
+    for operations in [
+        json!([{"op": "replace", "path": "/status", "value": null}]),
+        json!([{"op": "remove", "path": "/status"}]),
+        json!([{"op": "replace", "path": "/status", "value": {"binding": {"host": "h2", "epoch": 9}}}]),
+    ] {
+        let patch = async |subresource: &str| {
+            let path = format!("/apis/ucloud.ungleich.ch/v1alpha1/namespaces/default/vms/web{subresource}");
+            let request = http::Request::patch(path).header("content-type", "application/json-patch+json");
+            admin
+                .request::<serde_json::Value>(request.body(operations.to_string().into_bytes()).unwrap())
+                .await
+                .unwrap()
+        };
+        patch("").await;
+        assert_eq!(vms(&admin).get("web").await.unwrap().status.as_ref(), Some(&bound), "{operations}");
+        patch("/status").await;
+        let mut whole = all.get("web").await.unwrap();
+        whole.data["status"] = json!(null);
+        all.replace("web", &PostParams::default(), &whole).await.unwrap();
+        let whole = all.get("web").await.unwrap();
+        all.replace_status("web", &PostParams::default(), &whole).await.unwrap();
+        let kept = vms(&admin).get("web").await.unwrap().status.unwrap();
+        assert_eq!((&kept.binding, &kept.power_request), (&bound.binding, &bound.power_request), "{operations}");
+        // the rest of the status, for the next round
+        let rest = Patch::Merge(json!({"status": bound}));
+        all.patch_status("web", &params, &rest).await.unwrap();
+    }
 }

@@ -1,5 +1,7 @@
 //! A server with clients, and the objects that tests put into it.
 
+use std::time::Duration;
+
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, PostParams},
@@ -8,6 +10,19 @@ use kube::{
 use serde_json::{Value, json};
 use ucloud_api::in_process::InProcess;
 use ucloud_types::{GROUP, Host, VERSION, VM};
+
+/// Nothing that a test waits for takes longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until the condition holds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let met = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, met).await.unwrap_or_else(|_| panic!("it never came about that {what}"));
+}
 
 /// A server.
 pub async fn start() -> InProcess {

@@ -1,14 +1,18 @@
 //! The server's own life: what is there when it begins, and what clients see when it stops and comes back.
 
+use std::sync::Arc;
+
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::DeleteParams,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::{WatchStreamExt as _, reflector, watcher},
 };
+use ucloud_api::in_process::InProcess;
+use ucloud_types::VM;
 
-use crate::fixtures::{create_vm, refused, start, vm_spec, vms};
+use crate::fixtures::{create_vm, eventually, refused, start, vm_spec, vms};
 
 #[tokio::test]
 async fn ucloud_has_its_namespaces_and_keeps_them() {
@@ -35,4 +39,30 @@ async fn a_watch_goes_on_where_it_was_when_the_server_comes_back() {
     create_vm(&admin, "after", vm_spec()).await;
     let reached = async { while names.next().await.as_deref() != Some("after") {} };
     tokio::time::timeout(std::time::Duration::from_secs(30), reached).await.expect("the watch did not come back");
+}
+
+#[tokio::test]
+async fn a_watch_catches_up_with_what_was_written_while_its_server_was_away() {
+    let mut api = start().await;
+    let admin = api.admin().await.unwrap();
+    create_vm(&admin, "before", vm_spec()).await;
+    create_vm(&admin, "gone", vm_spec()).await;
+    let (reader, writer) = reflector::store();
+    let seen = reflector(writer, watcher(vms(&admin), watcher::Config::default()).default_backoff());
+    let following = tokio::spawn(seen.for_each(async |_| ()));
+    let names = || {
+        let mut names: Vec<String> = reader.state().iter().map(|vm: &Arc<VM>| vm.name_any()).collect();
+        names.sort();
+        names
+    };
+    eventually("the watch has begun", || names() == ["before", "gone"]).await;
+    api.stop().await;
+    // another replica writes; the one that comes back has no history of it
+    let other = InProcess::over(api.storage().clone()).await.unwrap();
+    let elsewhere = other.admin().await.unwrap();
+    create_vm(&elsewhere, "meanwhile", vm_spec()).await;
+    vms(&elsewhere).delete("gone", &DeleteParams::default()).await.unwrap();
+    api.resume().await.unwrap();
+    eventually("the watch has caught up", || names() == ["before", "meanwhile"]).await;
+    following.abort();
 }
