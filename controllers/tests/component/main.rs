@@ -2,6 +2,8 @@
 //!
 //! The patterns are those that public bug studies of controllers found; a test that guards against one says so.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod allocation;
 mod faults;
 mod hosts;

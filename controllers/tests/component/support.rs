@@ -3,7 +3,7 @@
 use std::{fmt::Debug, time::Duration};
 
 use kube::{
-    Api, Client, Resource, ResourceExt as _,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::wait::await_condition,
 };
@@ -212,18 +212,17 @@ pub async fn delete<K: Object>(api: &Api<K>, name: &str) {
 /// Waits until the object exists and is as wanted.
 pub async fn until<K: Object>(api: &Api<K>, name: &str, what: &str, is: impl Fn(&K) -> bool) -> K {
     let wanted = await_condition(api.clone(), name, |object: Option<&K>| object.is_some_and(&is));
-    match tokio::time::timeout(PATIENCE, wanted).await {
-        Ok(object) => object.unwrap().unwrap(),
-        Err(_) => panic!("{name}: {what} does not come true: {:#?}", api.get_opt(name).await),
-    }
+    let Ok(object) = tokio::time::timeout(PATIENCE, wanted).await else {
+        panic!("{name}: {what} does not come true: {:#?}", api.get_opt(name).await)
+    };
+    object.unwrap().unwrap()
 }
 
 /// Waits until the object is gone.
 pub async fn until_gone<K: Object>(api: &Api<K>, name: &str) {
     let gone = await_condition(api.clone(), name, |object: Option<&K>| object.is_none());
-    if tokio::time::timeout(PATIENCE, gone).await.is_err() {
-        panic!("{name} does not go: {:#?}", api.get_opt(name).await);
-    }
+    let went = tokio::time::timeout(PATIENCE, gone).await.is_ok();
+    assert!(went, "{name} does not go: {:#?}", api.get_opt(name).await);
 }
 
 /// Waits until `check` is true, for what no single object shows.
@@ -274,8 +273,7 @@ pub async fn until_network(cloud: &Cloud, name: &str, type_: &str, reason: &str)
 
 /// The names of the objects, sorted.
 pub async fn names<K: Object>(api: &Api<K>) -> Vec<String> {
-    let mut names: Vec<_> =
-        api.list(&ListParams::default()).await.unwrap().iter().map(|object| object.name_any()).collect();
+    let mut names: Vec<_> = api.list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
     names.sort();
     names
 }

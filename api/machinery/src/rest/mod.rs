@@ -332,18 +332,18 @@ impl Call<'_> {
             ("", Verb::Get) => self.get().await,
             ("", Verb::List) => self.list().await,
             ("", Verb::Watch) => self.watch().await,
-            ("", Verb::Create) => self.create(&*self.receive(body).await?).await,
-            ("", Verb::Delete) => self.delete(&*self.receive(body).await?).await,
-            ("", Verb::DeleteCollection) => self.delete_collection(&*self.receive(body).await?).await,
+            ("", Verb::Create) => self.create(&self.receive(body).await?).await,
+            ("", Verb::Delete) => self.delete(&self.receive(body).await?).await,
+            ("", Verb::DeleteCollection) => self.delete_collection(&self.receive(body).await?).await,
             ("status", Verb::Get | Verb::Update | Verb::Patch) if self.resource.description.status_subresource => {
                 match self.verb {
                     Verb::Get => self.get().await,
-                    _ => self.update(&*self.receive(body).await?).await,
+                    _ => self.update(&self.receive(body).await?).await,
                 }
             }
-            ("", Verb::Update | Verb::Patch) => self.update(&*self.receive(body).await?).await,
+            ("", Verb::Update | Verb::Patch) => self.update(&self.receive(body).await?).await,
             (name, _) => match self.resource.subresources.get(name) {
-                Some(handler) => self.subresource(&**handler, &*self.receive(body).await?).await,
+                Some(handler) => self.subresource(&**handler, &self.receive(body).await?).await,
                 None if name == "status" && self.resource.description.status_subresource => {
                     Err(self.method_not_allowed())
                 }
