@@ -237,7 +237,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
             }
             ControllerName::Host => {
                 let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
-                Box::pin(host::run(runtime, &hosts, &leases, options.host_lease_duration).instrument(span))
+                Box::pin(host::run(runtime, &hosts, &leases, &vms, options.host_lease_duration).instrument(span))
             }
             ControllerName::Namespace => {
                 let caches = namespace::Caches {

@@ -2,7 +2,10 @@
 //!
 //! The patterns are those that public bug studies of controllers found; a test that guards against one says so.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod allocation;
+mod crashes;
 mod faults;
 mod hosts;
 mod images;
