@@ -7,7 +7,7 @@ use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
 use kube::{Api, Client, core::DeserializeGuard};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, info, warn};
+use tracing::{Instrument as _, info};
 use ucloud_types::{
     Host, Image, Network, NetworkAllocation, NetworkPool, StoragePool, VM,
     meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE},
@@ -141,10 +141,8 @@ pub async fn run(client: Client, options: Options) -> Result<(), RunError> {
     };
     options.metrics.leading(LEASE, false);
     options.readiness.set(false);
-    if result.is_ok()
-        && let Err(error) = election.release().await
-    {
-        warn!(%error, "the lease could not be released; another process waits until it runs out");
+    if result.is_ok() {
+        election.release().await;
     }
     result
 }
@@ -237,7 +235,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
             }
             ControllerName::Host => {
                 let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
-                Box::pin(host::run(runtime, &hosts, &leases, options.host_lease_duration).instrument(span))
+                Box::pin(host::run(runtime, &hosts, &leases, &vms, options.host_lease_duration).instrument(span))
             }
             ControllerName::Namespace => {
                 let caches = namespace::Caches {

@@ -9,7 +9,7 @@
 //! | network | which VNI, prefix and router a network gets |
 //! | image | which host imports an image first; what is known of it |
 //! | storage-pool | what hosts have of a storage pool |
-//! | host | which hosts are silent |
+//! | host | which hosts are silent, and that nobody knows how their VMs are |
 //! | namespace | when a namespace that is being deleted is empty |
 
 mod all;

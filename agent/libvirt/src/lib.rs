@@ -66,7 +66,7 @@ impl Libvirt {
         console::ensure_directory(&consoles)?;
         Ok(Self {
             connection: Connection::keep(uri).await,
-            probe: Probe { qemu: qemu.clone(), user: qemu_user },
+            probe: Probe { qemu: qemu.clone(), user: qemu_user, patience: probe::PATIENCE },
             qemu,
             consoles,
             accelerator: OnceCell::new(),

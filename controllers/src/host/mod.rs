@@ -1,43 +1,47 @@
 //! The host controller: says of a host that has been silent for too long that nobody knows how it is.
 //!
 //! A host's agent renews its Lease and owns its condition Ready while it is alive. When it is silent for longer than its
-//! Lease holds, Ready becomes Unknown here, and the agent sets it back when it returns. Nothing else follows in this
-//! place: VMs are never stopped because a host does not answer.
+//! Lease holds, Ready becomes Unknown here, and the agent sets it back when it returns. Its VMs say the same ([`vms`]).
+//! Nothing else follows in this place: VMs are never stopped, and never started elsewhere, because a host does not answer.
 
 mod heartbeat;
+mod vms;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{ResourceExt as _, runtime::controller::Action};
+use kube::{Client, ResourceExt as _, runtime::controller::Action};
 use tokio::time::Instant;
 use ucloud_types::{
-    Host, HostStatus,
-    condition::{self, Finding, READY, Verdict},
+    Host, HostStatus, VM,
+    condition::{self, Condition, Finding, READY, Verdict},
+    meta::HOSTS_NAMESPACE,
 };
 
 use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
+    objects,
     report::{Reports, find, status_of},
 };
-use heartbeat::Heartbeats;
+use heartbeat::{Heartbeats, Next, Pulse};
 
 const NAME: &str = "host";
 /// The reason of Ready on a host that is silent.
 const LEASE_EXPIRED: &str = "LeaseExpired";
 
-/// Runs the controller for ever. `leases` are those of the hosts; `lease_duration` is how long a host may be silent.
+/// Runs the controllers for ever. `leases` are those of the hosts; `lease_duration` is how long a host may be silent.
 pub fn run(
     runtime: &Runtime,
     hosts: &Cache<Host>,
     leases: &Cache<Lease>,
+    vms: &Cache<VM>,
     lease_duration: Duration,
 ) -> impl Future<Output = ()> + use<> {
-    let heartbeats = Arc::new(Mutex::new(Heartbeats::default()));
+    let heartbeats = Arc::new(Mutex::new(Heartbeats::new(lease_duration)));
     let gone = Arc::clone(&heartbeats);
     let controller = Controller::new(NAME, runtime, hosts)
         .watch(leases, |change: &Change<Lease>| change.object().map(|lease| object_ref(None, &lease.name_any())))
@@ -47,11 +51,22 @@ pub fn run(
             }
             None
         });
-    let reconciler = Hosts { leases: leases.clone(), lease_duration, heartbeats, reports: Reports::new(runtime, NAME) };
-    controller.run(reconciler, Limits::default())
+    let reconciler = Hosts {
+        client: runtime.client.clone(),
+        leases: leases.clone(),
+        lease_duration,
+        heartbeats,
+        reports: Reports::new(runtime, NAME),
+    };
+    let hosts_run = controller.run(reconciler, Limits::default());
+    let vms_run = vms::run(runtime, vms, hosts);
+    async move {
+        tokio::join!(hosts_run, vms_run);
+    }
 }
 
 struct Hosts {
+    client: Client,
     leases: Cache<Lease>,
     lease_duration: Duration,
     heartbeats: Arc<Mutex<Heartbeats>>,
@@ -59,11 +74,36 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn silence(&self, host: &str) -> Duration {
-        let lease = self.leases.get(Some(ucloud_types::meta::HOSTS_NAMESPACE), host);
-        let renewed = lease.as_ref().and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
-        let mut heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
-        heartbeats.observe(host, renewed, Instant::now())
+    fn heartbeats(&self) -> MutexGuard<'_, Heartbeats> {
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When to look at the host again; none if it is silent.
+    async fn look(&self, host: &Host) -> Result<Option<Duration>, Failure> {
+        let name = host.name_any();
+        let cached = self.leases.get(Some(HOSTS_NAMESPACE), &name);
+        let next = self.heartbeats().observe(&name, pulse(host, cached.as_deref()), Instant::now());
+        if let Next::Wait(left) = next {
+            return Ok(Some(left));
+        }
+        match objects::get::<Lease>(&self.client, Some(HOSTS_NAMESPACE), &name).await {
+            Ok(live) => Ok(self.heartbeats().answered(&name, pulse(host, live.as_ref()), Instant::now())),
+            Err(failure) => {
+                self.heartbeats().unanswered(&name);
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn ready(host: &Host) -> Option<&Condition> {
+    condition::get(&host.status.as_ref()?.conditions, READY)
+}
+
+fn pulse(host: &Host, lease: Option<&Lease>) -> Pulse {
+    Pulse {
+        renewed: lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0),
+        ready: ready(host).filter(|ready| ready.reason != LEASE_EXPIRED).map(|ready| ready.last_transition_time.0),
     }
 }
 
@@ -71,13 +111,11 @@ impl Reconciler for Hosts {
     type Object = Host;
 
     async fn reconcile(&self, host: Arc<Host>) -> Result<Action, Failure> {
-        let silence = self.silence(&host.name_any());
-        let left = self.lease_duration.saturating_sub(silence);
-        if left.is_zero() {
-            self.reports.write(&*host, &silent(&host, self.lease_duration)).await?;
-            return Ok(Action::await_change());
+        if let Some(left) = self.look(&host).await? {
+            return Ok(Action::requeue(left));
         }
-        Ok(Action::requeue(left))
+        self.reports.write(&*host, &silent(&host, self.lease_duration)).await?;
+        Ok(Action::await_change())
     }
 
     async fn report_failure(&self, _: Arc<Host>, _: &'static str, message: String) -> Result<(), Failure> {
@@ -91,7 +129,7 @@ impl Reconciler for Hosts {
 fn silent(host: &Host, lease_duration: Duration) -> HostStatus {
     let mut status = status_of(host);
     // what was said of a silent host before needs no second time, whatever its words were
-    let said = condition::get(&status.conditions, READY).is_some_and(|ready| ready.reason == LEASE_EXPIRED);
+    let said = ready(host).is_some_and(|ready| ready.reason == LEASE_EXPIRED);
     if !said {
         let message = format!(
             "the agent has not renewed its lease for {} s: it is down, or cannot reach the API. \
@@ -127,7 +165,7 @@ mod tests {
         let mut host = Host::new("h1", ucloud_types::HostSpec::default());
         let reported = HostStatus {
             boot_id: Some("b".into()),
-            conditions: vec![condition::Condition {
+            conditions: vec![Condition {
                 type_: condition::ACCELERATED.into(),
                 status: "True".into(),
                 reason: "Kvm".into(),

@@ -11,7 +11,7 @@ mod plan;
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{
     Client, Resource as _, ResourceExt as _,
     api::PostParams,
@@ -30,8 +30,9 @@ use plan::Remains;
 const NAME: &str = "namespace";
 /// What keeps a namespace until it is empty.
 const FINALIZER: &str = "kubernetes";
-/// How long until a namespace with content is looked at again, if none of the kinds that are watched tells earlier.
-const AGAIN: Duration = Duration::from_secs(2);
+/// How long until a namespace with content is looked at again, if none of the kinds that are watched tells earlier: at
+/// first, and at most. A look costs a list of every kind.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
 
 /// What the controller reads: namespaces, and the kinds whose objects take their time to go.
 #[derive(Clone)]
@@ -121,6 +122,13 @@ impl Namespaces {
     }
 }
 
+/// The pause before the next look. It grows with the time that the namespace has been waiting.
+fn again(namespace: &Namespace, now: Timestamp) -> Duration {
+    let since = namespace.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+    let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    (waited / 4).clamp(AGAIN.0, AGAIN.1)
+}
+
 fn is_held(namespace: &Namespace) -> bool {
     let finalizers = namespace.spec.iter().filter_map(|spec| spec.finalizers.as_ref()).flatten();
     finalizers.into_iter().any(|finalizer| finalizer == FINALIZER)
@@ -141,7 +149,7 @@ impl Reconciler for Namespaces {
             return Ok(Action::await_change());
         }
         self.reports.write_namespace(&live, &plan::status(live.status.as_ref(), &remains)).await?;
-        Ok(Action::requeue(AGAIN))
+        Ok(Action::requeue(again(&live, Timestamp::now())))
     }
 
     async fn report_failure(&self, namespace: Arc<Namespace>, _: &'static str, message: String) -> Result<(), Failure> {
@@ -150,5 +158,20 @@ impl Reconciler for Namespaces {
         }
         let status = plan::failed(namespace.status.as_ref(), message);
         self.reports.write_namespace(&namespace, &status).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_long_is_asked_less_often() {
+        let mut namespace = Namespace::default();
+        namespace.metadata.deletion_timestamp = Timestamp::from_second(1000).ok().map(Time);
+        let pause = |second| again(&namespace, Timestamp::from_second(second).unwrap()).as_secs();
+        assert_eq!([900, 1000, 1008, 1100, 9000].map(pause), [2, 2, 2, 25, 60]);
     }
 }

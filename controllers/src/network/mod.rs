@@ -22,7 +22,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use ucloud_types::{
-    Host, Network, NetworkAllocation, NetworkPool, VM, Vni,
+    Host, Network, NetworkAllocation, NetworkAllocationSpec, NetworkPool, VM, Vni,
     condition::{Finding, READY, TERMINATING, Verdict},
     meta::NETWORK_FINALIZER,
     network::Ipam,
@@ -126,11 +126,8 @@ impl Networks {
     /// The network's allocation, if it has one. Costs nothing where the status names it and the cache knows it.
     async fn find_allocation(&self, network: &Network) -> Result<Option<NetworkAllocation>, Failure> {
         let named = network.status.as_ref().and_then(|status| status.vni);
-        let known =
-            self.caches.allocations.all().into_iter().find(|allocation| {
-                Some(allocation.spec.vni) == named && allocation.spec.network_uid == uid_of(network)
-            });
-        match known {
+        let known = named.and_then(|vni| self.caches.allocations.get(None, &NetworkAllocationSpec::object_name(vni)));
+        match known.filter(|allocation| allocation.spec.network_uid == uid_of(network)) {
             Some(allocation) => Ok(Some(NetworkAllocation::clone(&allocation))),
             None => Ok(elect(of_network(&self.client, network).await?, named)),
         }
@@ -160,8 +157,8 @@ impl Networks {
         };
         let status = match allocation {
             Ok(allocation) => {
-                let load = router::load(&self.caches.networks.all());
-                let router = router::choose(&network, &self.caches.hosts.all(), &load);
+                let load = || router::load(&self.caches.networks.all());
+                let router = router::choose(&network, &self.caches.hosts.all(), load);
                 plan::served(&network, &allocation.spec, &router)
             }
             Err(why) => plan::unserved(&network, &why),

@@ -54,8 +54,8 @@ pub fn aspect(host: &Host) -> (bool, bool, bool) {
 
 /// The router of `network`. It stays where it is as long as that host is there and has the role: moving a gateway
 /// interrupts it, and a host whose agent is silent may still forward. A new one is the Ready router host that carries
-/// the fewest; among equals, networks that choose at the same time choose differently.
-pub fn choose(network: &Network, hosts: &[Arc<Host>], load: &HashMap<String, usize>) -> Router {
+/// the fewest (`load` tells, and is asked only then); among equals, networks that choose at the same time choose differently.
+pub fn choose(network: &Network, hosts: &[Arc<Host>], load: impl FnOnce() -> HashMap<String, usize>) -> Router {
     if network.spec.effective_ipam() == Ipam::None {
         return Router::Unneeded;
     }
@@ -64,6 +64,7 @@ pub fn choose(network: &Network, hosts: &[Arc<Host>], load: &HashMap<String, usi
     if let Some(host) = hosts.iter().find(|host| Some(host.name_any().as_str()) == current && can_stay(host)) {
         return chosen(host);
     }
+    let load = load();
     let rank = |host: &&Arc<Host>| {
         let name = host.name_any();
         let mut hasher = FnvHasher::default();
@@ -108,29 +109,29 @@ mod tests {
         Arc::make_mut(&mut hosts[2]).spec.roles.clear();
         Arc::make_mut(&mut hosts[3]).status = None;
         Arc::make_mut(&mut hosts[4]).spec.unschedulable = true;
-        let load = load(&[Arc::new(with_router("x", "a"))]);
-        assert_eq!(choose(&network("n"), &hosts, &load).host(), Some("b"));
-        assert_eq!(choose(&network("n"), &hosts[2..], &load), Router::Missing);
+        let load = || load(&[Arc::new(with_router("x", "a"))]);
+        assert_eq!(choose(&network("n"), &hosts, load).host(), Some("b"));
+        assert_eq!(choose(&network("n"), &hosts[2..], load), Router::Missing);
     }
 
     #[test]
     fn a_router_stays_while_its_host_has_the_role() {
         let mut hosts = hosts(&["a", "b"]);
-        let busy = HashMap::from([("b".to_owned(), 9)]);
+        let busy = || HashMap::from([("b".to_owned(), 9)]);
         let network = with_router("n", "b");
-        assert_eq!(choose(&network, &hosts, &busy), Router::Host { name: "b".into(), ready: true });
+        assert_eq!(choose(&network, &hosts, busy), Router::Host { name: "b".into(), ready: true });
         Arc::make_mut(&mut hosts[1]).status = None;
-        assert_eq!(choose(&network, &hosts, &busy), Router::Host { name: "b".into(), ready: false });
+        assert_eq!(choose(&network, &hosts, busy), Router::Host { name: "b".into(), ready: false });
         Arc::make_mut(&mut hosts[1]).spec.roles.clear();
-        assert_eq!(choose(&network, &hosts, &busy).host(), Some("a"));
-        assert_eq!(choose(&network, &hosts[..1], &busy).host(), Some("a"), "its host is gone");
+        assert_eq!(choose(&network, &hosts, busy).host(), Some("a"));
+        assert_eq!(choose(&network, &hosts[..1], busy).host(), Some("a"), "its host is gone");
     }
 
     #[test]
     fn networks_that_choose_at_once_spread() {
         let hosts = hosts(&["a", "b"]);
         let chosen: Vec<_> = (0..40)
-            .map(|n| choose(&network(&n.to_string()), &hosts, &HashMap::new()).host().unwrap().to_owned())
+            .map(|n| choose(&network(&n.to_string()), &hosts, HashMap::new).host().unwrap().to_owned())
             .collect();
         let on_a = chosen.iter().filter(|host| *host == "a").count();
         assert!((8..=32).contains(&on_a), "{on_a} of 40 on one of two hosts");
@@ -140,6 +141,6 @@ mod tests {
     fn layer_2_alone_needs_none() {
         let mut network = network("n");
         network.spec.ipam = Some(Ipam::None);
-        assert_eq!(choose(&network, &hosts(&["a"]), &HashMap::new()), Router::Unneeded);
+        assert_eq!(choose(&network, &hosts(&["a"]), HashMap::new), Router::Unneeded);
     }
 }

@@ -84,15 +84,16 @@ pub fn holder(network: &Network, vnis: &[Vni], vms: &[Arc<VM>], hosts: &[Arc<Hos
     (!hosts.is_empty()).then_some(Holder::Hosts(hosts))
 }
 
-/// VNIs that must not be given to the network with this UID: those that are allocated, and those for which a host has
-/// devices of another network, whatever the allocations say.
+/// VNIs that must not be given to the network with this UID: those that another one has, and those for which a host has
+/// devices of another one, whatever the allocations say.
 pub fn taken_vnis(network_uid: &str, allocations: &[Arc<NetworkAllocation>], hosts: &[Arc<Host>]) -> HashSet<Vni> {
     let on_hosts = hosts
         .iter()
         .flat_map(|host| host.status.iter().flat_map(|status| &status.networks))
         .filter(|network| network.uid != network_uid)
         .map(|network| network.vni);
-    allocations.iter().map(|allocation| allocation.spec.vni).chain(on_hosts).collect()
+    let of_others = allocations.iter().filter(|allocation| allocation.spec.network_uid != network_uid);
+    of_others.map(|allocation| allocation.spec.vni).chain(on_hosts).collect()
 }
 
 #[cfg(test)]
@@ -131,7 +132,9 @@ mod tests {
             assert!(holder(&network("net"), &[vni(100)], &[], &[host]).is_some());
         }
         let hosts = [host_with("h1", "somebody", 100), host_with("h2", "uid-net", 101)];
-        let taken = taken_vnis("uid-net", &[Arc::new(allocation("default", 102, "uid-x"))], &hosts);
+        let allocations =
+            [("uid-x", 102), ("uid-net", 103)].map(|(uid, vni)| Arc::new(allocation("default", vni, uid)));
+        let taken = taken_vnis("uid-net", &allocations, &hosts);
         assert_eq!(taken, HashSet::from([vni(100), vni(102)]));
     }
 }

@@ -147,7 +147,7 @@ impl<K: Kind> Feed<K> {
     }
 
     /// Takes in one event, and tells which objects could not be read.
-    fn accept(&mut self, event: watcher::Event<DeserializeGuard<K>>) -> Vec<Malformed<K>> {
+    pub(super) fn accept(&mut self, event: watcher::Event<DeserializeGuard<K>>) -> Vec<Malformed<K>> {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
         let mut malformed = Vec::new();
         match event {
@@ -227,7 +227,7 @@ impl<K: Kind> Feed<K> {
 }
 
 /// An object that is not what its kind says.
-struct Malformed<K: Kind> {
+pub(super) struct Malformed<K: Kind> {
     reference: ObjectRef<K>,
     error: String,
 }

@@ -5,7 +5,9 @@
 //! object, terminal failures, metrics, and an id for each reconcile in the log.
 
 use std::{
+    any::Any,
     convert::Infallible,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -40,6 +42,9 @@ const RESYNC: Duration = Duration::from_mins(10);
 
 /// After so many failures in a row an object says what keeps it. Before, the trouble may be over at once.
 const FAILURES_BEFORE_REPORT: u32 = 3;
+
+/// A race that is lost so many times in a row, over half a minute, is none: our version of the object does not move on.
+const CONFLICTS_BEFORE_WARNING: u32 = 8;
 
 /// Makes the world match one object.
 pub trait Reconciler: Send + Sync + 'static {
@@ -197,9 +202,12 @@ impl<R: Reconciler> Worker<R> {
     async fn measured(&self, object: Arc<R::Object>, wish: Wish) -> Result<Action, Failure> {
         self.runtime.metrics.reconcile_starts(self.name);
         let start = Instant::now();
-        let result = tokio::time::timeout(self.timeout, self.reconciler.reconcile(Arc::clone(&object)))
-            .await
-            .unwrap_or(Err(Failure::TimedOut(self.timeout)));
+        let reconcile = AssertUnwindSafe(self.reconciler.reconcile(Arc::clone(&object))).catch_unwind();
+        let result = match tokio::time::timeout(self.timeout, reconcile).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(Failure::Panicked(message_of(&*panic))),
+            Err(_) => Err(Failure::TimedOut(self.timeout)),
+        };
         let outcome = match &result {
             Ok(action) if *action == Action::await_change() => Outcome::Success,
             Ok(_) => Outcome::RequeueAfter,
@@ -227,7 +235,11 @@ impl<R: Reconciler> Worker<R> {
         let failures = self.failures.failed(uid);
         let reason = match failure {
             Failure::Conflict { .. } => {
-                debug!(failures, message, "decided on an old version, trying again");
+                if failures < CONFLICTS_BEFORE_WARNING {
+                    debug!(failures, message, "decided on an old version, trying again");
+                } else {
+                    warn!(failures, message, "no newer version comes in; is the object readable? Trying again");
+                }
                 return;
             }
             Failure::Terminal { reason, .. } => {
@@ -235,7 +247,7 @@ impl<R: Reconciler> Worker<R> {
                 self.failures.give_up(uid, wish);
                 reason
             }
-            Failure::Api { .. } | Failure::TimedOut(_) => {
+            Failure::Api { .. } | Failure::TimedOut(_) | Failure::Panicked(_) => {
                 warn!(failures, message, "failed, trying again");
                 if failures < FAILURES_BEFORE_REPORT {
                     return;
@@ -256,5 +268,156 @@ impl<R: Reconciler> Worker<R> {
             Failure::Terminal { .. } => Action::await_change(),
             _ => Action::requeue(delay(self.failures.count(uid_of(object)))),
         }
+    }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("panic without a message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use kube::{Client, core::DeserializeGuard, runtime::watcher::Event};
+    use serde_json::json;
+    use tokio::sync::Barrier;
+    use ucloud_types::Host;
+
+    use super::*;
+    use crate::runtime::{cache::Feed, events, metrics::Metrics};
+
+    /// What happened, and how often.
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// Does with a host what its name says.
+    struct ByName {
+        log: Log,
+        two: Barrier,
+        at_once: AtomicU64,
+    }
+
+    impl Reconciler for ByName {
+        type Object = Host;
+
+        async fn reconcile(&self, host: Arc<Host>) -> Result<Action, Failure> {
+            let name = name_of(&*host);
+            self.log.lock().unwrap().push(name.clone());
+            match name.as_str() {
+                "panics" => panic!("on purpose"),
+                "hangs" => std::future::pending().await,
+                "refused" if host.metadata.generation == Some(1) => {
+                    Err(Failure::Terminal { reason: "Refused", message: "no".to_owned() })
+                }
+                name if name.starts_with("pair") => {
+                    assert!(self.at_once.fetch_add(1, Ordering::SeqCst) < 2, "more than two at once");
+                    self.two.wait().await;
+                    self.at_once.fetch_sub(1, Ordering::SeqCst);
+                    Ok(Action::await_change())
+                }
+                _ => Ok(Action::await_change()),
+            }
+        }
+
+        async fn report_failure(&self, host: Arc<Host>, reason: &'static str, text: String) -> Result<(), Failure> {
+            self.log.lock().unwrap().push(format!("{}: {reason}: {text}", name_of(&*host)));
+            Ok(())
+        }
+    }
+
+    struct Running {
+        feed: Feed<Host>,
+        log: Log,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.task.abort();
+        }
+    }
+
+    impl Running {
+        fn start(limits: Limits) -> Self {
+            let nobody = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+                Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no server"))
+            });
+            let metrics = Arc::new(Metrics::default());
+            let (events, _) = events::channel(Arc::clone(&metrics));
+            let runtime = Runtime { client: Client::new(nobody, "default"), metrics, events };
+            let (cache, mut feed) = Cache::new();
+            let controller = Controller::new("test", &runtime, &cache);
+            let log = Log::default();
+            let reconciler = ByName { log: Arc::clone(&log), two: Barrier::new(2), at_once: AtomicU64::new(0) };
+            let task = tokio::spawn(controller.run(reconciler, limits));
+            feed.accept(Event::Init);
+            feed.accept(Event::InitDone);
+            Self { feed, log, task }
+        }
+
+        fn set(&mut self, name: &str, generation: i64, version: u32) {
+            let host: DeserializeGuard<Host> = serde_json::from_value(json!({
+                "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Host", "spec": {},
+                "metadata": {"name": name, "uid": format!("uid-{name}"), "generation": generation,
+                             "resourceVersion": version.to_string()},
+            }))
+            .unwrap();
+            self.feed.accept(Event::Apply(host));
+        }
+
+        fn times(&self, line: &str) -> usize {
+            self.log.lock().unwrap().iter().filter(|logged| *logged == line).count()
+        }
+
+        async fn until(&self, line: &str, times: usize) {
+            let wanted = async {
+                while self.times(line) < times {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let in_time = tokio::time::timeout(Duration::from_secs(30), wanted).await;
+            assert!(in_time.is_ok(), "{times} times {line:?} does not come: {:?}", self.log.lock().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_objects_are_in_work_than_may_be() {
+        let mut running = Running::start(Limits { concurrency: 2, ..Limits::default() });
+        for n in 0..6 {
+            running.set(&format!("pair{n}"), 1, 1);
+        }
+        for n in 0..6 {
+            running.until(&format!("pair{n}"), 1).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_panics_or_hangs_is_told_and_tried_again_and_stops_no_other() {
+        let mut running = Running::start(Limits { concurrency: 1, timeout: Duration::from_millis(50) });
+        for name in ["panics", "hangs", "fine"] {
+            running.set(name, 1, 1);
+        }
+        running.until("fine", 1).await;
+        running.until("panics: ReconcileFailed: a defect of ucloud-controllers: on purpose", 1).await;
+        running.until("hangs: ReconcileFailed: not done after 0 s", 1).await;
+        assert!(running.times("panics") >= 3 && running.times("hangs") >= 3, "told when it goes on, not at once");
+    }
+
+    /// Pattern 15.
+    #[tokio::test]
+    async fn what_is_refused_is_told_once_and_tried_again_only_when_its_spec_changes() {
+        let mut running = Running::start(Limits { concurrency: 1, ..Limits::default() });
+        running.set("refused", 1, 1);
+        running.until("refused: Refused: no", 1).await;
+        running.set("refused", 1, 2);
+        for version in 1..10 {
+            running.set("fine", 1, version);
+            running.until("fine", version as usize).await;
+        }
+        assert_eq!(running.times("refused"), 1);
+        running.set("refused", 2, 3);
+        running.until("refused", 2).await;
+        assert_eq!(running.times("refused: Refused: no"), 1);
     }
 }

@@ -133,8 +133,17 @@ impl Election {
         }
     }
 
-    /// Gives the Lease up, so that another process need not wait for it to run out.
-    pub async fn release(&mut self) -> Result<(), kube::Error> {
+    /// Gives the Lease up, so that another process need not wait for it to run out. Nobody is kept from ending by it.
+    pub async fn release(&mut self) {
+        let consequence = "another process waits until the lease runs out";
+        match timeout(self.timing.renew_deadline, self.try_release()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "cannot release the lease; {consequence}"),
+            Err(_) => warn!("cannot release the lease: no answer; {consequence}"),
+        }
+    }
+
+    async fn try_release(&mut self) -> Result<(), kube::Error> {
         let mut lease = self.leases.get(LEASE).await?;
         let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.me)) else {
             return Ok(());

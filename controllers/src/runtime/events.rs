@@ -2,7 +2,7 @@
 //!
 //! They are written in the background and may be lost: no decision depends on them, and none waits for them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 pub use kube::runtime::events::EventType;
@@ -10,13 +10,15 @@ use kube::{
     Client,
     runtime::events::{Event, Recorder, Reporter},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tracing::{debug, warn};
 
 use super::{Kind, metrics::Metrics};
 
 /// How many Events may wait to be written. More are dropped and counted.
 const BACKLOG: usize = 10_000;
+/// How long the server may take to answer for one: those behind it wait as long.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest note that events.k8s.io accepts, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
@@ -89,16 +91,22 @@ impl Writer {
                 let controller = format!("{}/{controller}", ucloud_types::GROUP);
                 Recorder::new(client.clone(), Reporter { controller, instance: Some(instance.clone()) })
             });
-            if let Err(error) = recorder.publish(&event, &regarding).await {
-                self.metrics.lost_event();
-                let about = format!("{}/{}", regarding.kind.unwrap_or_default(), regarding.name.unwrap_or_default());
-                if matches!(&error, kube::Error::Api(status) if status.code == 403 || status.code == 404) {
+            let published = timeout(PATIENCE, recorder.publish(&event, &regarding)).await;
+            let reason = &event.reason;
+            let about = || {
+                let (kind, name) = (regarding.kind.as_deref(), regarding.name.as_deref());
+                format!("{}/{}", kind.unwrap_or_default(), name.unwrap_or_default())
+            };
+            match published {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) if matches!(&error, kube::Error::Api(status) if [403, 404].contains(&status.code)) => {
                     // its namespace is on its way out, and the Event with it
-                    debug!(about, reason = event.reason, %error, "event lost");
-                } else {
-                    warn!(about, reason = event.reason, %error, "event lost");
+                    debug!(about = about(), reason, %error, "event lost");
                 }
+                Ok(Err(error)) => warn!(about = about(), reason, %error, "event lost"),
+                Err(_) => warn!(about = about(), reason, "event lost: no answer from the API server"),
             }
+            self.metrics.lost_event();
         }
     }
 }

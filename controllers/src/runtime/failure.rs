@@ -38,6 +38,10 @@ pub enum Failure {
     /// The reconcile took too long and was stopped. It goes on where it was.
     #[error("not done after {} s", .0.as_secs())]
     TimedOut(Duration),
+
+    /// The reconcile panicked. It concerns this object alone, and is tried again: what it met may change.
+    #[error("a defect of ucloud-controllers: {0}")]
+    Panicked(String),
 }
 
 /// An answer of the API server, or the lack of one, in one line.

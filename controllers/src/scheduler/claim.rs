@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt as _;
 use ucloud_types::{
     Host, MacAddr, VM,
-    condition::{READY, is_true},
+    condition::{READY, RESTART_REQUIRED, is_true},
     host::{HostRole, Resources},
 };
 
@@ -67,6 +67,23 @@ impl Claim {
             namespace,
         }
     }
+
+    /// What a VM takes that may still run as it was before its spec was changed.
+    #[must_use]
+    pub fn or_as_before(mut self, before: &Self) -> Self {
+        self.cpus = self.cpus.max(before.cpus);
+        self.memory = self.memory.max(before.memory);
+        self.nics.extend(before.nics.iter().cloned());
+        self
+    }
+}
+
+/// Whether the VM may still run by an older spec: its agent has not seen the present one, or says that only a restart
+/// brings it.
+pub fn may_run_as_before(vm: &VM) -> bool {
+    vm.status.as_ref().is_some_and(|status| {
+        status.observed_generation != vm.metadata.generation || is_true(&status.conditions, RESTART_REQUIRED)
+    })
 }
 
 /// What a host offers.

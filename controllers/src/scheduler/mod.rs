@@ -52,6 +52,8 @@ const CONCURRENCY: u16 = 32;
 /// VMs that wait and found no room in what changed look at their reasons again this much later, all together: with
 /// thousands that wait while hosts come up one by one, a new message for each after each would be a storm of writes.
 const REFRESH: Duration = Duration::from_secs(2);
+/// So many of them may look again per second, in the long run.
+const REFRESHED_PER_SECOND: u32 = 100;
 
 /// Runs the scheduler for ever.
 pub fn run(runtime: &Runtime, vms: &Cache<VM>, hosts: &Cache<Host>) -> impl Future<Output = ()> + use<> {
@@ -94,12 +96,19 @@ fn wake(refresh: &Notify, wake: Wake) -> Vec<ObjectRef<VM>> {
 async fn refresh_for_ever(refresh: Arc<Notify>, state: Arc<Mutex<State>>, requests: Requests<VM>) {
     loop {
         refresh.notified().await;
-        tokio::time::sleep(REFRESH).await;
+        let pause = refresh_pause(lock(&state).waiting().len());
+        tokio::time::sleep(pause).await;
         let waiting = lock(&state).waiting();
         for vm in waiting {
             requests.request(vm);
         }
     }
+}
+
+/// How long after a change this many waiting VMs look at their reasons again.
+fn refresh_pause(waiting: usize) -> Duration {
+    let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+    REFRESH.max(Duration::from_secs(1) * waiting / REFRESHED_PER_SECOND)
 }
 
 /// What is to be said, or done, about a VM before any host is looked at.
@@ -109,14 +118,17 @@ enum Wanted {
     Host,
     /// It is to have none, and says so.
     Halted,
-    /// It has one, or is on its way out.
-    Nothing,
+    /// It has none, and is on its way out.
+    Gone,
+    /// It has one.
+    Settled,
 }
 
 fn wanted(vm: &VM) -> Wanted {
     let bound = vm.status.as_ref().is_some_and(|status| status.binding.is_some());
     match vm.spec.effective_run_strategy() {
-        _ if bound || is_deleting(vm) => Wanted::Nothing,
+        _ if bound => Wanted::Settled,
+        _ if is_deleting(vm) => Wanted::Gone,
         RunStrategy::Halted => Wanted::Halted,
         RunStrategy::Always | RunStrategy::RerunOnFailure | RunStrategy::Manual => Wanted::Host,
     }
@@ -135,6 +147,12 @@ impl Scheduler {
         for vm in wake(&self.refresh, change) {
             self.requests.request(vm);
         }
+    }
+
+    /// The VM is to have no host any more.
+    fn abandon(&self, vm: &VM) {
+        let change = lock(&self.state).abandoned(uid_of(vm));
+        self.wake(change);
     }
 
     async fn bind(&self, vm: &VM, host: &str) -> Result<(), Failure> {
@@ -173,9 +191,10 @@ impl Reconciler for Scheduler {
 
     async fn reconcile(&self, vm: Arc<VM>) -> Result<Action, Failure> {
         match wanted(&vm) {
-            Wanted::Nothing => lock(&self.state).drop_wait(uid_of(&*vm)),
+            Wanted::Settled => {}
+            Wanted::Gone => self.abandon(&vm),
             Wanted::Halted => {
-                lock(&self.state).drop_wait(uid_of(&*vm));
+                self.abandon(&vm);
                 let message = "runStrategy is Halted: the VM is given a host when it is to run";
                 self.report(&vm, "Halted", message.to_owned()).await?;
             }
@@ -243,6 +262,13 @@ mod tests {
     use super::{testing::vm, *};
 
     #[test]
+    fn thousands_that_wait_are_no_storm() {
+        assert_eq!(refresh_pause(0), REFRESH);
+        assert_eq!(refresh_pause(200), REFRESH);
+        assert_eq!(refresh_pause(5000), Duration::from_secs(50));
+    }
+
+    #[test]
     fn only_vms_that_want_to_run_get_a_host() {
         let with = |strategy: Option<RunStrategy>, host: Option<&str>, deleting: bool| {
             let mut vm = vm("a", 1, 1, host);
@@ -257,8 +283,9 @@ mod tests {
         assert_eq!(with(Some(RunStrategy::Manual), None, false), Wanted::Host);
         assert_eq!(with(Some(RunStrategy::RerunOnFailure), None, false), Wanted::Host);
         assert_eq!(with(Some(RunStrategy::Halted), None, false), Wanted::Halted);
-        assert_eq!(with(Some(RunStrategy::Halted), Some("h1"), false), Wanted::Nothing);
-        assert_eq!(with(None, Some("h1"), false), Wanted::Nothing);
-        assert_eq!(with(None, None, true), Wanted::Nothing);
+        assert_eq!(with(Some(RunStrategy::Halted), Some("h1"), false), Wanted::Settled);
+        assert_eq!(with(None, Some("h1"), false), Wanted::Settled);
+        assert_eq!(with(None, Some("h1"), true), Wanted::Settled);
+        assert_eq!(with(None, None, true), Wanted::Gone);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ucloud_types::VM;
 
-use super::claim::{Claim, Nic, Offer};
+use super::claim::{Claim, Nic, Offer, may_run_as_before};
 use crate::runtime::uid_of;
 
 /// How sure it is that a VM has its host.
@@ -89,7 +89,8 @@ impl Snapshot {
     /// Takes in a VM as its watch shows it. Tells the host on which less is taken than before, if there is one.
     ///
     /// A VM that the event shows without a binding keeps the host that it has here: the event may be older than the
-    /// decision, and what is bound is never unbound.
+    /// decision, and what is bound is never unbound. A VM whose spec was made smaller while it runs takes what it took
+    /// until it has been restarted.
     pub fn set_vm(&mut self, vm: &VM) -> Option<String> {
         let uid = uid_of(vm);
         let before = self.placements.get(uid);
@@ -98,7 +99,11 @@ impl Snapshot {
             (None, Some(placement)) => (placement.host.clone(), placement.hold),
             (None, None) => return None,
         };
-        let now = Placement { claim: Claim::of(vm), host, hold };
+        let claim = match before {
+            Some(before) if may_run_as_before(vm) => Claim::of(vm).or_as_before(&before.claim),
+            _ => Claim::of(vm),
+        };
+        let now = Placement { claim, host, hold };
         let less = before
             .filter(|before| before.host != now.host || frees(&before.claim, &now.claim))
             .map(|before| before.host.clone());
@@ -167,7 +172,9 @@ fn frees(before: &Claim, now: &Claim) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::jiff::Timestamp;
     use proptest::prelude::*;
+    use ucloud_types::condition::{self, Finding, RESTART_REQUIRED, Verdict};
 
     use super::*;
     use crate::scheduler::testing::{host, vm};
@@ -196,6 +203,27 @@ mod tests {
         assert_eq!(snapshot.set_vm(&vm("a", 3, 2, Some("h1"))), Some("h1".into()));
         assert!(snapshot.set_host("h1", Some(Offer::of(&host("h1", 4, 8)))));
         assert!(!snapshot.set_host("h1", Some(Offer::of(&host("h1", 4, 8)))), "a heartbeat is no news");
+    }
+
+    #[test]
+    fn a_vm_that_is_made_smaller_takes_what_it_took_until_it_is_restarted() {
+        let mut snapshot = Snapshot::default();
+        let changed = |cpus: u32, seen: i64, restart: bool| {
+            let mut vm = vm("a", cpus, 4, Some("h1"));
+            vm.metadata.generation = Some(2);
+            let status = vm.status.get_or_insert_default();
+            status.observed_generation = Some(seen);
+            let verdict = if restart { Verdict::True } else { Verdict::False };
+            let finding = Finding::new(RESTART_REQUIRED, verdict, "SpecChanged", "");
+            condition::set(&mut status.conditions, &finding, None, Timestamp::UNIX_EPOCH);
+            vm
+        };
+        snapshot.set_vm(&changed(8, 2, false));
+        assert_eq!(snapshot.set_vm(&changed(2, 1, false)), None, "the agent has not seen it");
+        assert_eq!(snapshot.set_vm(&changed(2, 2, true)), None, "it runs with 8 CPUs");
+        assert_eq!(snapshot.taken("h1").cpus, 8);
+        assert_eq!(snapshot.set_vm(&changed(2, 2, false)), Some("h1".into()));
+        assert_eq!(snapshot.taken("h1").cpus, 2);
     }
 
     #[derive(Clone, Debug)]

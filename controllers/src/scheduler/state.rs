@@ -91,9 +91,12 @@ impl State {
         self.wake(host)
     }
 
-    /// The VM is not to be bound any more: it was halted, or is gone.
-    pub fn drop_wait(&mut self, uid: &str) {
+    /// The VM, which has no host, is not to be given one any more: it was halted, or is being deleted. An attempt of
+    /// which nobody knows how it ended was made on an older version of the VM: had it been carried out, this version
+    /// would show it, and now the server refuses it.
+    pub fn abandoned(&mut self, uid: &str) -> Wake {
         self.waiting.remove(uid);
+        self.refused(uid)
     }
 
     /// Takes in a change of a VM.
@@ -230,8 +233,22 @@ mod tests {
         let mut state = State::default();
         state.decide(&vm("a", 2, 1, None));
         assert_eq!(state.waiting().len(), 1);
-        state.drop_wait("uid-a");
+        assert_eq!(state.abandoned("uid-a"), Wake::default());
         assert!(state.waiting().is_empty());
+    }
+
+    #[test]
+    fn a_vm_that_is_halted_before_its_binding_is_confirmed_gives_its_room_back() {
+        let mut state = State::default();
+        new_host(&mut state, "h1", 2);
+        state.decide(&vm("a", 2, 1, None));
+        assert!(matches!(state.decide(&vm("b", 2, 1, None)), Decision::Wait(_)));
+        assert_eq!(state.abandoned("uid-a").now.len(), 1, "b has found room");
+        assert_eq!(state.snapshot.taken("h1").cpus, 0);
+
+        state.vm_changed(&Change { old: None, new: Some(Arc::new(vm("c", 2, 1, Some("h1")))) });
+        state.abandoned("uid-c");
+        assert_eq!(state.snapshot.taken("h1").cpus, 2, "what is bound stays");
     }
 
     /// 5,000 VMs over 500 hosts take far less than the minute that they may.

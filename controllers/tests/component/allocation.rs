@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use ucloud_types::condition::READY;
 
 use crate::{
-    faults::{Asked, Counter, Fate, line},
+    faults::{Asked, Counter, Crash, Fate, dying, line},
     support::{Cloud, Controllers, alone, delete, eventually, names, until_gone, until_network},
 };
 
@@ -92,31 +92,6 @@ async fn what_was_made_is_adopted_even_if_no_list_shows_it() {
     until_network(&cloud, "net", READY, "Ready").await;
     assert_eq!(cloud.allocated().await.len(), 1);
     assert_eq!(made.created.load(Ordering::SeqCst), 2, "the second attempt is at the same slot");
-}
-
-/// How the controllers die after a write.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Crash {
-    /// They know that it happened.
-    AfterReply,
-    /// They do not.
-    BeforeReply,
-}
-
-/// Lets the first `writes` writes through and nothing after them, as if the process had died there.
-fn dying(counter: Counter, writes: usize, crash: Crash, dead: CancellationToken) -> impl Fn(&Asked) -> Fate {
-    move |asked: &Asked| {
-        if dead.is_cancelled() {
-            return Fate::LoseRequest;
-        }
-        match counter.count(asked) {
-            Some(number) if number == writes => {
-                dead.cancel();
-                if crash == Crash::BeforeReply { Fate::LoseReply } else { Fate::Pass }
-            }
-            _ => Fate::Pass,
-        }
-    }
 }
 
 /// What allocating one network and deleting it again takes.

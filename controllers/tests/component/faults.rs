@@ -101,3 +101,28 @@ impl Counter {
         self.0.load(Ordering::SeqCst)
     }
 }
+
+/// How the controllers die after a write.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Crash {
+    /// They know that it happened.
+    AfterReply,
+    /// They do not.
+    BeforeReply,
+}
+
+/// Lets the first `writes` writes through and nothing after them, as if the process had died there.
+pub fn dying(counter: Counter, writes: usize, crash: Crash, dead: CancellationToken) -> impl Fn(&Asked) -> Fate {
+    move |asked: &Asked| {
+        if dead.is_cancelled() {
+            return Fate::LoseRequest;
+        }
+        match counter.count(asked) {
+            Some(number) if number == writes => {
+                dead.cancel();
+                if crash == Crash::BeforeReply { Fate::LoseReply } else { Fate::Pass }
+            }
+            _ => Fate::Pass,
+        }
+    }
+}

@@ -12,7 +12,9 @@ use ucloud_types::{
     meta::HOSTS_NAMESPACE,
 };
 
-use crate::support::{Cloud, Controllers, alone, create, eventually, patch, ready, set_status, until};
+use crate::support::{
+    Cloud, Controllers, alone, create, delete, eventually, is_unknown, patch, ready, set_status, until, until_bound,
+};
 
 fn with_patience(millis: u64) -> Options {
     Options { host_lease_duration: Duration::from_millis(millis), ..alone() }
@@ -61,4 +63,59 @@ async fn a_host_that_never_had_a_lease_is_silent_too() {
     let _controllers = Controllers::start(cloud.client().await, with_patience(300));
     let host = until(&cloud.hosts(), "h1", "it is silent", is_expired).await;
     assert!(host.status.unwrap().allocatable.is_some(), "what it reported stays");
+}
+
+/// How often the VMs of lost hosts were looked at.
+fn looks(controllers: &Controllers) -> u32 {
+    let text = controllers.options.metrics.encode().unwrap();
+    let count = r#"controller_runtime_reconcile_total{controller="lost-vm",result="success"} "#;
+    text.lines().find_map(|line| line.strip_prefix(count)).map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn vms_of_a_silent_host_are_unknown_and_stay_where_they_are() {
+    let cloud = Cloud::start().await;
+    cloud.host("h1", 8, "16Gi").await;
+    let controllers = cloud.controllers().await;
+    cloud.vm("web", "1Gi", &[]).await;
+    until_bound(&cloud, "web").await;
+    controllers.stop().await;
+    set_status(&cloud.vms(), "web", json!({"phase": "Running"})).await;
+    cloud.host("h2", 8, "16Gi").await;
+
+    let controllers = Controllers::start(cloud.client().await, with_patience(300));
+    let vm = until(&cloud.vms(), "web", "nobody knows how it is", is_unknown).await;
+    let status = vm.status.unwrap();
+    assert_eq!(status.binding.map(|binding| (binding.host, binding.epoch)), Some(("h1".to_owned(), 1)));
+    assert_eq!(condition::get(&status.conditions, READY).unwrap().reason, "HostSilent");
+
+    // what the agent says of the VM counts, even if it could not renew its lease yet
+    let before = looks(&controllers);
+    set_status(&cloud.vms(), "web", json!({"phase": "Running"})).await;
+    let mut touched = 0;
+    eventually("the controller has looked at it more than once", async || {
+        touched += 1;
+        patch(&cloud.vms(), "web", json!({"metadata": {"labels": {"touched": touched.to_string()}}})).await;
+        looks(&controllers) > before + 3
+    })
+    .await;
+    let vm = cloud.vms().get("web").await.unwrap();
+    assert!(!is_unknown(&vm), "it is said once for each silence");
+    assert!(is_expired(&cloud.hosts().get("h1").await.unwrap()));
+
+    // the next silence
+    set_status(&cloud.hosts(), "h1", json!({"conditions": [ready(true)]})).await;
+    until(&cloud.vms(), "web", "nobody knows how it is", is_unknown).await;
+}
+
+#[tokio::test]
+async fn a_vm_whose_host_was_deleted_says_so() {
+    let cloud = Cloud::start().await;
+    cloud.host("h1", 8, "16Gi").await;
+    let _controllers = cloud.controllers().await;
+    cloud.vm("web", "1Gi", &[]).await;
+    until_bound(&cloud, "web").await;
+    delete(&cloud.hosts(), "h1").await;
+    let vm = until(&cloud.vms(), "web", "nobody knows how it is", is_unknown).await;
+    assert_eq!(condition::get(&vm.status.unwrap().conditions, READY).unwrap().reason, "HostGone");
 }

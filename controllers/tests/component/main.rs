@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod allocation;
+mod crashes;
 mod faults;
 mod hosts;
 mod images;

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, time::Duration};
 
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::wait::await_condition,
 };
@@ -16,6 +16,7 @@ use ucloud_machinery::storage::Storage as _;
 use ucloud_types::{
     Host, Image, Network, NetworkAllocation, NetworkPool, StoragePool, VM,
     condition::{self, Condition},
+    vm::VMPhase,
 };
 
 /// How long a condition may take to come true.
@@ -212,17 +213,17 @@ pub async fn delete<K: Object>(api: &Api<K>, name: &str) {
 /// Waits until the object exists and is as wanted.
 pub async fn until<K: Object>(api: &Api<K>, name: &str, what: &str, is: impl Fn(&K) -> bool) -> K {
     let wanted = await_condition(api.clone(), name, |object: Option<&K>| object.is_some_and(&is));
-    let Ok(object) = tokio::time::timeout(PATIENCE, wanted).await else {
-        panic!("{name}: {what} does not come true: {:#?}", api.get_opt(name).await)
-    };
-    object.unwrap().unwrap()
+    match tokio::time::timeout(PATIENCE, wanted).await {
+        Ok(object) => object.unwrap().unwrap(),
+        Err(late) => panic!("{name}: {what} does not come true ({late}): {:#?}", api.get_opt(name).await),
+    }
 }
 
 /// Waits until the object is gone.
 pub async fn until_gone<K: Object>(api: &Api<K>, name: &str) {
     let gone = await_condition(api.clone(), name, |object: Option<&K>| object.is_none());
-    let went = tokio::time::timeout(PATIENCE, gone).await.is_ok();
-    assert!(went, "{name} does not go: {:#?}", api.get_opt(name).await);
+    let gone = tokio::time::timeout(PATIENCE, gone).await;
+    assert!(gone.is_ok(), "{name} does not go: {:#?}", api.get_opt(name).await);
 }
 
 /// Waits until `check` is true, for what no single object shows.
@@ -253,6 +254,11 @@ pub fn host_of(vm: &VM) -> Option<String> {
     vm.status.as_ref()?.binding.as_ref().map(|binding| binding.host.clone())
 }
 
+/// Whether nobody knows how the VM is.
+pub fn is_unknown(vm: &VM) -> bool {
+    vm.status.as_ref().is_some_and(|status| status.phase == Some(VMPhase::Unknown))
+}
+
 /// Waits until the VM is bound and tells where.
 pub async fn until_bound(cloud: &Cloud, name: &str) -> String {
     let vm = until(&cloud.vms(), name, "it is bound", |vm| host_of(vm).is_some()).await;
@@ -273,7 +279,8 @@ pub async fn until_network(cloud: &Cloud, name: &str, type_: &str, reason: &str)
 
 /// The names of the objects, sorted.
 pub async fn names<K: Object>(api: &Api<K>) -> Vec<String> {
-    let mut names: Vec<_> = api.list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
+    let mut names: Vec<_> =
+        api.list(&ListParams::default()).await.unwrap().iter().map(kube::ResourceExt::name_any).collect();
     names.sort();
     names
 }

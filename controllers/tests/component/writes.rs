@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kube::{Client, api::PostParams};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 use ucloud_controllers::runtime::{
     Failure, Runtime, events,
@@ -10,12 +11,16 @@ use ucloud_controllers::runtime::{
     objects,
     report::{Reports, status_of},
 };
-use ucloud_types::{NetworkAllocation, condition::READY};
+use ucloud_types::{
+    NetworkAllocation, VM,
+    condition::{READY, TERMINATING},
+};
 
 use crate::{
     faults::{Asked, Counter, Fate, line},
     support::{
-        Cloud, Controllers, alone, delete, eventually, patch, set_status, until_bound, until_gone, until_network,
+        Cloud, Controllers, alone, create, delete, eventually, host_of, is_unknown, patch, set_status, until,
+        until_bound, until_gone, until_network, until_scheduled, vm_spec,
     },
 };
 
@@ -25,30 +30,67 @@ fn runtime(client: Client) -> (Runtime, events::Writer) {
     (Runtime { client, metrics, events }, writer)
 }
 
+/// Something of every kind, in every state in which it can stay for long.
+async fn settled(cloud: &Cloud) {
+    cloud.network_pool("default", 10).await;
+    cloud.storage_pool("default").await;
+    cloud.host("h1", 8, "16Gi").await;
+    cloud.host("h2", 8, "16Gi").await;
+    patch(&cloud.hosts(), "h2", json!({"metadata": {"labels": {"zone": "b"}}})).await;
+    let controllers = cloud.controllers().await;
+    for network in ["net", "going"] {
+        cloud.network(network).await;
+        until_network(cloud, network, READY, "Ready").await;
+    }
+    cloud.vm("web", "1Gi", &["net", "going"]).await;
+    until_bound(cloud, "web").await;
+    for (name, zone) in [("lost", "b"), ("homeless", "nowhere")] {
+        let mut spec = vm_spec("1Gi", &[]);
+        spec["hostSelector"] = json!({"zone": zone});
+        create(&cloud.vms(), name, spec).await;
+    }
+    until_bound(cloud, "lost").await;
+    until_scheduled(cloud, "homeless", "Unschedulable").await;
+    let image = json!({"source": {"file": {"name": "debian.qcow2"}}, "format": "qcow2"});
+    create(&cloud.images(), "debian", image).await;
+    let project: Api<Namespace> = Api::all(cloud.admin.clone());
+    project
+        .create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap())
+        .await
+        .unwrap();
+    let held: Api<VM> = Api::namespaced(cloud.admin.clone(), "p");
+    create(&held, "held", vm_spec("1Gi", &[])).await;
+    until(&held, "held", "it is bound", |vm| host_of(vm).is_some()).await;
+
+    let silent = json!({"type": "Ready", "status": "Unknown", "reason": "LeaseExpired", "message": "",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    set_status(&cloud.hosts(), "h2", json!({"conditions": [silent]})).await;
+    until(&cloud.vms(), "lost", "nobody knows how it is", is_unknown).await;
+    delete(&cloud.networks(), "going").await;
+    until_network(cloud, "going", TERMINATING, "InUse").await;
+    delete(&project, "p").await;
+    let says_why = |namespace: &Namespace| namespace.status.as_ref().is_some_and(|status| status.conditions.is_some());
+    until(&project, "p", "it says what is left", says_why).await;
+    eventually("the pool and the image have their statuses", async || {
+        let pool = cloud.network_pools().get("default").await.unwrap().status;
+        let image = cloud.images().get("debian").await.unwrap().status;
+        pool.is_some_and(|pool| pool.allocated == 2) && image.is_some_and(|image| image.importer.is_some())
+    })
+    .await;
+    let says = |vm: &VM| {
+        let conditions = vm.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.message.contains("1 is not Ready"))
+    };
+    until(&cloud.vms(), "homeless", "it says that h2 is not Ready", says).await;
+    controllers.stop().await;
+}
+
 /// Pattern 13: when nothing changes, nothing is written: not after a status write of one's own, and not by controllers
 /// that have just started. Events and Leases aside, not one write.
 #[tokio::test]
 async fn steady_state_is_silent() {
     let cloud = Cloud::start().await;
-    cloud.network_pool("default", 10).await;
-    cloud.storage_pool("default").await;
-    cloud.host("h1", 2, "16Gi").await;
-    let controllers = cloud.controllers().await;
-    cloud.network("net").await;
-    until_network(&cloud, "net", READY, "Ready").await;
-    cloud.vm("web", "1Gi", &["net"]).await;
-    until_bound(&cloud, "web").await;
-    cloud.vm("big", "64Gi", &["net"]).await;
-    crate::support::until_scheduled(&cloud, "big", "Unschedulable").await;
-    let image = json!({"source": {"file": {"name": "debian.qcow2"}}, "format": "qcow2"});
-    crate::support::create(&cloud.images(), "debian", image).await;
-    eventually("the pool and the image have their statuses", async || {
-        let pool = cloud.network_pools().get("default").await.unwrap().status;
-        let image = cloud.images().get("debian").await.unwrap().status;
-        pool.is_some_and(|pool| pool.allocated == 1) && image.is_some_and(|image| image.importer.is_some())
-    })
-    .await;
-    controllers.stop().await;
+    settled(&cloud).await;
 
     let counter = Counter::default();
     let count = counter.clone();
@@ -59,13 +101,22 @@ async fn steady_state_is_silent() {
     let controllers = Controllers::start(line(cloud.client().await, counting), alone());
     eventually("every controller has looked at its objects", async || {
         let text = controllers.options.metrics.encode().unwrap();
-        ["scheduler", "network", "network-pool", "network-allocation", "image", "storage-pool", "host", "namespace"]
-            .iter()
-            .all(|name| {
-                text.lines()
-                    .any(|line| line.starts_with(&format!("workqueue_queue_duration_seconds_count{{name=\"{name}\"}}")))
-            })
-            && text.lines().filter(|line| line.starts_with("workqueue_depth")).all(|line| line.ends_with(" 0"))
+        [
+            "scheduler",
+            "network",
+            "network-pool",
+            "network-allocation",
+            "image",
+            "storage-pool",
+            "host",
+            "lost-vm",
+            "namespace",
+        ]
+        .iter()
+        .all(|name| {
+            text.lines()
+                .any(|line| line.starts_with(&format!("workqueue_queue_duration_seconds_count{{name=\"{name}\"}}")))
+        }) && text.lines().filter(|line| line.starts_with("workqueue_depth")).all(|line| line.ends_with(" 0"))
             && text
                 .lines()
                 .filter(|line| line.starts_with("controller_runtime_active_workers"))

@@ -1,5 +1,7 @@
 //! The adapter with the real qemu-img, real file systems and real web servers.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod disks;
 mod downloads;
 mod images;
