@@ -1,5 +1,7 @@
 //! The agent over a real API server with storage in memory, the network and image controllers, and simulated hosts.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod deletion;
 mod faults;
 mod host;

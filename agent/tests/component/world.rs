@@ -76,11 +76,13 @@ pub fn timing() -> Timing {
             ..Pace::default()
         },
         // Nothing but what a test does makes the agent write
-        renew: Duration::from_secs(3600),
+        renew: Duration::from_hours(1),
         survey: Duration::from_secs(2),
         step: Duration::from_secs(2),
         retry_first: Duration::from_millis(20),
         retry_most: Duration::from_millis(500),
+        step_retry_first: Duration::from_millis(20),
+        step_retry_most: Duration::from_millis(500),
         ..Timing::default()
     }
 }
@@ -219,10 +221,10 @@ impl World {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let condition = |object: Option<&K>| object.is_some_and(&holds);
-        match timeout(PATIENCE, await_condition(api.clone(), name, condition)).await {
-            Ok(found) => found.unwrap().unwrap(),
-            Err(_) => panic!("waited in vain for {what}; {name} is {:#?}", api.get_opt(name).await),
+        if let Ok(found) = timeout(PATIENCE, await_condition(api.clone(), name, condition)).await {
+            return found.unwrap().unwrap();
         }
+        panic!("waited in vain for {what}; {name} is {:#?}", api.get_opt(name).await)
     }
 
     pub async fn wait_vm(&self, name: &str, what: &str, holds: impl Fn(&VM) -> bool) -> VM {
