@@ -18,6 +18,7 @@ use ucloud_agent_core::vm::Pace;
 use ucloud_agent_sim::{SimHost, Underlay};
 use ucloud_api::in_process::InProcess;
 use ucloud_controllers::{ControllerName, Options};
+use ucloud_machinery::storage::Storage as _;
 use ucloud_types::{
     Host, Image, Network, NetworkPool, StoragePool, VM, condition,
     host::{HostRole, Resources},
@@ -192,6 +193,17 @@ impl World {
             "metadata": {"name": vm.name_any(), "namespace": "default", "uid": vm.uid()},
         });
         self.post(&format!("{}/binding", vm.name_any()), &binding).await;
+    }
+
+    /// Raises the epoch of a binding in the storage itself: the API has no way to bind a VM that is bound.
+    pub async fn raise_epoch(&self, vm: &str, epoch: u64) {
+        let storage = self.api.storage();
+        let stored = storage.list("").await.unwrap().values;
+        let key = format!("/vms/default/{vm}");
+        let stored = stored.into_iter().find(|value| value.key.ends_with(&key)).unwrap();
+        let mut object: Value = serde_json::from_slice(&stored.value).unwrap();
+        object["status"]["binding"]["epoch"] = json!(epoch);
+        storage.update(&stored.key, object.to_string().into_bytes().into(), stored.mod_revision).await.unwrap();
     }
 
     /// Asks for a start, stop or restart.
