@@ -1,6 +1,6 @@
 //! The objects of the API server that an agent reads, in memory and kept up to date by watches.
 
-use std::{fmt::Debug, hash::Hash, sync::Arc};
+use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use futures::StreamExt as _;
 use kube::{
@@ -8,7 +8,10 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt as _,
-        reflector::{self, Lookup, ObjectRef, Store, store::WriterDropped},
+        reflector::{
+            self, Lookup, ObjectRef, Store,
+            store::{Writer, WriterDropped},
+        },
         watcher::{self, Event},
     },
 };
@@ -32,33 +35,41 @@ impl<K> Cache<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Starts to watch. `touched` is called for each object that was added, changed or removed, after the cache has
-    /// changed. An object that cannot be read is left out, and does not keep the others from being read.
+    /// Starts to watch. `touched` is called for each object that came, changed or went, after the cache has changed.
+    /// Two versions of an object of which `same` holds are no change. An object that cannot be read is left out, and
+    /// does not keep the others from being read.
     fn start(
         tasks: &mut JoinSet<()>,
         client: Client,
         config: watcher::Config,
+        same: fn(&K, &K) -> bool,
         mut touched: impl FnMut(&K) + Send + 'static,
     ) -> Self {
-        let (store, writer) = reflector::store();
+        let (store, mut writer) = reflector::store();
         let (changed, changes) = watch::channel(0);
-        let stream = watcher::watcher(Api::<DeserializeGuard<K>>::all(client), config).default_backoff();
-        let readable = stream.filter_map(|event| std::future::ready(event.map(readable).transpose()));
-        let mut events = Box::pin(readable.reflect(writer));
+        let mut events = Box::pin(watcher::watcher(Api::<DeserializeGuard<K>>::all(client), config).default_backoff());
+        let cache = Self { store, changes };
+        let own = cache.store.clone();
         tasks.spawn(async move {
             while let Some(event) = events.next().await {
-                match event {
-                    Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object)) => touched(&object),
-                    Ok(Event::Init | Event::InitDone) => {}
+                match event.map(readable) {
+                    Ok(Some(event)) => {
+                        let news = take_in(&own, &mut writer, &event, same);
+                        for object in &news {
+                            touched(object);
+                        }
+                        if !news.is_empty() {
+                            changed.send_modify(|count| *count += 1);
+                        }
+                    }
+                    Ok(None) => {}
                     Err(error) => {
                         warn!(kind = %K::kind(&()), error = &error as &dyn std::error::Error, "cannot watch");
-                        continue;
                     }
                 }
-                changed.send_modify(|count| *count += 1);
             }
         });
-        Self { store, changes }
+        cache
     }
 
     /// Waits until all objects are known for the first time.
@@ -89,6 +100,54 @@ where
     pub fn store(&self) -> Store<K> {
         self.store.clone()
     }
+}
+
+/// Takes in an event, and tells what came, changed or went by it. A list takes effect when it is complete, so only then
+/// is there anything to tell of it.
+fn take_in<K>(store: &Store<K>, writer: &mut Writer<K>, event: &Event<K>, same: fn(&K, &K) -> bool) -> Vec<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    let news = |new: &Arc<K>, old: Option<&Arc<K>>| !old.is_some_and(|old| same(old, new));
+    match event {
+        Event::Apply(object) => {
+            let reference = ObjectRef::from_obj(object);
+            let old = store.get(&reference);
+            writer.apply_watcher_event(event);
+            store.get(&reference).into_iter().filter(|new| news(new, old.as_ref())).collect()
+        }
+        Event::Delete(object) => {
+            let gone = store.get(&ObjectRef::from_obj(object));
+            writer.apply_watcher_event(event);
+            gone.into_iter().collect()
+        }
+        Event::Init | Event::InitApply(_) => {
+            writer.apply_watcher_event(event);
+            Vec::new()
+        }
+        Event::InitDone => {
+            let mut before: HashMap<_, _> =
+                store.state().into_iter().map(|old| (ObjectRef::from_obj(&*old), old)).collect();
+            writer.apply_watcher_event(event);
+            let now = store.state().into_iter();
+            let mut told: Vec<_> =
+                now.filter(|new| news(new, before.remove(&ObjectRef::from_obj(&**new)).as_ref())).collect();
+            told.extend(before.into_values());
+            told
+        }
+    }
+}
+
+/// Whether both are one version of one object.
+fn same_version<K: Resource>(a: &K, b: &K) -> bool {
+    a.meta().uid == b.meta().uid && a.meta().resource_version == b.meta().resource_version
+}
+
+/// Whether both are the same to an agent. The status of a pool is the sum of what hosts report: with many of them it
+/// changes all the time, and is none of theirs.
+fn same_pool(a: &StoragePool, b: &StoragePool) -> bool {
+    let (old, new) = (&a.metadata, &b.metadata);
+    old.uid == new.uid && old.deletion_timestamp == new.deletion_timestamp && a.spec == b.spec
 }
 
 /// The event, if its object could be read.
@@ -132,21 +191,21 @@ impl Caches {
         let all = watcher::Config::default;
         let wake_vm = wake.clone();
         let bound = all().fields(&format!("status.binding.host={host}"));
-        let vms = Cache::start(tasks, client.clone(), bound, move |vm: &VM| wake_vm.vm(vm));
+        let vms = Cache::start(tasks, client.clone(), bound, same_version, move |vm: &VM| wake_vm.vm(vm));
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let networks = Cache::start(tasks, client.clone(), all(), move |network: &Network| {
+        let networks = Cache::start(tasks, client.clone(), all(), same_version, move |network: &Network| {
             wake_users.users(&bound, |vm| uses_network(vm, network));
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let images = Cache::start(tasks, client.clone(), all(), move |image: &Image| {
+        let images = Cache::start(tasks, client.clone(), all(), same_version, move |image: &Image| {
             wake_users.users(&bound, |vm| !ucloud_agent_core::image::users(image, [vm]).is_empty());
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let pools = Cache::start(tasks, client.clone(), all(), move |pool: &StoragePool| {
+        let pools = Cache::start(tasks, client.clone(), all(), same_pool, move |pool: &StoragePool| {
             wake_users.users(&bound, |vm| uses_pool(vm, pool));
         });
         let own = all().fields(&format!("metadata.name={host}"));
-        let host = Cache::start(tasks, client.clone(), own, |_: &Host| {});
+        let host = Cache::start(tasks, client.clone(), own, same_version, |_: &Host| {});
         Self { vms, networks, images, pools, host }
     }
 
@@ -170,4 +229,55 @@ fn uses_pool(vm: &VM, pool: &StoragePool) -> bool {
     let name = pool.metadata.name.as_deref();
     let leaving = vm.metadata.deletion_timestamp.is_some();
     leaving || vm.spec.disks.iter().any(|disk| Some(disk.effective_pool()) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pool(name: &str, version: &str, path: &str, hosts: u32) -> StoragePool {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "StoragePool",
+            "metadata": {"name": name, "uid": name, "resourceVersion": version},
+            "spec": {"directory": {"path": path}}, "status": {"hosts": hosts},
+        }))
+        .unwrap()
+    }
+
+    fn take(
+        (store, writer): &mut (Store<StoragePool>, Writer<StoragePool>),
+        events: &[Event<StoragePool>],
+    ) -> Vec<String> {
+        let news = events.iter().flat_map(|event| take_in(store, writer, event, same_pool));
+        let mut names: Vec<_> = news.filter_map(|pool| pool.metadata.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_what_matters_is_news() {
+        let mut cache = reflector::store();
+        assert_eq!(take(&mut cache, &[Event::Apply(pool("a", "1", "/a", 1))]), ["a"]);
+        assert_eq!(take(&mut cache, &[Event::Apply(pool("a", "2", "/a", 2))]), [""; 0]);
+        assert_eq!(cache.0.state()[0].status.as_ref().unwrap().hosts, 2, "it is taken in all the same");
+        assert_eq!(take(&mut cache, &[Event::Apply(pool("a", "3", "/b", 2))]), ["a"]);
+        assert_eq!(take(&mut cache, &[Event::Delete(pool("a", "4", "/b", 2))]), ["a"]);
+    }
+
+    #[test]
+    fn a_list_is_told_when_it_can_be_read() {
+        let mut cache = reflector::store();
+        let list = |pools: Vec<StoragePool>| {
+            let pools = pools.into_iter().map(Event::InitApply);
+            [Event::Init].into_iter().chain(pools).collect::<Vec<_>>()
+        };
+        let first = vec![pool("a", "1", "/a", 1), pool("b", "1", "/b", 1), pool("c", "1", "/c", 1)];
+        assert_eq!(take(&mut cache, &list(first)), [""; 0], "who is woken now finds nothing");
+        assert_eq!(take(&mut cache, &[Event::InitDone]), ["a", "b", "c"]);
+        let second = vec![pool("a", "9", "/a", 1), pool("c", "9", "/new", 1), pool("d", "9", "/d", 1)];
+        assert_eq!(take(&mut cache, &list(second)), [""; 0]);
+        assert_eq!(take(&mut cache, &[Event::InitDone]), ["b", "c", "d"], "what is gone is news, too");
+    }
 }

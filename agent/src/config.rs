@@ -71,6 +71,11 @@ pub struct Timing {
     pub retry_first: Duration,
     /// The longest such pause.
     pub retry_most: Duration,
+    /// The first pause before a step that the host failed to take for a VM is tried again. It doubles from then on, and
+    /// is at most a quarter longer, so that not all VMs come back at once.
+    pub step_retry_first: Duration,
+    /// The longest such pause, but for that quarter.
+    pub step_retry_most: Duration,
     /// How long addresses that were reported by an earlier agent are believed without being seen again.
     pub address_memory: Duration,
 }
@@ -87,6 +92,8 @@ impl Default for Timing {
             resync: Duration::from_mins(5),
             retry_first: Duration::from_millis(250),
             retry_most: Duration::from_mins(1),
+            step_retry_first: Duration::from_secs(1),
+            step_retry_most: Duration::from_mins(5),
             address_memory: Duration::from_mins(1),
         }
     }
@@ -95,9 +102,29 @@ impl Default for Timing {
 impl Timing {
     /// The pause before the next try, after this many have failed in a row (1 or more).
     pub(crate) fn retry(&self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(20);
-        self.retry_first.saturating_mul(1 << doublings).min(self.retry_most)
+        growing(self.retry_first, self.retry_most, failures)
     }
+
+    /// The same for a step of the VM with this UID.
+    pub(crate) fn retry_step(&self, failures: u32, uid: &str) -> Duration {
+        spread(growing(self.step_retry_first, self.step_retry_most, failures), uid)
+    }
+
+    /// The pause before the VM with this UID is looked at again, though nothing was heard of it.
+    pub(crate) fn resync(&self, uid: &str) -> Duration {
+        spread(self.resync, uid)
+    }
+}
+
+fn growing(first: Duration, most: Duration, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(20);
+    first.saturating_mul(1 << doublings).min(most)
+}
+
+/// Not all VMs at once: up to a quarter more, the same for one VM each time.
+fn spread(pause: Duration, uid: &str) -> Duration {
+    let share = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 100;
+    pause + pause / 400 * share
 }
 
 #[cfg(test)]

@@ -38,6 +38,11 @@ impl SimHost {
         self.state().deaf = true;
     }
 
+    /// Domains are defined but do not come up, as with a device that QEMU cannot open, or no longer so.
+    pub fn break_starts(&self, broken: bool) {
+        self.state().barren = broken;
+    }
+
     /// The hypervisor answers as if it had no domains, or no longer so.
     pub fn silence(&self, silent: bool) {
         self.state().silent = silent;

@@ -49,8 +49,10 @@ impl Hypervisor for SimHost {
                     .interfaces
                     .iter()
                     .all(|interface| state.networks.values().any(|(_, devices)| devices.bridge == interface.bridge));
-                if !disks || !bridges {
-                    return Err(HostError::retryable("StartFailed", "a disk or a bridge of the VM is missing"));
+                if !disks || !bridges || state.barren {
+                    drop(state);
+                    self.tell_domains();
+                    return Err(HostError::retryable("StartFailed", "a disk or a bridge is missing, or does not open"));
                 }
                 if let Some(domain) = state.domains.get_mut(&spec.uid) {
                     domain.state = DomainState::Running;

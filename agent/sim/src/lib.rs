@@ -52,6 +52,7 @@ struct State {
     /// What the sources of images hold, where it is not what their name says.
     sources: BTreeMap<String, u8>,
     deaf: bool,
+    barren: bool,
     silent: bool,
     import_pause: Option<Duration>,
     faults: Vec<Fault>,

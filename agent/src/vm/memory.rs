@@ -6,8 +6,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use ucloud_agent_core::vm::{Desired, Memory};
+use ucloud_agent_core::vm::Memory;
 use ucloud_types::VM;
+
+use super::backoff::Backoff;
 
 /// What the agent remembers of one VM.
 #[derive(Clone, Default)]
@@ -20,32 +22,12 @@ pub struct Remembered {
     pub latest: Option<Arc<VM>>,
     /// How often the VM was started again.
     pub restarts: u32,
-    /// How often in a row something failed.
+    /// How often in a row it could not be brought to rest, for whatever cause.
     pub failures: u32,
-    /// What was refused for good, and until when that is believed.
-    pub refused: Option<(Wish, Timestamp)>,
+    /// How long no step is taken, because one failed.
+    pub backoff: Backoff,
     /// When the network is asked next for the addresses of the VM, and how often it was asked.
     pub asked: Option<(Timestamp, u32)>,
-}
-
-/// What a refusal depends on: it holds until one of these changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
-    generation: Option<i64>,
-    epoch: u64,
-    request: Option<u64>,
-    deleting: bool,
-}
-
-impl From<&Desired> for Wish {
-    fn from(desired: &Desired) -> Self {
-        Self {
-            generation: desired.generation,
-            epoch: desired.epoch,
-            request: desired.request.as_ref().map(|request| request.id),
-            deleting: desired.deleting,
-        }
-    }
 }
 
 /// What the agent remembers of all VMs.

@@ -4,6 +4,7 @@
 //! left; then it reports. It takes no event as input: whatever woke it, it looks at everything.
 
 mod addresses;
+mod backoff;
 mod memory;
 mod observe;
 mod reconcile;

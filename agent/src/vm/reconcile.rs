@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::controller::Action;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 use ucloud_agent_core::{
     HostError,
@@ -13,7 +14,7 @@ use ucloud_types::{VM, meta::AGENT_FINALIZER, vm::VMPhase};
 
 use crate::{api::ApiError, clock::timer, shared::Shared};
 
-use super::{addresses, memory::Wish, observe::observe, steps};
+use super::{addresses, backoff::Wish, memory::Remembered, observe::observe, steps};
 
 /// No VM needs more steps in a row. One that does is looked at again later.
 const MOST_STEPS: u32 = 32;
@@ -34,45 +35,40 @@ enum Failure {
 
 /// Brings the VM as far as it gets now, and tells when to look at it again.
 pub async fn reconcile(shared: &Shared, vm: &VM) -> Action {
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
+    let timing = &shared.config.timing;
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let result = bring(shared, vm).await;
     let (label, action) = match result {
         Ok(after) => {
             shared.memories.with(&uid, |remembered| remembered.failures = 0);
-            ("ok", Action::requeue(after.unwrap_or_else(|| resync(shared, &uid))))
+            ("ok", Action::requeue(after.unwrap_or_else(|| timing.resync(&uid))))
         }
         Err(Failure::Host(error)) if error.terminal => {
             shared.memories.with(&uid, |remembered| remembered.failures = 0);
-            ("terminal", Action::requeue(shared.config.timing.resync))
+            ("terminal", Action::requeue(timing.resync))
         }
         // The cache will tell soon
-        Err(Failure::Api(ApiError::Gone)) => ("ok", Action::requeue(resync(shared, &uid))),
+        Err(Failure::Api(ApiError::Gone)) => ("ok", Action::requeue(timing.resync(&uid))),
         Err(failure) => {
-            let failures = shared.memories.with(&uid, |remembered| {
+            let (failures, held) = shared.memories.with(&uid, |remembered| {
                 remembered.failures = remembered.failures.saturating_add(1);
-                remembered.failures
+                (remembered.failures, remembered.backoff.left(Instant::now()))
             });
             let name = vm.metadata.name.as_deref().unwrap_or_default();
             let namespace = vm.metadata.namespace.as_deref().unwrap_or_default();
             let error = &failure as &dyn std::error::Error;
             warn!(vm = name, namespace, uid, failures, error, "cannot bring the VM further for now");
-            ("error", Action::requeue(shared.config.timing.retry(failures)))
+            ("error", Action::requeue(held.unwrap_or_else(|| timing.retry(failures))))
         }
     };
     shared.metrics.reconciled(label, begun.elapsed());
     action
 }
 
-/// Not all VMs at once: a part of the pause depends on the VM.
-fn resync(shared: &Shared, uid: &str) -> Duration {
-    let pause = shared.config.timing.resync;
-    let share = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 100;
-    pause + pause * share / 400
-}
-
 async fn bring(shared: &Shared, vm: &VM) -> Result<Option<Duration>, Failure> {
     let mut provisioned: Option<Provisioned> = None;
+    let mut wish = None;
     for _ in 0..MOST_STEPS {
         // The cache is read anew each time: what is wanted may have changed while the last step took its time
         let cached =
@@ -86,6 +82,7 @@ async fn bring(shared: &Shared, vm: &VM) -> Result<Option<Duration>, Failure> {
                 return Ok(None);
             }
         };
+        wish = Some(Wish::from(&desired));
         let now = Timestamp::now();
         let (mut observed, facts) = match observe(shared, &desired, now).await {
             Ok(observed) => observed,
@@ -102,6 +99,10 @@ async fn bring(shared: &Shared, vm: &VM) -> Result<Option<Duration>, Failure> {
             Advance::Again(made) => provisioned = made,
             Advance::Rest(after) => return Ok(after),
         }
+    }
+    if let (Some(wish), Some(uid)) = (wish, &vm.metadata.uid) {
+        let pause = |times| shared.config.timing.retry_step(times, uid);
+        shared.memories.with(uid, |remembered| remembered.backoff.failed(wish, pause, Instant::now()));
     }
     Err(Failure::Unsettled)
 }
@@ -128,8 +129,10 @@ impl Round<'_> {
     async fn advance(&self, plan: &Plan) -> Result<Advance, Failure> {
         let Self { shared, desired, now, .. } = *self;
         let Some(step) = &plan.step else { return self.rest(plan).await };
-        if self.is_refused(step) {
-            return Ok(Advance::Rest(None));
+        let held = self.remember(|remembered| remembered.backoff.wait(&Wish::from(desired), Instant::now()));
+        if let Some(wait) = held {
+            // What was reported of the failure stands
+            return Ok(Advance::Rest(Some(wait)));
         }
         debug!(vm = desired.name, namespace = desired.namespace, uid = desired.uid, ?step, "next");
         let mut made = None;
@@ -167,6 +170,10 @@ impl Round<'_> {
         }
         if plan.retry {
             return Err(Failure::Unsettled);
+        }
+        // While it waits for something else, the step that failed has not succeeded
+        if plan.phase != Some(VMPhase::Provisioning) {
+            self.remember(|remembered| remembered.backoff.succeeded());
         }
         let asked = addresses::ask(shared, vm, desired, observed.domain.as_ref(), facts, now).await;
         let planned = plan.requeue_after.map(|wait| timer(wait.max(SignedDuration::from_millis(50))));
@@ -224,14 +231,13 @@ impl Round<'_> {
 
     /// Reports that the step has failed.
     async fn failed(&self, plan: &Plan, step: &Step, error: HostError) -> Failure {
-        let Self { shared, vm, desired, observed, now, .. } = *self;
+        let Self { shared, vm, desired, observed, .. } = *self;
         if matches!(step, Step::Provision | Step::Start(_)) {
             shared.events.warning(vm, "StartFailed", error.message.clone());
         }
-        if error.terminal {
-            let until = now + shared.config.timing.resync;
-            shared.memories.with(&desired.uid, |remembered| remembered.refused = Some((Wish::from(desired), until)));
-        }
+        let timing = &shared.config.timing;
+        let pause = |times| if error.terminal { timing.resync } else { timing.retry_step(times, &desired.uid) };
+        self.remember(|remembered| remembered.backoff.failed(Wish::from(desired), pause, Instant::now()));
         let told = vm::failed(plan, desired, observed, &error);
         match self.report(&told).await {
             Ok(_) => Failure::Host(error),
@@ -247,19 +253,8 @@ impl Round<'_> {
         }
     }
 
-    /// Whether this step was refused for good, and nothing has changed since.
-    fn is_refused(&self, step: &Step) -> bool {
-        let making = matches!(step, Step::Provision | Step::Start(_));
-        self.shared.memories.with(&self.desired.uid, |remembered| {
-            let holds = remembered
-                .refused
-                .as_ref()
-                .is_some_and(|(wish, until)| *wish == Wish::from(self.desired) && *until > self.now);
-            if !holds {
-                remembered.refused = None;
-            }
-            holds && making
-        })
+    fn remember<T>(&self, change: impl FnOnce(&mut Remembered) -> T) -> T {
+        self.shared.memories.with(&self.desired.uid, change)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use ucloud_agent_sim::{Effect, Fault, Method, When};
 use ucloud_types::{condition, vm::VMPhase};
@@ -39,8 +38,7 @@ async fn older_epochs_are_switched_off_before_anything_else() {
     let vm = world.bound_vm("web", &host, json!({})).await;
     world.wait_running("web").await;
     agent.kill().await;
-    let newer = Patch::Merge(json!({"status": {"binding": {"epoch": 2}}}));
-    world.vms().patch_status("web", &PatchParams::default(), &newer).await.unwrap();
+    world.raise_epoch("web", 2).await;
     // The agent does nothing while it cannot switch it off
     let broken = Effect::Refuse { reason: "HypervisorUnavailable", terminal: false };
     host.inject(Fault { method: Method::Destroy, when: When::Always, effect: broken });

@@ -18,6 +18,7 @@ use ucloud_agent_core::vm::Pace;
 use ucloud_agent_sim::{SimHost, Underlay};
 use ucloud_api::in_process::InProcess;
 use ucloud_controllers::{ControllerName, Options};
+use ucloud_machinery::storage::Storage as _;
 use ucloud_types::{
     Host, Image, Network, NetworkPool, StoragePool, VM, condition,
     host::{HostRole, Resources},
@@ -81,6 +82,8 @@ pub fn timing() -> Timing {
         step: Duration::from_secs(2),
         retry_first: Duration::from_millis(20),
         retry_most: Duration::from_millis(500),
+        step_retry_first: Duration::from_millis(20),
+        step_retry_most: Duration::from_millis(500),
         ..Timing::default()
     }
 }
@@ -192,6 +195,17 @@ impl World {
         self.post(&format!("{}/binding", vm.name_any()), &binding).await;
     }
 
+    /// Raises the epoch of a binding in the storage itself: the API has no way to bind a VM that is bound.
+    pub async fn raise_epoch(&self, vm: &str, epoch: u64) {
+        let storage = self.api.storage();
+        let stored = storage.list("").await.unwrap().values;
+        let key = format!("/vms/default/{vm}");
+        let stored = stored.into_iter().find(|value| value.key.ends_with(&key)).unwrap();
+        let mut object: Value = serde_json::from_slice(&stored.value).unwrap();
+        object["status"]["binding"]["epoch"] = json!(epoch);
+        storage.update(&stored.key, object.to_string().into_bytes().into(), stored.mod_revision).await.unwrap();
+    }
+
     /// Asks for a start, stop or restart.
     pub async fn order(&self, vm: &str, verb: &str) {
         self.post(&format!("{vm}/{verb}"), &Value::Null).await;
@@ -219,10 +233,10 @@ impl World {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let condition = |object: Option<&K>| object.is_some_and(&holds);
-        let Ok(found) = timeout(PATIENCE, await_condition(api.clone(), name, condition)).await else {
-            panic!("waited in vain for {what}; {name} is {:#?}", api.get_opt(name).await)
-        };
-        found.unwrap().unwrap()
+        if let Ok(found) = timeout(PATIENCE, await_condition(api.clone(), name, condition)).await {
+            return found.unwrap().unwrap();
+        }
+        panic!("waited in vain for {what}; {name} is {:#?}", api.get_opt(name).await)
     }
 
     pub async fn wait_vm(&self, name: &str, what: &str, holds: impl Fn(&VM) -> bool) -> VM {
