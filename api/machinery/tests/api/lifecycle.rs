@@ -1,5 +1,7 @@
 //! Spec and status apart, generations, finalizers, namespaces, subresources, authorization.
 
+use std::time::Duration;
+
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::events::v1::Event;
@@ -294,6 +296,29 @@ async fn events_are_one_store_in_two_forms() {
     foreign.metadata.name = Some("f".to_owned());
     foreign.regarding.as_mut().unwrap().namespace = Some("other".to_owned());
     assert_eq!(failure(new.create(&PostParams::default(), &foreign).await).code, 422);
+}
+
+#[tokio::test]
+async fn an_event_lives_on_when_it_is_updated() {
+    let (storage, harness) = Slow::start().await;
+    let events: Api<Event> = Api::default_namespaced(harness.client("admin").await);
+    let event: Event = serde_json::from_value(json!({
+        "metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.123456Z", "reason": "Started",
+        "regarding": {"kind": "Widget", "name": "a", "namespace": "default"},
+    }))
+    .unwrap();
+    events.create(&PostParams::default(), &event).await.unwrap();
+    let again = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:01:00.000000Z"}});
+    events.patch("e", &PatchParams::default(), &Patch::Merge(again)).await.unwrap();
+    let namespaces: Api<Namespace> = Api::all(harness.client("admin").await);
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    namespaces.patch("default", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+    let updates = storage.updates.lock().unwrap().clone();
+    let expected = [
+        ("/registry/core/events/default/e".to_owned(), Some(Duration::from_hours(1))),
+        ("/registry/core/namespaces/default".to_owned(), None),
+    ];
+    assert_eq!(updates, expected);
 }
 
 #[tokio::test]

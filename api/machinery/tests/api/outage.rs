@@ -138,6 +138,12 @@ async fn storage_is_away() {
     .await;
     assert!(report.contains("[-]storage failed") && report.contains("[+]cache ok"), "{report}");
     assert_eq!(raw(&client, request("GET", "/livez", "", "")).await.0, 200);
+    let before = storage.refused.load(Ordering::SeqCst);
+    for _ in 0..50 {
+        raw(&client, request("GET", "/readyz", "", "")).await;
+    }
+    let asked = storage.refused.load(Ordering::SeqCst) - before;
+    assert!(asked < 50, "storage is not asked for each of those who ask the server: {asked}");
 
     storage.falls(WELL);
     let ready = async || raw(&client, request("GET", "/readyz", "", "")).await.0 == 200;

@@ -1,7 +1,7 @@
 //! A server with a toy kind, its certificates, and clients for it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -307,6 +307,8 @@ pub struct Slow {
     pub arrived: Arc<Semaphore>,
     /// One for each creation that may go on.
     pub released: Arc<Semaphore>,
+    /// The time to live that each update gave, with its key.
+    pub updates: Arc<Mutex<Vec<(String, Option<Duration>)>>>,
 }
 
 impl Slow {
@@ -314,7 +316,7 @@ impl Slow {
     pub async fn start() -> (Self, Harness) {
         let memory = MemoryStorage::new();
         let zero = || Arc::new(Semaphore::new(0));
-        let slow = Self { memory: memory.clone(), arrived: zero(), released: zero() };
+        let slow = Self { memory: memory.clone(), arrived: zero(), released: zero(), updates: Arc::default() };
         let harness = Harness::start_over(slow.clone(), memory).await;
         (slow, harness)
     }
@@ -342,6 +344,7 @@ impl Storage for Slow {
         expected: Revision,
         ttl: Option<Duration>,
     ) -> Result<Revision, StorageError> {
+        self.updates.lock().unwrap().push((key.to_owned(), ttl));
         self.memory.update(key, value, expected, ttl).await
     }
     async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
