@@ -299,6 +299,9 @@ impl Harness {
     }
 }
 
+/// Keys, and the time to live that they were given.
+type Updates = Vec<(String, Option<Duration>)>;
+
 /// Memory that takes its time to create widgets.
 #[derive(Clone)]
 pub struct Slow {
@@ -308,7 +311,7 @@ pub struct Slow {
     /// One for each creation that may go on.
     pub released: Arc<Semaphore>,
     /// The time to live that each update gave, with its key.
-    pub updates: Arc<Mutex<Vec<(String, Option<Duration>)>>>,
+    pub updates: Arc<Mutex<Updates>>,
 }
 
 impl Slow {
