@@ -3,11 +3,16 @@
 
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
 use crate::registry::Store;
 use crate::strategy::Lister as _;
 
 /// Storage has to answer within this time.
 const STORAGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Its answer counts for so long.
+const STORAGE_CACHED: Duration = Duration::from_secs(1);
 
 /// The outcome of the checks.
 pub(crate) struct Report {
@@ -34,17 +39,38 @@ impl Report {
     }
 }
 
-/// Runs the checks of a path; `None` if it is not one of the health checks.
-pub(crate) async fn check(path: &str, store: &Store, namespaces: &[String]) -> Option<Report> {
-    match path.trim_end_matches('/') {
-        "/healthz" | "/livez" => Some(Report::of(vec![("ping", Ok(()))])),
-        "/readyz" => Some(Report::of(vec![
-            ("ping", Ok(())),
-            ("cache", cache(store)),
-            ("namespaces", bootstrapped(store, namespaces)),
-            ("storage", storage(store).await),
-        ])),
-        _ => None,
+/// The checks. Anybody may ask for them: storage is asked once a second at most.
+#[derive(Default)]
+pub(crate) struct Health {
+    /// When storage was asked last, and what it said. Held while it is asked.
+    storage: Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+impl Health {
+    /// Runs the checks of a path; `None` if it is not one of the health checks.
+    pub(crate) async fn check(&self, path: &str, store: &Store, namespaces: &[String]) -> Option<Report> {
+        match path.trim_end_matches('/') {
+            "/healthz" | "/livez" => Some(Report::of(vec![("ping", Ok(()))])),
+            "/readyz" => Some(Report::of(vec![
+                ("ping", Ok(())),
+                ("cache", cache(store)),
+                ("namespaces", bootstrapped(store, namespaces)),
+                ("storage", self.storage(store).await),
+            ])),
+            _ => None,
+        }
+    }
+
+    async fn storage(&self, store: &Store) -> Result<(), String> {
+        let mut last = self.storage.lock().await;
+        if let Some((asked, answer)) = &*last
+            && asked.elapsed() < STORAGE_CACHED
+        {
+            return answer.clone();
+        }
+        let answer = storage(store).await;
+        *last = Some((Instant::now(), answer.clone()));
+        answer
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram>,
     watches: Family<WatchLabels, Gauge<i64, AtomicI64>>,
+    undecodable: Gauge<i64, AtomicI64>,
 }
 
 impl Metrics {
@@ -93,7 +94,13 @@ impl Metrics {
         );
         let watches = Family::default();
         registry.register("apiserver_longrunning_requests", "Watches that are open", watches.clone());
-        Self { registry, requests, durations, watches }
+        let undecodable = Gauge::default();
+        registry.register(
+            "apiserver_storage_undecodable_objects",
+            "Stored values that cannot be read; the log names them",
+            undecodable.clone(),
+        );
+        Self { registry, requests, durations, watches, undecodable }
     }
 
     /// Counts a request that was answered.
@@ -117,8 +124,9 @@ impl Metrics {
         WatchGuard(gauge)
     }
 
-    /// All metrics as OpenMetrics text.
-    pub(crate) fn encode(&self) -> String {
+    /// All metrics as OpenMetrics text; `undecodable` counts the stored values that cannot be read.
+    pub(crate) fn encode(&self, undecodable: usize) -> String {
+        self.undecodable.set(i64::try_from(undecodable).unwrap_or(i64::MAX));
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,

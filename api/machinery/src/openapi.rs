@@ -1,8 +1,11 @@
 //! OpenAPI v3: an index at `/openapi/v3` and a document for each version of a group. kubectl reads from it whether writes
 //! are validated by the server (`fieldValidation`), and explains fields with it.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::OnceLock;
 
+use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 
@@ -11,40 +14,44 @@ use crate::standard::openapi_of;
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-/// The document at a path; `None` if there is none.
-pub(crate) fn document(resources: &Resources, path: &str) -> Option<Value> {
-    match path.strip_prefix("/openapi/v3")? {
-        "" => Some(index(resources)),
-        path => {
-            let (group, version) = match path.split('/').collect::<Vec<_>>().as_slice() {
-                ["", "api", version] => ("", *version),
-                ["", "apis", group, version] => (*group, *version),
-                _ => return None,
-            };
-            group_version(resources, group, version)
-        }
+/// The documents, each built when it is asked for first.
+#[derive(Default)]
+pub(crate) struct OpenApi {
+    documents: OnceLock<BTreeMap<String, Bytes>>,
+}
+
+impl OpenApi {
+    /// The document at a path, as JSON; `None` if there is none.
+    pub(crate) fn document(&self, resources: &Resources, path: &str) -> Option<Bytes> {
+        let path = path.strip_prefix("/openapi/v3")?;
+        self.documents.get_or_init(|| documents(resources)).get(path).cloned()
     }
 }
 
-fn root(group: &str, version: &str) -> String {
-    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
-}
-
-fn index(resources: &Resources) -> Value {
+/// All documents by their paths below `/openapi/v3`.
+fn documents(resources: &Resources) -> BTreeMap<String, Bytes> {
     let mut paths = Map::new();
+    let mut documents = BTreeMap::new();
     for group in resources.groups().chain([""]) {
         for version in resources.versions(group) {
             let Some(document) = group_version(resources, group, version) else {
                 continue;
             };
+            let text = document.to_string();
             let mut hasher = DefaultHasher::new();
-            document.to_string().hash(&mut hasher);
+            text.hash(&mut hasher);
             let root = root(group, version);
             let url = format!("/openapi/v3/{root}?hash={:016X}", hasher.finish());
+            documents.insert(format!("/{root}"), text.into());
             paths.insert(root, json!({"serverRelativeURL": url}));
         }
     }
-    json!({"paths": paths})
+    documents.insert(String::new(), json!({"paths": paths}).to_string().into());
+    documents
+}
+
+fn root(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
 fn group_version(resources: &Resources, group: &str, version: &str) -> Option<Value> {
@@ -153,9 +160,13 @@ mod tests {
     #[test]
     fn kubectl_finds_that_the_server_validates_fields() {
         let resources = Resources::new(crate::standard::resources().unwrap()).unwrap();
-        let index = document(&resources, "/openapi/v3").unwrap();
+        let openapi = OpenApi::default();
+        let read = |path: &str| -> Option<Value> {
+            openapi.document(&resources, path).map(|document| serde_json::from_slice(&document).unwrap())
+        };
+        let index = read("/openapi/v3").unwrap();
         let url = index["paths"]["apis/coordination.k8s.io/v1"]["serverRelativeURL"].as_str().unwrap();
-        let document = document(&resources, url.split('?').next().unwrap()).unwrap();
+        let document = read(url.split('?').next().unwrap()).unwrap();
         let path = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}";
         let patch = &document["paths"][path]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Lease");

@@ -7,12 +7,18 @@ use json_patch::jsonptr::{Pointer, Token};
 use json_patch::{Patch as Operations, PatchOperation};
 use serde_json::Value;
 
-use crate::status::{ApiError, Reason};
+use crate::status::{ApiError, Reason, segment};
 
 /// The media type of a JSON patch.
 pub const JSON_PATCH: &str = "application/json-patch+json";
 /// The media type of a JSON merge patch.
 pub const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// The media type of Kubernetes' strategic merge patch.
+pub const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
+
+/// Lists of the standard kinds that a strategic merge patch merges, where a merge patch replaces them.
+const MERGED_LISTS: [&str; 3] = ["/metadata/finalizers", "/metadata/ownerReferences", "/status/conditions"];
 
 /// More operations than this are refused, as Kubernetes does.
 const MAX_OPERATIONS: usize = 10_000;
@@ -55,6 +61,19 @@ impl Patch {
         }
     }
 
+    /// Reads a strategic merge patch of a standard kind that means the same as a merge patch does: it has no directives,
+    /// and sets none of the lists that would be merged.
+    pub fn strategic(body: Value) -> Result<Self, ApiError> {
+        let merged = MERGED_LISTS.into_iter().find(|list| body.pointer(list).is_some_and(|value| !value.is_null()));
+        let special = merged.map(str::to_owned).or_else(|| directive(&body));
+        if let Some(special) = special {
+            return Err(ApiError::bad_request(format!(
+                "this server does not carry out {special} in a strategic merge patch; send a merge patch ({MERGE_PATCH})"
+            )));
+        }
+        Self::merge(body)
+    }
+
     /// The patched object.
     pub fn apply(&self, object: &Value) -> Result<Value, ApiError> {
         let mut patched = object.clone();
@@ -77,6 +96,18 @@ impl Patch {
             return Err(ApiError::new(Reason::Invalid, "the patch cannot be applied: it leaves no object"));
         }
         Ok(patched)
+    }
+}
+
+/// A key that is an order to the server and not a field, such as `$patch` or `$setElementOrder/conditions`.
+fn directive(patch: &Value) -> Option<String> {
+    match patch {
+        Value::Object(map) => {
+            let own = map.keys().find(|key| key.starts_with('$'));
+            own.map(|key| segment(key).into_owned()).or_else(|| map.values().find_map(directive))
+        }
+        Value::Array(list) => list.iter().find_map(directive),
+        _ => None,
     }
 }
 
@@ -203,6 +234,23 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(patch.apply(&object).unwrap(), json!({"b": {"c": [1, 2, 3]}}));
+    }
+
+    #[test]
+    fn a_strategic_patch_is_read_where_it_is_a_merge_patch() {
+        let label = json!({"metadata": {"labels": {"a": "b"}, "finalizers": null}, "spec": {"list": [{"a": 1}]}});
+        assert!(Patch::strategic(label).is_ok());
+        for special in [
+            json!({"metadata": {"finalizers": ["a/b"]}}),
+            json!({"metadata": {"ownerReferences": []}}),
+            json!({"status": {"conditions": [{"type": "Ready"}]}}),
+            json!({"$patch": "replace"}),
+            json!({"spec": {"list": [{"$patch": "delete", "name": "x"}]}}),
+            json!({"metadata": {"$retainKeys": ["labels"]}}),
+        ] {
+            let error = Patch::strategic(special.clone()).unwrap_err();
+            assert!(error.to_string().contains("send a merge patch"), "{special}: {error}");
+        }
     }
 
     #[test]

@@ -11,7 +11,9 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Attributes, Authenticator, Authorizer, CertificateAuthenticator, Decision, UserInfo};
 use crate::decode::Decoded;
 use crate::discovery::Version;
+use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
 use crate::registry::{DuplicateResource, FieldValidation, Resource, Resources, Store, Write};
 use crate::rest::{Api, Room};
 use crate::selector::{FieldSelector, LabelSelector};
@@ -99,6 +101,8 @@ impl ApiServerBuilder {
                 authorizer: self.authorizer,
                 version: Version { product: self.product },
                 metrics: Metrics::new(),
+                openapi: OpenApi::default(),
+                health: Health::default(),
                 namespaces: self.namespaces,
                 writes: TaskTracker::new(),
                 room: Room::new(),
@@ -111,7 +115,7 @@ impl ApiServerBuilder {
 
 /// An API server.
 pub struct ApiServer {
-    api: Arc<Api>,
+    pub(crate) api: Arc<Api>,
 }
 
 impl ApiServer {

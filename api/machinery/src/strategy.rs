@@ -84,6 +84,13 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether the object may be deleted, whose deletion has not begun; an error says what needs it and what to do, and
+    /// is answered with 409. What it finds with the lister may be a moment old.
+    fn validate_delete(&self, ctx: &Context<'_>, object: &Value) -> Result<(), String> {
+        let _ = (ctx, object);
+        Ok(())
+    }
+
     /// What the client should hear although the write succeeds. Each becomes a `Warning` header.
     fn warnings(&self, ctx: &Context<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
         let _ = (ctx, new, old);

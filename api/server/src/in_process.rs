@@ -25,6 +25,7 @@ use kube::config::KubeConfigOptions;
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 use ucloud_machinery::{ServerTls, TlsError, storage::MemoryStorage};
+use ucloud_types::host::HostRole;
 
 use crate::{
     pki::{
@@ -135,9 +136,9 @@ impl InProcess {
         self.client(&directory::controllers()).await
     }
 
-    /// The agent of a host.
+    /// The agent of a host, which may have every role.
     pub async fn agent(&self, host: &str) -> Result<kube::Client, InProcessError> {
-        self.client(&directory::agent(&host.parse::<HostName>()?)).await
+        self.client(&directory::agent(&host.parse::<HostName>()?, &HostRole::ALL)).await
     }
 
     /// Anybody, with a new certificate.

@@ -1,4 +1,5 @@
-//! What nobody may delete while it is needed: pools that hold something, and the namespaces that ucloud itself uses.
+//! What nobody may delete while it is needed: pools that hold something, hosts that run something, and the namespaces
+//! that ucloud itself uses.
 //!
 //! Looked up in the watch cache: an object that is made in the same moment may find its pool gone, and says so in its
 //! conditions.
@@ -15,35 +16,49 @@ use ucloud_types::{
 /// The namespaces that exist in every installation.
 pub const NAMESPACES: [&str; 4] = ["default", IMAGES_NAMESPACE, SYSTEM_NAMESPACE, HOSTS_NAMESPACE];
 
-/// How many users of a pool are named.
+/// How many users are named.
 const NAMED: usize = 3;
 
-/// Whether `object` may be deleted; an error says why not.
-pub fn check_deletion(request: &Attributes<'_>, object: &Value, lister: &dyn Lister) -> Result<(), String> {
-    if meta::is_terminating(object) {
-        return Ok(());
-    }
-    let name = meta::text(object, "name");
-    match (request.group, request.resource) {
-        ("", "namespaces") if NAMESPACES.contains(&name) => Err("this namespace may not be deleted".to_owned()),
-        (GROUP, "storagepools") => check_unused(&[
-            ("Image", users(lister, "images", |image| pool_of(&image["spec"]) == name)),
-            ("VM", users(lister, "vms", |vm| disks(vm).any(|disk| pool_of(disk) == name))),
-        ]),
-        (GROUP, "networkpools") => check_unused(&[(
-            "NetworkAllocation",
-            users(lister, "networkallocations", |allocation| pool_of(&allocation["spec"]) == name),
-        )]),
-        _ => Ok(()),
-    }
+/// Whether a namespace may be deleted; an error says why not.
+pub fn check_namespace(request: &Attributes<'_>, object: &Value) -> Result<(), String> {
+    let own = request.group.is_empty()
+        && request.resource == "namespaces"
+        && NAMESPACES.contains(&meta::text(object, "name"));
+    if own && !meta::is_terminating(object) { Err("this namespace may not be deleted".to_owned()) } else { Ok(()) }
+}
+
+/// Whether nothing is in a StoragePool, and nothing is to come there.
+pub fn check_storage_pool(pool: &str, lister: &dyn Lister) -> Result<(), String> {
+    let on_disk = |vm: &Value, part: &str| disks(vm, part).any(|disk| pool_of(disk) == pool);
+    check_unused(
+        "the pool is in use by",
+        "delete them first",
+        &[
+            ("Image", users(lister, "images", |image| pool_of(&image["spec"]) == pool)),
+            // the disks that a VM has may be others than those that it asks for
+            ("VM", users(lister, "vms", |vm| on_disk(vm, "spec") || on_disk(vm, "status"))),
+        ],
+    )
+}
+
+/// Whether nothing of a NetworkPool is given out.
+pub fn check_network_pool(pool: &str, lister: &dyn Lister) -> Result<(), String> {
+    let allocations = users(lister, "networkallocations", |allocation| pool_of(&allocation["spec"]) == pool);
+    check_unused("the pool is in use by", "delete them first", &[("NetworkAllocation", allocations)])
+}
+
+/// Whether no VM is bound to a Host.
+pub fn check_host(host: &str, lister: &dyn Lister) -> Result<(), String> {
+    let bound = users(lister, "vms", |vm| vm["status"]["binding"]["host"] == host);
+    check_unused("the host has", "delete them first, and their disks on it with them", &[("VM", bound)])
 }
 
 fn pool_of(place: &Value) -> &str {
     place["pool"].as_str().unwrap_or(DEFAULT_POOL)
 }
 
-fn disks(vm: &Value) -> impl Iterator<Item = &Value> {
-    vm["spec"]["disks"].as_array().into_iter().flatten()
+fn disks<'a>(vm: &'a Value, part: &str) -> impl Iterator<Item = &'a Value> {
+    vm[part]["disks"].as_array().into_iter().flatten()
 }
 
 /// The objects of a kind that use something, as `namespace/name`.
@@ -58,17 +73,17 @@ fn users(lister: &dyn Lister, plural: &str, uses: impl Fn(&Value) -> bool) -> Ve
         .collect()
 }
 
-fn check_unused(users: &[(&str, Vec<String>)]) -> Result<(), String> {
+fn check_unused(what: &str, advice: &str, users: &[(&str, Vec<String>)]) -> Result<(), String> {
     let all: Vec<String> =
         users.iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind} {name}"))).collect();
     if all.is_empty() {
         return Ok(());
     }
-    let mut why = format!("the pool is in use by {}", all[..all.len().min(NAMED)].join(", "));
+    let mut why = format!("{what} {}", all[..all.len().min(NAMED)].join(", "));
     if all.len() > NAMED {
         let _ = write!(why, " and {} more", all.len() - NAMED);
     }
-    why.push_str("; delete them first");
+    let _ = write!(why, "; {advice}");
     Err(why)
 }
 
@@ -79,44 +94,49 @@ mod tests {
     use super::*;
     use crate::authorization::test_support::{Objects, Request, user};
 
-    fn delete(resource: &str, object: &Value, objects: &Objects) -> Result<(), String> {
-        let admin = user("root", &[]);
-        let group = if resource == "namespaces" { "" } else { GROUP };
-        check_deletion(&Request::new(&admin, "delete", resource).group(group).attributes(), object, objects)
-    }
-
-    fn named(name: &str) -> Value {
-        json!({"metadata": {"name": name}})
-    }
-
     #[test]
     fn a_pool_that_holds_something_stays() {
         let mut objects = Objects::default()
             .with("images", json!({"metadata": {"name": "debian", "namespace": "images"}, "spec": {}}))
             .with("networkallocations", json!({"metadata": {"name": "vni-1"}, "spec": {"pool": "default"}}));
         assert_eq!(
-            delete("storagepools", &named("default"), &objects),
+            check_storage_pool("default", &objects),
             Err("the pool is in use by Image images/debian; delete them first".to_owned())
         );
-        assert!(delete("networkpools", &named("default"), &objects).unwrap_err().contains("NetworkAllocation vni-1"));
-        assert_eq!(delete("storagepools", &named("other"), &objects), Ok(()));
-        assert_eq!(delete("networkpools", &named("other"), &objects), Ok(()));
+        assert!(check_network_pool("default", &objects).unwrap_err().contains("NetworkAllocation vni-1"));
+        assert_eq!(check_storage_pool("other", &objects), Ok(()));
+        assert_eq!(check_network_pool("other", &objects), Ok(()));
         for number in 0..5 {
             let vm = json!({"metadata": {"name": format!("vm{number}"), "namespace": "default"},
                 "spec": {"disks": [{"name": "root"}, {"name": "data", "pool": "other"}]}});
             objects = objects.with("vms", vm);
         }
-        let why = delete("storagepools", &named("other"), &objects).unwrap_err();
+        let why = check_storage_pool("other", &objects).unwrap_err();
         assert!(why.contains("VM default/vm2 and 2 more"), "{why}");
-        let leaving = json!({"metadata": {"name": "other", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
-        assert_eq!(delete("storagepools", &leaving, &objects), Ok(()));
+        let moved = json!({"metadata": {"name": "moved", "namespace": "default"}, "spec": {"disks": []},
+            "status": {"disks": [{"name": "root", "pool": "former", "size": "1Gi"}]}});
+        let why = check_storage_pool("former", &objects.with("vms", moved)).unwrap_err();
+        assert!(why.contains("VM default/moved"), "{why}");
+    }
+
+    #[test]
+    fn a_host_with_vms_stays() {
+        let bound = json!({"metadata": {"name": "web", "namespace": "default"}, "status": {"binding": {"host": "h1"}}});
+        let objects = Objects::default().with("vms", bound);
+        assert!(check_host("h1", &objects).unwrap_err().starts_with("the host has VM default/web; "));
+        assert_eq!(check_host("h2", &objects), Ok(()));
     }
 
     #[test]
     fn ucloud_keeps_its_namespaces() {
+        let admin = user("root", &[]);
+        let request = Request::new(&admin, "delete", "namespaces").group("");
+        let named = |name: &str| json!({"metadata": {"name": name}});
         for name in NAMESPACES {
-            assert!(delete("namespaces", &named(name), &Objects::default()).is_err(), "{name}");
+            assert!(check_namespace(&request.attributes(), &named(name)).is_err(), "{name}");
         }
-        assert_eq!(delete("namespaces", &named("project"), &Objects::default()), Ok(()));
+        assert_eq!(check_namespace(&request.attributes(), &named("project")), Ok(()));
+        let leaving = json!({"metadata": {"name": "default", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        assert_eq!(check_namespace(&request.attributes(), &leaving), Ok(()));
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ucloud_api::pki::{Directory, Made, PkiError, inspect::Flaw};
+use ucloud_types::host::HostRole;
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -74,6 +75,8 @@ fn the_second_run_changes_nothing() {
         let mode = fs::metadata(it.path(secret)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{secret}");
     }
+    let mode = fs::metadata(it.path("pki")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o700, "nobody else looks into the folder");
 }
 
 #[test]
@@ -141,14 +144,14 @@ fn an_agent_gets_its_kubeconfig_once() {
     let directory = Directory::new(it.path("pki"), SystemTime::now());
     let server = it.server.parse().unwrap();
     let out = it.path("agents/h1.kubeconfig");
-    let agent = |host: &str| directory.agent(&host.parse().unwrap(), &server, &out);
+    let agent = |host: &str| directory.agent(&host.parse().unwrap(), &HostRole::ALL, &server, &out);
     let [made] = agent("h1").unwrap().try_into().unwrap();
     assert_eq!((made.subject.as_str(), made.replaced), ("ucloud:agent:h1", None));
     assert_eq!(agent("h1").unwrap(), []);
     assert_eq!(agent("h2").unwrap()[0].replaced, Some(Flaw::OtherSubject));
     // in the wrong folder, no second authority comes up that nobody trusts
     let elsewhere = Directory::new(it.path("elsewhere"), SystemTime::now());
-    let error = elsewhere.agent(&"h1".parse().unwrap(), &server, &out).unwrap_err();
+    let error = elsewhere.agent(&"h1".parse().unwrap(), &HostRole::ALL, &server, &out).unwrap_err();
     assert!(matches!(error, PkiError::NoAuthority { .. }), "{error}");
     assert!(!it.path("elsewhere").exists());
 }

@@ -59,6 +59,19 @@ pub enum HostRole {
     Router,
 }
 
+impl HostRole {
+    /// All roles.
+    pub const ALL: [Self; 2] = [Self::Compute, Self::Router];
+
+    /// The role as it is written in a spec.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Router => "router",
+        }
+    }
+}
+
 /// What is known of a host. Written by its agent, but for the condition Ready once the agent is silent,
 /// which is then the host controller's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -31,7 +31,10 @@ pub const HOST_LEASE_DURATION_SECONDS: u32 = 40;
 pub const ADMIN_GROUP: &str = "system:masters";
 /// The group of the controllers' identity.
 pub const CONTROLLERS_GROUP: &str = "ucloud:controllers";
-/// The group of all agents.
+/// The group of agents whose hosts may have no role.
 pub const AGENTS_GROUP: &str = "ucloud:agents";
+/// An agent whose host may have roles is in a group of this prefix and the roles instead, such as
+/// `ucloud:agents:compute,router`.
+pub const AGENTS_WITH_ROLES_PREFIX: &str = "ucloud:agents:";
 /// An agent's user name is this prefix and the name of its host.
 pub const AGENT_USER_PREFIX: &str = "ucloud:agent:";

@@ -205,7 +205,7 @@ impl Shared {
                     error = &error as &dyn std::error::Error,
                     "an object in the store cannot be read, its last readable state is served"
                 );
-                self.unreadable(&stored.key, stored.mod_revision, &error);
+                self.unreadable(&stored.key);
                 None
             }
         }

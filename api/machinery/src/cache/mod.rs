@@ -17,7 +17,7 @@ mod tests;
 mod watcher;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -88,17 +88,6 @@ pub enum NotFresh {
     Stale(#[from] Stale),
 }
 
-/// A stored value that is no object of its kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undecodable {
-    /// Its key in the store.
-    pub key: String,
-    /// The revision of the write that made it so.
-    pub revision: Revision,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
 /// The watch cache of all kinds.
 pub struct Cache {
     shared: Arc<Shared>,
@@ -112,7 +101,8 @@ struct Shared {
     /// Everything up to here has been taken in by all kinds; 0 until the first list.
     progress: watch::Sender<Revision>,
     freshness: Freshness,
-    undecodable: Mutex<BTreeMap<String, Undecodable>>,
+    /// The keys of stored values that are no objects of their kinds.
+    undecodable: Mutex<BTreeSet<String>>,
 }
 
 impl Cache {
@@ -177,9 +167,9 @@ impl Cache {
         Ok(current)
     }
 
-    /// The stored values that are no objects, by key. Empty in a sound installation.
-    pub fn undecodable(&self) -> Vec<Undecodable> {
-        self.shared.lock_undecodable().values().cloned().collect()
+    /// How many stored values are no objects; the log names them. None in a sound installation.
+    pub fn undecodable(&self) -> usize {
+        self.shared.lock_undecodable().len()
     }
 
     /// Stops the filling and ends all watches. What is in the cache can still be read.
@@ -209,13 +199,12 @@ impl Shared {
         key.starts_with(prefix.as_str()).then_some(prefix)
     }
 
-    fn lock_undecodable(&self) -> MutexGuard<'_, BTreeMap<String, Undecodable>> {
+    fn lock_undecodable(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.undecodable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unreadable(&self, key: &str, revision: Revision, error: &DecodeError) {
-        let entry = Undecodable { key: key.to_owned(), revision, reason: error.to_string() };
-        self.lock_undecodable().insert(key.to_owned(), entry);
+    fn unreadable(&self, key: &str) {
+        self.lock_undecodable().insert(key.to_owned());
     }
 
     fn readable(&self, key: &str) {

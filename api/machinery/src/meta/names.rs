@@ -54,22 +54,6 @@ pub fn dns1123_subdomain(name: &str) -> Result<(), String> {
     if name.split('.').all(is_label) { Ok(()) } else { Err(SUBDOMAIN_RULE.to_owned()) }
 }
 
-/// What can stand in a URL's path as one segment: the least that any name has to keep.
-pub fn path_segment(name: &str) -> Result<(), String> {
-    if name == "." || name == ".." {
-        return Err(format!("may not be '{name}'"));
-    }
-    for bad in ['/', '%'] {
-        if name.contains(bad) {
-            return Err(format!("may not contain '{bad}'"));
-        }
-    }
-    if name.len() > SUBDOMAIN_MAX {
-        return Err(too_long(SUBDOMAIN_MAX));
-    }
-    Ok(())
-}
-
 /// A label's or annotation's key, or a finalizer: `name` or `prefix/name`.
 pub fn qualified_name(key: &str) -> Result<(), String> {
     let name = match key.split_once('/') {
@@ -111,8 +95,6 @@ mod tests {
         }
         assert!(dns1123_label("a.b").is_err());
         assert!(dns1123_label(&"a".repeat(64)).is_err());
-        assert!(path_segment("x.15b1a2").is_ok());
-        assert!(path_segment("a/b").is_err() && path_segment("..").is_err());
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Resource {
         self
     }
 
-    /// Lets storage delete objects after `ttl`.
+    /// Lets storage delete objects that were not written for `ttl`.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);

@@ -1,6 +1,7 @@
 //! Every write of every kind: one transaction each, on the state that the cache holds, and again on the state that the
 //! store holds if the cache was behind.
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::auth::{Attributes, Authorizer, Decision};
 use crate::decode::Decoded;
 use crate::meta;
 use crate::status::ApiError;
-use crate::storage::{Revision, StorageError, StoredValue};
+use crate::storage::{Guard, Revision, StorageError, StoredValue};
 use crate::strategy::Context;
 
 /// How often a write is tried when other writers are faster.
@@ -109,9 +110,7 @@ impl<'a> Write<'a> {
         if !meta::text(&admitted.object, "resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        if description.is_namespaced() {
-            namespaces::require(self.store, description, self.attributes.namespace).await?;
-        }
+        let mut guard = if description.is_namespaced() { Some(self.require_namespace(false).await?) } else { None };
         let base = meta::text(&admitted.object, "generateName").to_owned();
         let generated = meta::text(&admitted.object, "name").is_empty() && !base.is_empty();
         let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
@@ -125,14 +124,22 @@ impl<'a> Write<'a> {
             if generated {
                 meta::set(&mut attempt.object, "name", Some(generate_name(&base).into()));
             }
-            match self.create_named(attempt).await {
+            match self.create_named(attempt, &mut guard).await {
                 Err(error) if attempts > 0 && error.reason() == crate::status::Reason::AlreadyExists => {}
                 result => return result,
             }
         }
     }
 
-    async fn create_named(&self, admitted: super::admit::Admitted) -> Result<Written, ApiError> {
+    async fn require_namespace(&self, fresh: bool) -> Result<Guard, ApiError> {
+        namespaces::require(self.store, &self.resource.description, self.attributes.namespace, fresh).await
+    }
+
+    async fn create_named(
+        &self,
+        admitted: super::admit::Admitted,
+        guard: &mut Option<Guard>,
+    ) -> Result<Written, ApiError> {
         let name = meta::text(&admitted.object, "name").to_owned();
         let uid = uuid::Uuid::new_v4().to_string();
         let now = meta::timestamp(Timestamp::now());
@@ -147,12 +154,26 @@ impl<'a> Write<'a> {
                 return Err(ApiError::already_exists(group, plural, &name));
             }
         } else {
-            let key = self.resource.key(namespace, &name);
-            let created = self.store.storage.create(&key, encode(&object)?, self.resource.ttl).await;
-            let revision = created.map_err(|error| failure::of_write(&error, self.resource, &name))?;
+            let revision = self.store_new(&name, encode(&object)?, guard).await?;
             meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         }
         Ok(Written { object, removed: false, warnings: prepared.warnings })
+    }
+
+    /// Stores a new object in a namespace that is still there and stays.
+    async fn store_new(&self, name: &str, value: Bytes, guard: &mut Option<Guard>) -> Result<Revision, ApiError> {
+        let key = self.resource.key(self.attributes.namespace, name);
+        let mut attempts = ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match self.store.storage.create(&key, value.clone(), self.resource.ttl, guard.as_ref()).await {
+                // a namespace that was only labelled is good still
+                Err(StorageError::GuardChanged { .. }) if attempts > 0 => {
+                    *guard = Some(self.require_namespace(true).await?);
+                }
+                created => return created.map_err(|error| failure::of_write(&error, self.resource, name)),
+            }
+        }
     }
 
     /// Changes a part of an object.
@@ -199,6 +220,12 @@ impl<'a> Write<'a> {
                 }
             }
             self.authorize(name, Some(old), None)?;
+            if !meta::is_terminating(old)
+                && let Err(why) = self.resource.strategy.validate_delete(&self.context(name), old)
+            {
+                let (group, plural) = self.names();
+                return Err(ApiError::in_use(group, plural, name, &why));
+            }
             Ok(match plan_deletion(self.resource, old, options, now) {
                 Deletion::Remove => Change::Remove(old.clone()),
                 Deletion::Mark(marked) => Change::Put(marked),
@@ -246,11 +273,9 @@ impl<'a> Write<'a> {
             let decision = decide(&current.object);
             let ends_here = matches!(decision, Err(_) | Ok(Change::Keep));
             if ends_here && !current.proven {
-                let proven = self.current_proven(name).await?;
-                if proven.revision != current.revision {
-                    current = proven;
-                    continue;
-                }
+                // decided anew also where the object is the same: the other objects that were looked at are newer now
+                current = self.current_proven(name).await?;
+                continue;
             }
             let (object, removed) = match decision? {
                 Change::Keep => return Ok(Written { object: current.object, removed: false, warnings: Vec::new() }),
@@ -281,7 +306,7 @@ impl<'a> Write<'a> {
             self.store.storage.delete(&key, expected).await?
         } else {
             meta::set(&mut object, "resourceVersion", None);
-            self.store.storage.update(&key, object.to_string().into(), expected).await?
+            self.store.storage.update(&key, object.to_string().into(), expected, self.resource.ttl).await?
         };
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         Ok(Written { object, removed, warnings: Vec::new() })
@@ -313,7 +338,7 @@ impl<'a> Write<'a> {
     }
 }
 
-fn encode(object: &Value) -> Result<bytes::Bytes, ApiError> {
+fn encode(object: &Value) -> Result<Bytes, ApiError> {
     serde_json::to_vec(object).map(Into::into).map_err(ApiError::internal)
 }
 

@@ -8,7 +8,7 @@ use super::respond::Body;
 use super::{Call, body, respond};
 use crate::meta;
 use crate::registry::{DeleteOptions, Written};
-use crate::status::{ApiError, FieldError, FieldPath, Reason, shown, success};
+use crate::status::{ApiError, FieldError, FieldPath, IN_USE, Reason, shown, success};
 
 impl Call<'_> {
     pub(super) async fn delete(&self, bytes: &[u8]) -> Result<Response<Body>, ApiError> {
@@ -33,7 +33,11 @@ impl Call<'_> {
             let options = DeleteOptions { uid: Some(object.uid().to_owned()), ..options.clone() };
             match self.write(write).delete(object.name(), &options).await {
                 Ok(_) => {}
-                Err(error) if error.reason() == Reason::NotFound || error.reason() == Reason::Conflict => {}
+                // it is gone, or another one has its name
+                Err(error) if error.reason() == Reason::NotFound => {}
+                Err(error)
+                    if error.reason() == Reason::Conflict
+                        && error.causes().iter().all(|cause| cause.reason != IN_USE) => {}
                 Err(error) => return Err(error),
             }
         }

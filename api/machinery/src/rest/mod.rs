@@ -37,9 +37,9 @@ use crate::auth::{
     Attributes, AuthenticationError, Authenticator, Authorizer, Credentials, Decision, PeerCertificate, UserInfo,
 };
 use crate::discovery::{self, Version};
-use crate::health;
+use crate::health::Health;
 use crate::metrics::{Metrics, RequestLabels};
-use crate::openapi;
+use crate::openapi::OpenApi;
 use crate::registry::{Resource, Resources, Store, Write};
 use crate::status::ApiError;
 
@@ -54,6 +54,8 @@ pub(crate) struct Api {
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) version: Version,
     pub(crate) metrics: Metrics,
+    pub(crate) openapi: OpenApi,
+    pub(crate) health: Health,
     /// The namespaces that must exist before the server is ready.
     pub(crate) namespaces: Vec<String>,
     /// Writes in progress. They end by themselves, whether or not somebody still waits for the answer.
@@ -249,7 +251,7 @@ impl Api {
         match head.uri.path() {
             "/version" | "/version/" => Some(respond::json(200, &self.version.to_json())),
             path => {
-                let report = health::check(path, &self.store, &self.namespaces).await?;
+                let report = self.health.check(path, &self.store, &self.namespaces).await?;
                 let code = if report.healthy { 200 } else { 503 };
                 let text = report.text(query.flag("verbose"));
                 Some(respond::answer(code, "text/plain; charset=utf-8", respond::full(text)))
@@ -299,11 +301,12 @@ impl Api {
         }
         let url_path = url_path.trim_end_matches('/');
         if url_path == "/metrics" {
+            let metrics = self.metrics.encode(self.store.cache.undecodable());
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            return Ok(respond::answer(200, content_type, respond::full(self.metrics.encode())));
+            return Ok(respond::answer(200, content_type, respond::full(metrics)));
         }
-        if let Some(document) = openapi::document(&self.resources, url_path) {
-            return Ok(respond::json(200, &document));
+        if let Some(document) = self.openapi.document(&self.resources, url_path) {
+            return Ok(respond::answer(200, "application/json", respond::full(document)));
         }
         let form = negotiate::discovery_form(&head.headers)?;
         match discovery::document(&self.resources, url_path, form) {

@@ -9,7 +9,7 @@ use super::{Call, body, negotiate, respond};
 use crate::audit::CreatedName;
 use crate::decode;
 use crate::meta;
-use crate::patch::{JSON_PATCH, MERGE_PATCH, Patch};
+use crate::patch::{JSON_PATCH, MERGE_PATCH, Patch, STRATEGIC_MERGE_PATCH};
 use crate::registry::{Edit, Part};
 use crate::status::ApiError;
 
@@ -47,6 +47,8 @@ impl Call<'_> {
         let parse: fn(serde_json::Value) -> Result<Patch, ApiError> = match body::media_type(self.headers) {
             JSON_PATCH => Patch::json,
             MERGE_PATCH => Patch::merge,
+            // kubectl sends these for the kinds that are compiled into it, and for no others
+            STRATEGIC_MERGE_PATCH if self.resource.description.nulls_are_absent => Patch::strategic,
             other => return Err(ApiError::unsupported_media_type(other, &[JSON_PATCH, MERGE_PATCH])),
         };
         let decoded = decode::json(bytes)

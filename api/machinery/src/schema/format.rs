@@ -81,7 +81,7 @@ impl Format {
 
     fn accepts_text(self, text: &str) -> bool {
         match self {
-            Self::DateTime => text.parse::<jiff::Timestamp>().is_ok(),
+            Self::DateTime => is_rfc3339(text) && text.parse::<jiff::Timestamp>().is_ok(),
             Self::Date => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
             Self::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
             Self::Ipv6 => text.parse::<Ipv6Addr>().is_ok(),
@@ -92,6 +92,33 @@ impl Format {
             Self::Int32 | Self::Int64 | Self::Unsigned(_) => true,
         }
     }
+}
+
+/// `2026-01-02T03:04:05Z`, with any fraction of a second and any offset (RFC 3339, 5.6, in upper case as Kubernetes reads
+/// it). The parser takes more: what other clients cannot read must not be stored.
+fn is_rfc3339(text: &str) -> bool {
+    // where digits must be, and what is between them
+    const SHAPE: &[u8] = b"0000-00-00T00:00:00";
+    let fits = |given: &[u8], shape: &[u8]| {
+        given.len() == shape.len()
+            && given
+                .iter()
+                .zip(shape)
+                .all(|(byte, want)| if *want == b'0' { byte.is_ascii_digit() } else { byte == want })
+    };
+    let Some((head, rest)) = text.as_bytes().split_at_checked(SHAPE.len()) else { return false };
+    let zone = match rest {
+        [b'.', fraction @ ..] => {
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            if digits == 0 {
+                return false;
+            }
+            &fraction[digits..]
+        }
+        other => other,
+    };
+    // no leap seconds: few clients can read them
+    fits(head, SHAPE) && !head.ends_with(b"60") && (zone == b"Z" || fits(zone, b"+00:00") || fits(zone, b"-00:00"))
 }
 
 fn is_cidr(text: &str) -> bool {
@@ -138,5 +165,38 @@ mod tests {
             assert!(!format.accepts(&bad), "{bad}");
         }
         assert_eq!(Format::named("no-such-format"), None);
+    }
+
+    #[test]
+    fn a_date_and_time_is_that_of_rfc_3339() {
+        for good in [
+            "2026-01-02T03:04:05Z",
+            "2026-01-02T03:04:05.1Z",
+            "2026-01-02T03:04:05.123456789Z",
+            "2026-01-02T03:04:05+02:00",
+            "2024-02-29T23:59:59.5-11:30",
+        ] {
+            assert!(Format::DateTime.accepts(&json!(good)), "{good}");
+        }
+        for bad in [
+            "",
+            "2026-01-02",
+            "2026-01-02T03:04:05",
+            "2026-01-02 03:04:05Z",
+            "2026-01-02t03:04:05z",
+            "2026-01-02T03:04Z",
+            "20260102T030405Z",
+            "2026-01-02T03:04:05.Z",
+            "2026-01-02T03:04:05,5Z",
+            "2026-01-02T03:04:05+0200",
+            "2026-01-02T03:04:05+02",
+            "2026-01-02T03:04:05Z[Europe/Zurich]",
+            "2026-01-02T03:04:60Z",
+            "2026-02-30T03:04:05Z",
+            "2026-01-02T25:04:05Z",
+            "+002026-01-02T03:04:05Z",
+        ] {
+            assert!(!Format::DateTime.accepts(&json!(bad)), "{bad}");
+        }
     }
 }

@@ -99,13 +99,6 @@ impl BoundFieldSelector {
         })
     }
 
-    /// The name, if the selector demands one.
-    pub fn required_name(&self) -> Option<&str> {
-        self.terms
-            .iter()
-            .find_map(|(source, equal, value)| (*equal && *source == Source::Name).then_some(value.as_str()))
-    }
-
     /// Whether everything is selected.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()

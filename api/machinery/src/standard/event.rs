@@ -37,6 +37,18 @@ const RENAMED: [(&str, &str); 7] = [
     ("deprecatedCount", "count"),
 ];
 
+/// How long the texts of an event may be, in bytes: Kubernetes' limits for events.k8s.io/v1, here for both forms.
+const MAX_LENGTHS: [(&str, usize); 6] = [
+    ("reason", 128),
+    ("action", 128),
+    ("reportingInstance", 128),
+    ("message", 1024),
+    // a qualified name
+    ("reportingComponent", 317),
+    // Normal or Warning, and what may be added to them
+    ("type", 64),
+];
+
 const REFERENCE_FIELDS: [&str; 7] = ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"];
 
 pub(super) fn core() -> Result<Resource, StandardKindError> {
@@ -101,16 +113,28 @@ struct EventStrategy;
 
 impl Strategy for EventStrategy {
     fn validate_create(&self, ctx: &Context<'_>, object: &Value) -> Vec<FieldError> {
-        validate_reference(ctx, object)
+        validate(ctx, object)
     }
 
     fn validate_update(&self, ctx: &Context<'_>, new: &Value, _: &Value) -> Vec<FieldError> {
-        validate_reference(ctx, new)
+        validate(ctx, new)
     }
 
     fn allows_unconditional_update(&self) -> bool {
         true
     }
+}
+
+fn validate(ctx: &Context<'_>, object: &Value) -> Vec<FieldError> {
+    let mut errors = validate_reference(ctx, object);
+    let served = ctx.resource.group == "events.k8s.io";
+    for (stored, max) in MAX_LENGTHS {
+        let name = RENAMED.iter().find(|(_, here)| served && *here == stored).map_or(stored, |(there, _)| *there);
+        if object.get(stored).and_then(Value::as_str).is_some_and(|text| text.len() > max) {
+            errors.push(FieldError::too_long(FieldPath::new(name), max));
+        }
+    }
+    errors
 }
 
 /// An event stands in the namespace of what it is about; those about cluster-scoped objects in `default` or `kube-system`.
@@ -203,6 +227,46 @@ mod tests {
         assert_eq!(served["deprecatedCount"], 2);
         assert_eq!(served.get("message"), None);
         assert_eq!(EventConversion.to_stored(served), stored);
+    }
+
+    #[test]
+    fn texts_are_bounded() {
+        use crate::strategy::Lister;
+        struct Nothing;
+        impl Lister for Nothing {
+            fn get(&self, _: &str, _: &str, _: Option<&str>, _: &str) -> Option<Value> {
+                None
+            }
+            fn list(&self, _: &str, _: &str, _: Option<&str>) -> Vec<Value> {
+                Vec::new()
+            }
+        }
+        let user = crate::auth::UserInfo::new("u", []);
+        for (resource, names) in [
+            (core().unwrap(), ["reason", "action", "reportingInstance", "message", "reportingComponent", "type"]),
+            (
+                events_k8s_io().unwrap(),
+                ["reason", "action", "reportingInstance", "note", "reportingController", "type"],
+            ),
+        ] {
+            let ctx = Context {
+                user: &user,
+                resource: resource.description(),
+                namespace: Some("n"),
+                name: "x",
+                subresource: None,
+                dry_run: false,
+                lister: &Nothing,
+            };
+            for ((field, max), name) in MAX_LENGTHS.into_iter().zip(names) {
+                let mut event = json!({"involvedObject": {"namespace": "n"}});
+                event[field] = json!("x".repeat(max));
+                assert_eq!(validate(&ctx, &event), [], "{field}");
+                event[field] = json!("x".repeat(max + 1));
+                let errors = validate(&ctx, &event);
+                assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), [name]);
+            }
+        }
     }
 
     #[test]

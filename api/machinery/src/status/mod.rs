@@ -104,6 +104,9 @@ impl Reason {
     }
 }
 
+/// The reason of the cause that tells an object that is needed from other conflicts.
+pub(crate) const IN_USE: &str = "InUse";
+
 /// One cause in `Status.details.causes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -227,6 +230,11 @@ impl ApiError {
             name,
             "the object has been modified; please apply your changes to the latest version and try again",
         )
+    }
+
+    /// 409: the object is needed; `why` names what needs it.
+    pub fn in_use(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        Self::conflict(group, resource, name, why).with_cause(IN_USE, why, "")
     }
 
     /// 410: the client has to list again.

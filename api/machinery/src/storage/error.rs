@@ -16,6 +16,12 @@ pub enum StorageError {
         /// The key that was to be created.
         key: String,
     },
+    /// A create found its guard written or deleted since the revision that the caller knows.
+    #[error("key {key} was changed, on which the write depends")]
+    GuardChanged {
+        /// The guard's key.
+        key: String,
+    },
     /// The key of an update or delete is not there.
     #[error("key {key} does not exist")]
     NotFound {

@@ -16,7 +16,7 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 
 use super::{
-    Listing, Revision, Storage, StorageError, StorageEvent, StoredValue, WatchBatch, WatchBatches, check_size,
+    Guard, Listing, Revision, Storage, StorageError, StorageEvent, StoredValue, WatchBatch, WatchBatches, check_size,
 };
 
 /// How many past changes are kept; older ones are compacted away. A watch that falls behind further has to list again.
@@ -46,7 +46,8 @@ struct State {
 struct Entry {
     value: Bytes,
     mod_revision: Revision,
-    create_revision: Revision,
+    /// The write that gave the key its time to live, if it has one.
+    expires_by: Option<Revision>,
 }
 
 impl Default for MemoryStorage {
@@ -79,22 +80,34 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Deletes the key if it is still the one created at `created`.
-    fn expire(&self, key: &str, created: Revision) {
+    /// Lets the key go after `ttl`, unless it is deleted or gets another time to live before.
+    fn expire_after(self: &Arc<Self>, state: &mut State, key: &str, ttl: Duration) {
+        let Some(entry) = state.keys.get_mut(key) else { return };
+        let write = entry.mod_revision;
+        entry.expires_by = Some(write);
+        let (shared, key) = (Arc::downgrade(self), key.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(ttl).await;
+            if let Some(shared) = shared.upgrade() {
+                shared.expire(&key, write);
+            }
+        });
+    }
+
+    /// Deletes the key if it still has the time to live that the write at `given` gave it.
+    fn expire(&self, key: &str, given: Revision) {
         let mut state = self.lock();
-        if state.keys.get(key).is_some_and(|entry| entry.create_revision == created) {
+        if state.keys.get(key).is_some_and(|entry| entry.expires_by == Some(given)) {
             self.apply_delete(&mut state, key);
         }
     }
 
     fn apply_put(&self, state: &mut State, key: &str, value: Bytes) -> Revision {
         let revision = Revision(state.revision.0 + 1);
-        let create_revision = state.keys.get(key).map_or(revision, |entry| entry.create_revision);
-        state.keys.insert(key.to_owned(), Entry { value: value.clone(), mod_revision: revision, create_revision });
-        self.record(
-            state,
-            StorageEvent::Put { key: key.to_owned(), value, revision, created: create_revision == revision },
-        );
+        let before = state.keys.get(key);
+        let (created, expires_by) = (before.is_none(), before.and_then(|entry| entry.expires_by));
+        state.keys.insert(key.to_owned(), Entry { value: value.clone(), mod_revision: revision, expires_by });
+        self.record(state, StorageEvent::Put { key: key.to_owned(), value, revision, created });
         revision
     }
 
@@ -146,31 +159,45 @@ impl Entry {
 
 #[async_trait]
 impl Storage for MemoryStorage {
-    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError> {
+    async fn create(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        guard: Option<&Guard>,
+    ) -> Result<Revision, StorageError> {
         check_size(key, &value)?;
         let mut state = self.shared.lock();
         if state.keys.contains_key(key) {
             return Err(StorageError::AlreadyExists { key: key.to_owned() });
         }
+        if let Some(guard) = guard
+            && state.keys.get(&guard.key).is_none_or(|entry| entry.mod_revision != guard.revision)
+        {
+            return Err(StorageError::GuardChanged { key: guard.key.clone() });
+        }
         let revision = self.shared.apply_put(&mut state, key, value);
-        drop(state);
         if let Some(ttl) = ttl {
-            let (shared, key) = (Arc::downgrade(&self.shared), key.to_owned());
-            tokio::spawn(async move {
-                tokio::time::sleep(ttl).await;
-                if let Some(shared) = shared.upgrade() {
-                    shared.expire(&key, revision);
-                }
-            });
+            self.shared.expire_after(&mut state, key, ttl);
         }
         Ok(revision)
     }
 
-    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<Revision, StorageError> {
         check_size(key, &value)?;
         let mut state = self.shared.lock();
         state.expect(key, expected)?;
-        Ok(self.shared.apply_put(&mut state, key, value))
+        let revision = self.shared.apply_put(&mut state, key, value);
+        if let Some(ttl) = ttl {
+            self.shared.expire_after(&mut state, key, ttl);
+        }
+        Ok(revision)
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
@@ -272,9 +299,9 @@ mod tests {
     async fn a_watch_that_falls_behind_the_kept_history_ends_compacted() {
         let storage = MemoryStorage::new();
         let mut watch = storage.watch("/registry/", Revision(1)).await.unwrap();
-        let mut revision = storage.create("/registry/a", Bytes::from_static(b"0"), None).await.unwrap();
+        let mut revision = storage.create("/registry/a", Bytes::from_static(b"0"), None, None).await.unwrap();
         for _ in 0..HISTORY_LIMIT {
-            revision = storage.update("/registry/a", Bytes::from_static(b"1"), revision).await.unwrap();
+            revision = storage.update("/registry/a", Bytes::from_static(b"1"), revision, None).await.unwrap();
         }
         assert!(matches!(watch.next().await, Some(Err(StorageError::Compacted { .. }))));
         assert!(watch.next().await.is_none(), "a failed watch ends");

@@ -27,8 +27,8 @@ pub use self::{
 /// The largest request that is sent to the store, in bytes: etcd's default for `--max-request-bytes`.
 pub const MAX_REQUEST_BYTES: usize = 1536 * 1024;
 
-/// What one write adds to its request besides keys and value (message framing, compares, lease), rounded up.
-const REQUEST_OVERHEAD_BYTES: usize = 512;
+/// What one write adds to its request besides keys and value (message framing, compares, lease, a guard), rounded up.
+const REQUEST_OVERHEAD_BYTES: usize = 1024;
 
 /// The store's revision: one counter for all keys, which grows by one with each write. 0 means "before any write".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +57,15 @@ pub struct StoredValue {
     pub value: Bytes,
     /// The revision of the write that made this value.
     pub mod_revision: Revision,
+}
+
+/// A key that must still be as it was for a write to happen, besides the one that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The full key.
+    pub key: String,
+    /// The revision of its last write, as the writer knows it.
+    pub revision: Revision,
 }
 
 /// All values below a prefix, as they were at one revision.
@@ -128,20 +137,34 @@ pub type WatchBatches = BoxStream<'static, Result<WatchBatch, StorageError>>;
 /// no write is ever sent twice.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
-    /// Creates the key.
+    /// Creates the key, if `guard` still holds.
     ///
     /// With `ttl` the store deletes it after that time, or a little later (a twentieth of it, at most a minute, and the
     /// store's own second or two), since keys share leases.
     ///
     /// # Errors
-    /// [`StorageError::AlreadyExists`] if there is such a key.
-    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError>;
+    /// [`StorageError::AlreadyExists`] if there is such a key, else [`StorageError::GuardChanged`] if the guard's key was
+    /// written or deleted since.
+    async fn create(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        guard: Option<&Guard>,
+    ) -> Result<Revision, StorageError>;
 
-    /// Overwrites the key if its last write was at `expected`. What is left of its time to live stays.
+    /// Overwrites the key if its last write was at `expected`. With `ttl` its time to live begins anew; without, what is
+    /// left of it stays.
     ///
     /// # Errors
     /// [`StorageError::Conflict`] with the present value, or [`StorageError::NotFound`].
-    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError>;
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<Revision, StorageError>;
 
     /// Deletes the key if its last write was at `expected`.
     ///

@@ -2,18 +2,13 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use kube::ResourceExt as _;
 use kube::api::PostParams;
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tracing_subscriber::fmt::MakeWriter;
-use ucloud_machinery::storage::{Listing, MemoryStorage, Revision, Storage, StorageError, StoredValue, WatchBatches};
 
-use crate::support::{Harness, Widget, eventually, raw, request, widget};
+use crate::support::{Harness, Slow, Widget, eventually, raw, request, widget};
 
 const PATH: &str = "/apis/test.example.com/v1/namespaces/default/widgets";
 
@@ -59,45 +54,6 @@ impl Log {
     }
 }
 
-/// Memory that takes its time to create widgets.
-#[derive(Clone)]
-struct Slow {
-    memory: MemoryStorage,
-    /// One for each creation that has come.
-    arrived: Arc<Semaphore>,
-    /// One for each creation that may go on.
-    released: Arc<Semaphore>,
-}
-
-#[async_trait]
-impl Storage for Slow {
-    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError> {
-        if key.contains("/widgets/") {
-            self.arrived.add_permits(1);
-            self.released.acquire().await.unwrap().forget();
-        }
-        self.memory.create(key, value, ttl).await
-    }
-    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
-        self.memory.update(key, value, expected).await
-    }
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
-        self.memory.delete(key, expected).await
-    }
-    async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
-        self.memory.get(key).await
-    }
-    async fn list(&self, prefix: &str) -> Result<Listing, StorageError> {
-        self.memory.list(prefix).await
-    }
-    async fn current_revision(&self) -> Result<Revision, StorageError> {
-        self.memory.current_revision().await
-    }
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchBatches, StorageError> {
-        self.memory.watch(prefix, after).await
-    }
-}
-
 #[tokio::test]
 async fn every_write_is_told_with_the_name_of_its_object() {
     let (log, _guard) = Log::begin();
@@ -121,10 +77,7 @@ async fn every_write_is_told_with_the_name_of_its_object() {
 #[tokio::test]
 async fn a_write_whose_client_went_away_goes_on_to_its_end() {
     let (log, _guard) = Log::begin();
-    let memory = MemoryStorage::new();
-    let zero = || Arc::new(Semaphore::new(0));
-    let slow = Slow { memory: memory.clone(), arrived: zero(), released: zero() };
-    let harness = Harness::start_over(slow.clone(), memory).await;
+    let (slow, harness) = Slow::start().await;
     let gone = harness.widgets().await;
     let request = tokio::spawn(async move { gone.create(&PostParams::default(), &widget("a", "red")).await });
     slow.arrived.acquire().await.unwrap().forget();

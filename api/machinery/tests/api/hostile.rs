@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kube::api::PostParams;
 
-use crate::support::{Harness, raw, request, widget};
+use crate::support::{Harness, Slow, raw, request, widget};
 
 const PATH: &str = "/apis/test.example.com/v1/namespaces/default/widgets";
 
@@ -65,6 +65,37 @@ async fn bombs_are_refused_quickly() {
         assert!(started.elapsed() < Duration::from_secs(5), "{what}: {:?}", started.elapsed());
     }
     harness.widgets().await.create(&PostParams::default(), &widget("a", "red")).await.unwrap();
+}
+
+#[tokio::test]
+async fn writes_for_which_there_is_no_room_are_sent_away() {
+    let (slow, harness) = Slow::start().await;
+    let client = harness.client("admin").await;
+    // nearly as large as an object can be
+    let large = |name: &str| {
+        let color = "x".repeat(1_400_000);
+        request(
+            "POST",
+            PATH,
+            "application/json",
+            &format!(r#"{{"metadata": {{"name": "{name}"}}, "spec": {{"color": "{color}"}}}}"#),
+        )
+    };
+    let mut held = tokio::task::JoinSet::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        let (client, request) = (client.clone(), large(name));
+        held.spawn(async move { raw(&client, request).await.0 });
+        slow.arrived.acquire().await.unwrap().forget();
+    }
+    let (code, headers, body) = raw(&client, large("f")).await;
+    assert_eq!(code, 429, "{body}");
+    assert_eq!(headers["retry-after"], "1");
+    let small =
+        tokio::spawn(async move { harness.widgets().await.create(&PostParams::default(), &widget("g", "red")).await });
+    slow.arrived.acquire().await.unwrap().forget();
+    slow.released.add_permits(7);
+    assert_eq!(held.join_all().await, [201; 5]);
+    small.await.unwrap().expect("what is small finds room");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Spec and status apart, generations, finalizers, namespaces, subresources, authorization.
 
+use std::time::Duration;
+
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::events::v1::Event;
@@ -7,7 +9,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::support::{Harness, Widget, WidgetStatus, eventually, failure, raw, request, widget};
+use crate::support::{Harness, Slow, Widget, WidgetStatus, eventually, failure, raw, request, widget};
 
 const WIDGETS: &str = "/apis/test.example.com/v1/namespaces/default/widgets";
 
@@ -138,6 +140,57 @@ async fn a_namespace_must_exist_and_stay() {
 }
 
 #[tokio::test]
+async fn nothing_comes_into_a_namespace_after_its_deletion_has_begun() {
+    let (slow, harness) = Slow::start().await;
+    let namespaces: Api<Namespace> = Api::all(harness.client("admin").await);
+    for (name, deleted) in [("labelled", false), ("deleted", true)] {
+        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        let widgets: Api<Widget> = Api::namespaced(harness.client("admin").await, name);
+        let created = tokio::spawn({
+            let widgets = widgets.clone();
+            async move { widgets.create(&PostParams::default(), &widget("a", "red")).await }
+        });
+        // the server has found the namespace in order, and is about to store
+        slow.arrived.acquire().await.unwrap().forget();
+        if deleted {
+            namespaces.delete(name, &DeleteParams::default()).await.unwrap();
+        } else {
+            let label = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+            namespaces.patch(name, &PatchParams::default(), &label).await.unwrap();
+        }
+        // for this attempt, and for one that may follow
+        slow.released.add_permits(2);
+        if !deleted {
+            slow.arrived.acquire().await.unwrap().forget();
+        }
+        let created = created.await.unwrap();
+        if deleted {
+            let status = failure(created);
+            assert_eq!(status.code, 403, "{status:?}");
+            assert_eq!(status.details.unwrap().causes[0].reason, "NamespaceTerminating");
+        } else {
+            created.unwrap();
+        }
+        assert_eq!(widgets.get_opt("a").await.unwrap().is_some(), !deleted);
+    }
+}
+
+#[tokio::test]
+async fn what_kubectl_patches_strategically_is_merged() {
+    let harness = Harness::start().await;
+    let namespaces: Api<Namespace> = Api::all(harness.client("admin").await);
+    let labelled = Patch::Strategic(json!({"metadata": {"labels": {"a": "b"}}}));
+    let patched = namespaces.patch("default", &PatchParams::default(), &labelled).await.unwrap();
+    assert_eq!(patched.labels().get("a").map(String::as_str), Some("b"));
+    assert_eq!(patched.spec.unwrap().finalizers, Some(vec!["kubernetes".to_owned()]));
+    let merged = Patch::Strategic(json!({"metadata": {"finalizers": ["a/b"]}}));
+    let status = failure(namespaces.patch("default", &PatchParams::default(), &merged).await);
+    assert_eq!(status.code, 400);
+    assert!(status.message.contains("send a merge patch"), "{}", status.message);
+}
+
+#[tokio::test]
 async fn a_subresource_swaps_once() {
     let harness = Harness::start().await;
     let client = harness.client("admin").await;
@@ -243,6 +296,29 @@ async fn events_are_one_store_in_two_forms() {
     foreign.metadata.name = Some("f".to_owned());
     foreign.regarding.as_mut().unwrap().namespace = Some("other".to_owned());
     assert_eq!(failure(new.create(&PostParams::default(), &foreign).await).code, 422);
+}
+
+#[tokio::test]
+async fn an_event_lives_on_when_it_is_updated() {
+    let (storage, harness) = Slow::start().await;
+    let events: Api<Event> = Api::default_namespaced(harness.client("admin").await);
+    let event: Event = serde_json::from_value(json!({
+        "metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.123456Z", "reason": "Started",
+        "regarding": {"kind": "Widget", "name": "a", "namespace": "default"},
+    }))
+    .unwrap();
+    events.create(&PostParams::default(), &event).await.unwrap();
+    let again = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:01:00.000000Z"}});
+    events.patch("e", &PatchParams::default(), &Patch::Merge(again)).await.unwrap();
+    let namespaces: Api<Namespace> = Api::all(harness.client("admin").await);
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    namespaces.patch("default", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+    let updates = storage.updates.lock().unwrap().clone();
+    let expected = [
+        ("/registry/core/events/default/e".to_owned(), Some(Duration::from_hours(1))),
+        ("/registry/core/namespaces/default".to_owned(), None),
+    ];
+    assert_eq!(updates, expected);
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
-use ucloud_machinery::storage::{Listing, MemoryStorage, Revision, Storage, StorageError, StoredValue, WatchBatches};
+use ucloud_machinery::storage::{
+    Guard, Listing, MemoryStorage, Revision, Storage, StorageError, StoredValue, WatchBatches,
+};
 
 use crate::support::{Harness, eventually, failure, raw, request, widget};
 
@@ -61,13 +63,25 @@ impl Patient {
 
 #[async_trait]
 impl Storage for Patient {
-    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError> {
+    async fn create(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        guard: Option<&Guard>,
+    ) -> Result<Revision, StorageError> {
         self.write()?;
-        self.answer(key, self.memory.create(key, value, ttl).await)
+        self.answer(key, self.memory.create(key, value, ttl, guard).await)
     }
-    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<Revision, StorageError> {
         self.write()?;
-        self.answer(key, self.memory.update(key, value, expected).await)
+        self.answer(key, self.memory.update(key, value, expected, ttl).await)
     }
     async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
         self.write()?;
@@ -115,13 +129,25 @@ async fn storage_is_away() {
     assert!(body.contains("ServiceUnavailable") && body.contains("connection refused"), "{body}");
     let status = failure(widgets.create(&PostParams::default(), &widget("b", "red")).await);
     assert_eq!((status.code, status.reason.as_str()), (503, "ServiceUnavailable"));
-    let (code, _, report) = raw(&client, request("GET", "/readyz", "", "")).await;
-    assert_eq!(code, 503);
+    let mut report = String::new();
+    eventually("the server is not ready", async || {
+        let (code, _, body) = raw(&client, request("GET", "/readyz", "", "")).await;
+        report = body;
+        code == 503
+    })
+    .await;
     assert!(report.contains("[-]storage failed") && report.contains("[+]cache ok"), "{report}");
     assert_eq!(raw(&client, request("GET", "/livez", "", "")).await.0, 200);
+    let before = storage.refused.load(Ordering::SeqCst);
+    for _ in 0..50 {
+        raw(&client, request("GET", "/readyz", "", "")).await;
+    }
+    let asked = storage.refused.load(Ordering::SeqCst) - before;
+    assert!(asked < 50, "storage is not asked for each of those who ask the server: {asked}");
 
     storage.falls(WELL);
-    assert_eq!(raw(&client, request("GET", "/readyz", "", "")).await.0, 200);
+    let ready = async || raw(&client, request("GET", "/readyz", "", "")).await.0 == 200;
+    eventually("the server is ready again", ready).await;
     widgets.create(&PostParams::default(), &widget("b", "red")).await.unwrap();
 }
 

@@ -1,9 +1,11 @@
 //! A server with a toy kind, its certificates, and clients for it.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use kube::api::ObjectMeta;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, CustomResource, CustomResourceExt as _};
@@ -13,12 +15,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use ucloud_machinery::auth::{Attributes, Authorizer, Decision};
 use ucloud_machinery::registry::Resource;
 use ucloud_machinery::status::{ApiError, FieldError, FieldPath};
-use ucloud_machinery::storage::{MemoryStorage, Storage};
+use ucloud_machinery::storage::{
+    Guard, Listing, MemoryStorage, Revision, Storage, StorageError, StoredValue, WatchBatches,
+};
 use ucloud_machinery::strategy::{
     Context, Lister, Method, Strategy, SubresourceHandler, SubresourceRequest, SubresourceResponse,
 };
@@ -291,6 +296,74 @@ impl Harness {
     pub async fn stop(&mut self) {
         self.shutdown.cancel();
         tokio::time::timeout(PATIENCE, self.task.take().unwrap()).await.expect("the server ends").unwrap();
+    }
+}
+
+/// Keys, and the time to live that they were given.
+type Updates = Vec<(String, Option<Duration>)>;
+
+/// Memory that takes its time to create widgets.
+#[derive(Clone)]
+pub struct Slow {
+    memory: MemoryStorage,
+    /// One for each creation that has come.
+    pub arrived: Arc<Semaphore>,
+    /// One for each creation that may go on.
+    pub released: Arc<Semaphore>,
+    /// The time to live that each update gave, with its key.
+    pub updates: Arc<Mutex<Updates>>,
+}
+
+impl Slow {
+    /// A server over it.
+    pub async fn start() -> (Self, Harness) {
+        let memory = MemoryStorage::new();
+        let zero = || Arc::new(Semaphore::new(0));
+        let slow = Self { memory: memory.clone(), arrived: zero(), released: zero(), updates: Arc::default() };
+        let harness = Harness::start_over(slow.clone(), memory).await;
+        (slow, harness)
+    }
+}
+
+#[async_trait]
+impl Storage for Slow {
+    async fn create(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        guard: Option<&Guard>,
+    ) -> Result<Revision, StorageError> {
+        if key.contains("/widgets/") {
+            self.arrived.add_permits(1);
+            self.released.acquire().await.unwrap().forget();
+        }
+        self.memory.create(key, value, ttl, guard).await
+    }
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<Revision, StorageError> {
+        self.updates.lock().unwrap().push((key.to_owned(), ttl));
+        self.memory.update(key, value, expected, ttl).await
+    }
+    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
+        self.memory.delete(key, expected).await
+    }
+    async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
+        self.memory.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StorageError> {
+        self.memory.list(prefix).await
+    }
+    async fn current_revision(&self) -> Result<Revision, StorageError> {
+        self.memory.current_revision().await
+    }
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchBatches, StorageError> {
+        self.memory.watch(prefix, after).await
     }
 }
 

@@ -6,15 +6,24 @@
 //! moment.
 
 use serde_json::Value;
-use ucloud_machinery::{auth::Attributes, meta, strategy::Lister};
+use ucloud_machinery::{
+    auth::{Attributes, UserInfo},
+    meta,
+    strategy::Lister,
+};
 use ucloud_types::{
     GROUP,
-    meta::{AGENT_FINALIZER, HOSTS_NAMESPACE},
+    meta::{AGENT_FINALIZER, AGENTS_GROUP, AGENTS_WITH_ROLES_PREFIX, HOSTS_NAMESPACE},
 };
 
 use super::{NO_RULE, Refusal, change::only_removes_finalizer};
 
 const HOST_OF_VM: &str = "status.binding.host";
+
+/// Whether the user's certificate is that of an agent.
+pub fn is_one(user: &UserInfo) -> bool {
+    user.groups.iter().any(|group| group == AGENTS_GROUP || group.starts_with(AGENTS_WITH_ROLES_PREFIX))
+}
 
 pub fn authorize(host: &str, request: &Attributes<'_>, lister: &dyn Lister) -> Result<(), Refusal> {
     match (request.group, request.resource, request.subresource, request.verb) {
@@ -72,15 +81,18 @@ pub fn authorize_object(
             let given = decided.into_iter().find(|field| new.pointer(&format!("/metadata/{field}")).is_some());
             require(given.is_none(), || {
                 format!("an agent cannot set metadata.{} of its Host; an administrator can", given.unwrap_or_default())
-            })
+            })?;
+            require_roles(request, new)
         }
         ("hosts", "status", Some(_), Some(_)) => require_own(host, request.name),
-        ("leases", "", _, Some(_)) => {
+        ("leases", "", old, Some(new)) => {
             let place = request.namespace == HOSTS_NAMESPACE;
             require(place, || format!("heartbeats are in the namespace {HOSTS_NAMESPACE}"))?;
-            require_own(host, request.name)
+            require_own(host, request.name)?;
+            require_unbound_life(old, new)
         }
         ("events", "", old, Some(new)) => {
+            require_unbound_life(old, new)?;
             [old, Some(new)].into_iter().flatten().try_for_each(|event| require_own_event(host, event, lister))
         }
         _ => Err("an agent has no part in it".to_owned()),
@@ -93,6 +105,30 @@ fn require(holds: bool, why: impl FnOnce() -> String) -> Result<(), Refusal> {
 
 fn require_own(host: &str, name: &str) -> Result<(), Refusal> {
     require(name == host, || format!("this agent is that of host {host:?}"))
+}
+
+/// A host takes no role but those in its agent's certificate: as a router it would carry other people's traffic.
+fn require_roles(request: &Attributes<'_>, host: &Value) -> Result<(), Refusal> {
+    let roles = host.pointer("/spec/roles").and_then(Value::as_array).into_iter().flatten();
+    let mut names = roles.map(|role| role.as_str().unwrap_or_default());
+    let groups = request.user.groups.iter().filter_map(|group| group.strip_prefix(AGENTS_WITH_ROLES_PREFIX));
+    let allowed: Vec<&str> = groups.flat_map(|roles| roles.split(',')).collect();
+    let foreign = names.find(|role| !allowed.contains(role));
+    require(foreign.is_none(), || {
+        format!(
+            "this agent's certificate does not allow the role {:?}; `ucloud-api pki agent --roles` makes one that does",
+            foreign.unwrap_or_default()
+        )
+    })
+}
+
+/// An agent does not decide how long its objects stay: neither by finalizers nor by owners.
+fn require_unbound_life(old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
+    let field = |object: &Value, name: &str| object.get("metadata").and_then(|metadata| metadata.get(name)).cloned();
+    let changed = ["finalizers", "ownerReferences"]
+        .into_iter()
+        .find(|name| field(new, name) != old.and_then(|old| field(old, name)));
+    require(changed.is_none(), || format!("an agent cannot set metadata.{}", changed.unwrap_or_default()))
 }
 
 /// The same words whether the VM is another host's or is not there: which of the two is not for the agent to know.
@@ -122,17 +158,14 @@ fn require_own_event(host: &str, event: &Value, lister: &dyn Lister) -> Result<(
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use ucloud_machinery::{
-        auth::{Decision, UserInfo},
-        selector::FieldSelector,
-    };
-    use ucloud_types::meta::{AGENTS_GROUP, SYSTEM_NAMESPACE};
+    use ucloud_machinery::{auth::Decision, selector::FieldSelector};
+    use ucloud_types::meta::SYSTEM_NAMESPACE;
 
     use super::super::test_support::{Objects, Request, user};
     use super::*;
 
     fn agent() -> UserInfo {
-        user("ucloud:agent:h1", &[AGENTS_GROUP])
+        user("ucloud:agent:h1", &["ucloud:agents:compute"])
     }
 
     fn vm(name: &str, host: Option<&str>) -> Value {
@@ -223,6 +256,24 @@ mod tests {
         for field in [json!({"labels": {"a": "b"}}), json!({"ownerReferences": []}), json!({"finalizers": ["x"]})] {
             assert!(!create.name("h1").allowed(None, Some(&host(field.clone())), &none), "{field}");
         }
+        let with_roles = |roles: Value| json!({"metadata": {"name": "h1"}, "spec": {"roles": roles}});
+        for (roles, allowed) in [
+            (json!([]), true),
+            (json!(["compute"]), true),
+            (json!(["router"]), false),
+            (json!(["compute", "router"]), false),
+        ] {
+            let given = create.name("h1").allowed(None, Some(&with_roles(roles.clone())), &none);
+            assert_eq!(given, allowed, "its certificate says compute alone, not {roles}");
+        }
+        for (groups, allowed) in
+            [(["ucloud:agents:compute,router"], true), ([AGENTS_GROUP], false), (["ucloud:agents:compute,"], false)]
+        {
+            let user = super::super::test_support::user("ucloud:agent:h1", &groups);
+            let create = Request::new(&user, "create", "hosts").name("h1");
+            let given = create.allowed(None, Some(&with_roles(json!(["compute", "router"]))), &none);
+            assert_eq!(given, allowed, "{groups:?}");
+        }
         for verb in ["update", "patch", "delete", "deletecollection"] {
             assert_ne!(Request::new(&user, verb, "hosts").name("h1").decide(), Decision::Allow, "{verb}");
         }
@@ -250,6 +301,12 @@ mod tests {
                 );
             }
         }
+        for metadata in [json!({"finalizers": ["a/b"]}), json!({"ownerReferences": [{"uid": "u"}]})] {
+            let held = json!({"metadata": metadata});
+            let patch = Request::new(&user, "patch", "leases").group("coordination.k8s.io").namespace(HOSTS_NAMESPACE);
+            assert!(!patch.name("h1").allowed(Some(&lease), Some(&held), &Objects::default()), "{held}");
+            assert!(patch.name("h1").allowed(Some(&held), Some(&held), &Objects::default()), "it was so before");
+        }
         let delete = Request::new(&user, "delete", "leases").group("coordination.k8s.io");
         assert_ne!(delete.namespace(HOSTS_NAMESPACE).name("h1").decide(), Decision::Allow);
     }
@@ -274,6 +331,12 @@ mod tests {
                 let create = Request::new(&user, "create", "events").group(group).namespace("default").name("e");
                 assert_eq!(create.allowed(None, Some(&about), &objects()), allowed, "{about}");
             }
+        }
+        for field in ["finalizers", "ownerReferences"] {
+            let mut held = event("VM", "default", "mine", "uid-mine");
+            held["metadata"][field] = json!(["a/b"]);
+            let create = Request::new(&user, "create", "events").group("").namespace("default").name("e");
+            assert!(!create.allowed(None, Some(&held), &objects()), "{field}");
         }
         let patch = Request::new(&user, "patch", "events").group("").namespace("default").name("e");
         let (mine, theirs) =

@@ -54,10 +54,6 @@ pub fn authorize_object(request: &Attributes<'_>, old: Option<&Value>, new: Opti
         (GROUP, "", Some(old), Some(new)) if HELD.contains(&request.resource) && !only_finalizers(old, new) => {
             Err("controllers change nothing of it but the finalizers and the status".to_owned())
         }
-        // server-side apply creates what is not there
-        (GROUP, "", None, Some(_)) if HELD.contains(&request.resource) => {
-            Err("controllers do not create it".to_owned())
-        }
         _ => Ok(()),
     }
 }
@@ -127,7 +123,6 @@ mod tests {
         assert!(request.allowed(Some(&old), Some(&new), &Objects::default()));
         new["spec"]["cpus"] = json!(2);
         assert!(!request.allowed(Some(&old), Some(&new), &Objects::default()));
-        assert!(!request.allowed(None, Some(&new), &Objects::default()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use ucloud_machinery::{
     auth::{Attributes, Authorizer, Decision, UserInfo},
     strategy::Lister,
 };
-use ucloud_types::meta::{ADMIN_GROUP, AGENT_USER_PREFIX, AGENTS_GROUP, CONTROLLERS_GROUP};
+use ucloud_types::meta::{ADMIN_GROUP, AGENT_USER_PREFIX, CONTROLLERS_GROUP};
 
 use crate::protection;
 
@@ -50,7 +50,7 @@ fn role(user: &UserInfo) -> Role<'_> {
         return Role::Controllers;
     }
     match user.name.strip_prefix(AGENT_USER_PREFIX) {
-        Some(host) if user.in_group(AGENTS_GROUP) && !host.is_empty() => Role::Agent(host),
+        Some(host) if agent::is_one(user) && !host.is_empty() => Role::Agent(host),
         _ => Role::Stranger,
     }
 }
@@ -81,7 +81,7 @@ impl Authorizer for RoleAuthorizer {
             Role::Stranger => Err(NO_RULE),
         };
         match (answer, old, new) {
-            (Ok(()), Some(old), None) => decision(protection::check_deletion(attributes, old, lister)),
+            (Ok(()), Some(old), None) => decision(protection::check_namespace(attributes, old)),
             (answer, _, _) => decision(answer),
         }
     }
@@ -103,6 +103,7 @@ pub(crate) mod test_support;
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use ucloud_types::meta::AGENTS_GROUP;
 
     use super::{
         test_support::{Objects, Request, user},

@@ -2,9 +2,10 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use jiff::{Timestamp, tz::TimeZone};
 use ucloud_api::pki::{AltName, Directory, HostName, Made, ServerUrl};
+use ucloud_types::host::HostRole;
 
 #[derive(Subcommand)]
 pub enum PkiCommand {
@@ -49,6 +50,9 @@ pub struct AgentArgs {
     /// The host's name.
     #[arg(long, value_name = "NAME")]
     host: HostName,
+    /// The roles that the host may have. The agent registers its host with these, or with some of them.
+    #[arg(long, value_name = "ROLE", value_delimiter = ',', default_value = "compute,router")]
+    roles: Vec<Role>,
     /// Where the agent reaches the API server.
     #[arg(long, value_name = "URL")]
     server: ServerUrl,
@@ -57,14 +61,32 @@ pub struct AgentArgs {
     out: PathBuf,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Role {
+    /// It runs VMs.
+    Compute,
+    /// It carries gateways of networks.
+    Router,
+}
+
+impl From<Role> for HostRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Compute => Self::Compute,
+            Role::Router => Self::Router,
+        }
+    }
+}
+
 pub fn run(command: PkiCommand) -> anyhow::Result<()> {
     let now = SystemTime::now();
     let made = match command {
         PkiCommand::Init(InitArgs { dir, kubeconfig_dir, server, names }) => {
             Directory::new(dir, now).init(&server, &names, &kubeconfig_dir)?
         }
-        PkiCommand::Agent(AgentArgs { dir, host, server, out }) => {
-            Directory::new(dir, now).agent(&host, &server, &out)?
+        PkiCommand::Agent(AgentArgs { dir, host, roles, server, out }) => {
+            let roles: Vec<HostRole> = roles.into_iter().map(HostRole::from).collect();
+            Directory::new(dir, now).agent(&host, &roles, &server, &out)?
         }
     };
     if made.is_empty() {

@@ -51,8 +51,8 @@ pub enum Subject {
     Client {
         /// The user.
         user: String,
-        /// The user's groups.
-        groups: Vec<String>,
+        /// The user's group. A certificate that is made here names one at most.
+        group: Option<String>,
     },
 }
 
@@ -63,8 +63,8 @@ impl Subject {
     }
 
     /// A client.
-    pub fn client(user: impl Into<String>, groups: impl IntoIterator<Item = &'static str>) -> Self {
-        Self::Client { user: user.into(), groups: groups.into_iter().map(str::to_owned).collect() }
+    pub fn client(user: impl Into<String>, group: Option<&str>) -> Self {
+        Self::Client { user: user.into(), group: group.map(str::to_owned) }
     }
 
     /// The common name.
@@ -75,11 +75,11 @@ impl Subject {
         }
     }
 
-    /// The organisations.
-    pub fn organizations(&self) -> &[String] {
+    /// The organisation.
+    pub fn organization(&self) -> Option<&str> {
         match self {
-            Self::Server { .. } => &[],
-            Self::Client { groups, .. } => groups,
+            Self::Server { .. } => None,
+            Self::Client { group, .. } => group.as_deref(),
         }
     }
 
@@ -93,8 +93,8 @@ impl Subject {
 
     fn params(&self, now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
         let mut params = params(self.common_name(), now, LEAF_VALIDITY);
-        for organization in self.organizations() {
-            params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
+        if let Some(organization) = self.organization() {
+            params.distinguished_name.push(DnType::OrganizationName, organization);
         }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -8,7 +8,7 @@
 //! etcd/client.crt .key   the API server, as etcd's client
 //! ```
 //!
-//! Clients' certificates are kept in their kubeconfigs alone. Whatever is there and good is left alone; the key is
+//! The folder is its owner's alone. Clients' certificates are kept in their kubeconfigs alone. Whatever is there and good is left alone; the key is
 //! written before the certificate, so that a stop in between leaves a pair that does not match and is made again.
 
 use std::{
@@ -17,7 +17,10 @@ use std::{
 };
 
 use rcgen::KeyPair;
-use ucloud_types::meta::{ADMIN_GROUP, AGENT_USER_PREFIX, AGENTS_GROUP, CONTROLLERS_GROUP};
+use ucloud_types::{
+    host::HostRole,
+    meta::{ADMIN_GROUP, AGENT_USER_PREFIX, AGENTS_GROUP, AGENTS_WITH_ROLES_PREFIX, CONTROLLERS_GROUP},
+};
 
 use super::{
     PkiError,
@@ -43,17 +46,24 @@ pub struct Made {
 
 /// The user of the admin kubeconfig.
 pub fn admin() -> Subject {
-    Subject::client("ucloud:admin", [ADMIN_GROUP])
+    Subject::client("ucloud:admin", Some(ADMIN_GROUP))
 }
 
 /// The controllers' user.
 pub fn controllers() -> Subject {
-    Subject::client("ucloud:controllers", [CONTROLLERS_GROUP])
+    Subject::client("ucloud:controllers", Some(CONTROLLERS_GROUP))
 }
 
-/// The user of a host's agent.
-pub fn agent(host: &HostName) -> Subject {
-    Subject::client(format!("{AGENT_USER_PREFIX}{}", host.as_str()), [AGENTS_GROUP])
+/// The user of a host's agent. The roles are those that the host may have.
+pub fn agent(host: &HostName, roles: &[HostRole]) -> Subject {
+    // in one order, so that the same roles are the same subject
+    let allowed = HostRole::ALL.into_iter().filter(|role| roles.contains(role));
+    let names: Vec<&str> = allowed.map(HostRole::name).collect();
+    let group = match names.as_slice() {
+        [] => AGENTS_GROUP.to_owned(),
+        names => format!("{AGENTS_WITH_ROLES_PREFIX}{}", names.join(",")),
+    };
+    Subject::client(format!("{AGENT_USER_PREFIX}{}", host.as_str()), Some(&group))
 }
 
 /// Where a certificate and its key are.
@@ -78,6 +88,7 @@ impl Directory {
     /// `admin.kubeconfig` and `controllers.kubeconfig` in `kubeconfigs`. `names` are added to what the servers are
     /// reached by: localhost, ::1, 127.0.0.1 and the host of `server`.
     pub fn init(&self, server: &ServerUrl, names: &[AltName], kubeconfigs: &Path) -> Result<Vec<Made>, PkiError> {
+        files::make_private_folder(&self.root)?;
         let mut all = vec![
             AltName::Dns("localhost".to_owned()),
             AltName::Ip(std::net::Ipv6Addr::LOCALHOST.into()),
@@ -94,7 +105,7 @@ impl Directory {
         let etcd = self.authority("etcd/ca", "ucloud etcd CA", &mut made)?;
         let etcd_server = Subject::Server { name: "etcd".to_owned(), names: all, also_client: true };
         self.pair("etcd/server", &etcd, &etcd_server, &mut made)?;
-        self.pair("etcd/client", &etcd, &Subject::client("ucloud-api", []), &mut made)?;
+        self.pair("etcd/client", &etcd, &Subject::client("ucloud-api", None), &mut made)?;
         for (file, subject) in [("admin.kubeconfig", admin()), ("controllers.kubeconfig", controllers())] {
             made.extend(self.kubeconfig(&kubeconfigs.join(file), &main, server, &subject)?);
         }
@@ -102,14 +113,20 @@ impl Directory {
     }
 
     /// Makes the kubeconfig of a host's agent, where `out` does not hold a good one. The authority must be there.
-    pub fn agent(&self, host: &HostName, server: &ServerUrl, out: &Path) -> Result<Vec<Made>, PkiError> {
+    pub fn agent(
+        &self,
+        host: &HostName,
+        roles: &[HostRole],
+        server: &ServerUrl,
+        out: &Path,
+    ) -> Result<Vec<Made>, PkiError> {
         let files = self.pair_at("ca");
         if files::read(&files.certificate)?.is_none() && files::read(&files.key)?.is_none() {
             return Err(PkiError::NoAuthority { folder: self.root.clone() });
         }
         let mut made = Vec::new();
         let main = self.authority("ca", "ucloud CA", &mut made)?;
-        made.extend(self.kubeconfig(out, &main, server, &agent(host))?);
+        made.extend(self.kubeconfig(out, &main, server, &agent(host, roles))?);
         Ok(made)
     }
 

@@ -1,6 +1,11 @@
 //! Reading and writing the files: whole or not at all, and keys for their owner alone.
 
-use std::{fs, io, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs::{self, DirBuilder},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+};
 
 use super::PkiError;
 
@@ -20,6 +25,21 @@ pub fn read(path: &Path) -> Result<Option<String>, PkiError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(PkiError::Read { path: path.to_owned(), source }),
     }
+}
+
+/// Makes a folder that nobody but its owner can look into, where there is none.
+pub fn make_private_folder(path: &Path) -> Result<(), PkiError> {
+    let attempt = || -> io::Result<()> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            // what an operator has made stays as it is
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
+    };
+    attempt().map_err(|source| PkiError::Write { path: path.to_owned(), source })
 }
 
 /// Writes the file by renaming a complete one over it, and makes its folder where there is none.

@@ -140,7 +140,7 @@ fn check_subject(certificate: &X509Certificate<'_>, subject: &Subject) -> Result
         Subject::Server { also_client, .. } => usage.server_auth && (usage.client_auth || !also_client),
         Subject::Client { .. } => usage.client_auth && !usage.server_auth,
     });
-    if name != Some(subject.common_name()) || groups != subject.organizations() || !usable {
+    if name != Some(subject.common_name()) || groups != Vec::from_iter(subject.organization()) || !usable {
         return Err(Flaw::OtherSubject);
     }
     let present = alt_names(certificate);
@@ -199,7 +199,7 @@ mod tests {
         let more = server(&["::1", "api.example.com"]);
         let missing = Flaw::NameMissing("api.example.com".parse().unwrap());
         assert_eq!(leaf_flaw(&identity, &more, &authority, now), Some(missing));
-        let client = Subject::client("api", []);
+        let client = Subject::client("api", None);
         assert_eq!(leaf_flaw(&identity, &client, &authority, now), Some(Flaw::OtherSubject));
         let foreign_key = Identity { key: other.key(), ..identity.clone() };
         assert_eq!(leaf_flaw(&foreign_key, &subject, &authority, now), Some(Flaw::OtherKey));
@@ -211,7 +211,7 @@ mod tests {
     fn an_authority_renewed_with_its_key_still_stands_for_what_it_signed() {
         let now = SystemTime::now();
         let authority = Authority::generate("ca", now).unwrap();
-        let subject = Subject::client("u", ["g"]);
+        let subject = Subject::client("u", Some("g"));
         let identity = authority.issue(&subject, now).unwrap();
         let key = KeyPair::from_pem(&authority.key()).unwrap();
         assert_eq!(authority_flaw(authority.certificate(), &key, now), None);
@@ -222,11 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_part_of_the_subject() {
+    fn the_group_is_part_of_the_subject() {
         let now = SystemTime::now();
         let authority = Authority::generate("ca", now).unwrap();
-        let identity = authority.issue(&Subject::client("u", ["g"]), now).unwrap();
-        let more = Subject::client("u", ["g", "system:masters"]);
-        assert_eq!(leaf_flaw(&identity, &more, &authority, now), Some(Flaw::OtherSubject));
+        let identity = authority.issue(&Subject::client("u", Some("g")), now).unwrap();
+        for other in [Some("system:masters"), None] {
+            let other = Subject::client("u", other);
+            assert_eq!(leaf_flaw(&identity, &other, &authority, now), Some(Flaw::OtherSubject));
+        }
     }
 }

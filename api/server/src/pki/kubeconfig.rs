@@ -89,7 +89,7 @@ mod tests {
     fn what_is_written_reads_the_same() {
         let now = SystemTime::now();
         let authority = Authority::generate("ca", now).unwrap();
-        let subject = Subject::client("ucloud:agent:h1", ["ucloud:agents"]);
+        let subject = Subject::client("ucloud:agent:h1", Some("ucloud:agents"));
         let made = authority.issue(&subject, now).unwrap();
         let server: ServerUrl = "https://[::1]:6443".parse().unwrap();
         let yaml = to_yaml(&server, &authority, &subject, &made).unwrap();

@@ -1,7 +1,7 @@
 //! The certificates of an installation: two authorities and everything that they sign.
 //!
 //! The main authority signs the API server's certificate and those of its clients; a client's common name is its user
-//! and its organisations are its groups. etcd has an authority of its own, so that no certificate that the main one
+//! and its organisation is its group. etcd has an authority of its own, so that no certificate that the main one
 //! ever signs (an agent's, say) opens etcd.
 //!
 //! [`authority`] signs, [`inspect`] decides whether what exists is still good, [`directory`] keeps the files and makes

@@ -9,6 +9,7 @@ use ucloud_machinery::{
 use ucloud_types::{GROUP, Ipv6Prefix, NetworkPool, NetworkPoolSpec};
 
 use super::{check_immutable, status_errors, typed};
+use crate::protection;
 
 const ADVICE: &str = "make a second pool instead";
 
@@ -38,6 +39,10 @@ impl Strategy for NetworkPoolStrategy {
             }
             (Err(error), _) | (_, Err(error)) => vec![error],
         }
+    }
+
+    fn validate_delete(&self, ctx: &Context<'_>, _: &Value) -> Result<(), String> {
+        protection::check_network_pool(ctx.name, ctx.lister)
     }
 
     fn validate_status_update(&self, _: &Context<'_>, new: &Value, _: &Value) -> Vec<FieldError> {

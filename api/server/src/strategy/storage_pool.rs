@@ -11,6 +11,7 @@ use ucloud_machinery::{
 use ucloud_types::{GROUP, StoragePool};
 
 use super::{check_immutable, status_errors, typed};
+use crate::protection;
 
 const PATH: &str = "spec.directory.path";
 
@@ -35,6 +36,10 @@ impl Strategy for StoragePoolStrategy {
             }
             (Err(error), _) | (_, Err(error)) => vec![error],
         }
+    }
+
+    fn validate_delete(&self, ctx: &Context<'_>, _: &Value) -> Result<(), String> {
+        protection::check_storage_pool(ctx.name, ctx.lister)
     }
 
     fn validate_status_update(&self, _: &Context<'_>, new: &Value, _: &Value) -> Vec<FieldError> {

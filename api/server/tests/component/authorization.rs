@@ -11,8 +11,11 @@ use kube::{
     runtime::events::{self as recorder, Recorder},
 };
 use serde_json::{Value, json};
-use ucloud_api::{in_process::InProcess, pki::Subject};
-use ucloud_types::{Host, Image, Network, StoragePool, VM, meta::HOSTS_NAMESPACE};
+use ucloud_api::{
+    in_process::InProcess,
+    pki::{Subject, directory},
+};
+use ucloud_types::{Host, Image, Network, StoragePool, VM, host::HostRole, meta::HOSTS_NAMESPACE};
 
 use crate::fixtures::{bind, create, create_host, create_vm, post, refused, start, untyped, vm_spec, vms};
 
@@ -152,6 +155,22 @@ async fn a_host_cannot_edit_itself_free() {
 }
 
 #[tokio::test]
+async fn a_host_takes_the_roles_that_its_certificate_allows() {
+    let api = start().await;
+    let subject = directory::agent(&"h1".parse().unwrap(), &[HostRole::Compute]);
+    let hosts: Api<Host> = Api::all(api.client(&subject).await.unwrap());
+    let host = |roles: Value| -> Host {
+        serde_json::from_value(json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Host",
+            "metadata": {"name": "h1"}, "spec": {"roles": roles}}))
+        .unwrap()
+    };
+    let status = refused(hosts.create(&PostParams::default(), &host(json!(["compute", "router"]))).await);
+    assert_eq!(status.code, 403);
+    assert!(status.message.contains("does not allow the role \"router\""), "{}", status.message);
+    hosts.create(&PostParams::default(), &host(json!(["compute"]))).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_agent_keeps_its_own_heartbeat_and_reports_its_own_events() {
     let (api, _admin) = two_hosts().await;
     let agent = api.agent("h1").await.unwrap();
@@ -251,7 +270,7 @@ async fn controllers_never_write_a_spec() {
 #[tokio::test]
 async fn a_stranger_may_discover_and_no_more() {
     let api = start().await;
-    let stranger = api.client(&Subject::client("somebody", [])).await.unwrap();
+    let stranger = api.client(&Subject::client("somebody", None)).await.unwrap();
     stranger.list_api_groups().await.unwrap();
     assert_eq!(refused(vms(&stranger).list(&ListParams::default()).await).code, 403);
     assert_eq!(refused(vms(&stranger).get("web").await).code, 403);

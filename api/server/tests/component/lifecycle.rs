@@ -6,13 +6,14 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, ResourceExt as _,
-    api::DeleteParams,
+    api::{DeleteParams, Patch, PatchParams},
     runtime::{WatchStreamExt as _, reflector, watcher},
 };
+use serde_json::json;
 use ucloud_api::in_process::InProcess;
-use ucloud_types::VM;
+use ucloud_types::{Host, VM};
 
-use crate::fixtures::{create_vm, eventually, refused, start, vm_spec, vms};
+use crate::fixtures::{bind, create_host, create_vm, eventually, refused, start, vm_spec, vms};
 
 #[tokio::test]
 async fn ucloud_has_its_namespaces_and_keeps_them() {
@@ -23,6 +24,23 @@ async fn ucloud_has_its_namespaces_and_keeps_them() {
         namespaces.get(name).await.unwrap();
         assert_eq!(refused(namespaces.delete(name, &DeleteParams::default()).await).code, 403, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_host_stays_while_vms_are_bound_to_it() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create_host(&admin, "h1").await;
+    let vm = create_vm(&admin, "web", vm_spec()).await;
+    bind(&admin, &vm, "h1").await.unwrap();
+    let hosts: Api<Host> = Api::all(admin.clone());
+    let status = refused(hosts.delete("h1", &DeleteParams::default()).await);
+    assert_eq!(status.code, 409);
+    assert!(status.message.contains("the host has VM default/web; delete them first"), "{}", status.message);
+    vms(&admin).delete("web", &DeleteParams::default()).await.unwrap();
+    let released = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    vms(&admin).patch("web", &PatchParams::default(), &released).await.unwrap();
+    hosts.delete("h1", &DeleteParams::default()).await.unwrap();
 }
 
 #[tokio::test]

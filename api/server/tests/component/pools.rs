@@ -1,6 +1,6 @@
 //! Pools: no two share anything, and none goes while something is in it.
 
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
 use crate::fixtures::{create, create_vm, fields, refused, start, untyped, vm_spec};
@@ -40,6 +40,9 @@ async fn a_storage_pool_stays_while_something_is_in_it() {
     create_vm(&admin, "web", spec).await;
     let pools = untyped(&admin, "StoragePool", "storagepools");
     let status = refused(pools.delete("fast", &DeleteParams::default()).await);
+    assert_eq!(status.code, 409);
+    let everything = pools.delete_collection(&DeleteParams::default(), &ListParams::default()).await.map(|_| ());
+    assert_eq!(refused(everything).code, 409, "none is passed over in silence");
     assert!(status.message.contains("in use by VM default/web; delete them first"), "{}", status.message);
     untyped(&admin, "VM", "vms").delete("web", &DeleteParams::default()).await.unwrap();
     pools.delete("fast", &DeleteParams::default()).await.unwrap();

@@ -50,7 +50,7 @@ impl Installation {
 
     fn start_api(&self) -> Child {
         let mut serve = program();
-        serve.args(["serve", "--log-format", "json", "--listen", &format!("[::1]:{}", self.api)]).args([
+        serve.args(["serve", "--log-format", "text", "--listen", &format!("[::1]:{}", self.api)]).args([
             "--pki-dir",
             &self.path("pki"),
             "--etcd",
@@ -142,6 +142,7 @@ fn kubectl_works_against_the_real_thing() {
     api.terminate();
     etcd.terminate();
     assert!(it.log().contains("stopped"), "{}", it.log());
+    assert!(!it.log().contains('\u{1b}'), "no colours where nobody sees them: {}", it.log());
 }
 
 /// An agent's certificate does not open etcd: another authority signed it.

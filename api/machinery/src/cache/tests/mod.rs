@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
-use crate::storage::{Listing, MemoryStorage, Storage, StoredValue, WatchBatches};
+use crate::storage::{Guard, Listing, MemoryStorage, Storage, StoredValue, WatchBatches};
 
 const THINGS: &str = "/registry/example.org/things/";
 const NODES: &str = "/registry/example.org/nodes/";
@@ -83,12 +83,24 @@ impl Faulty {
 
 #[async_trait]
 impl Storage for Faulty {
-    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError> {
-        self.reach()?.create(key, value, ttl).await
+    async fn create(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        guard: Option<&Guard>,
+    ) -> Result<Revision, StorageError> {
+        self.reach()?.create(key, value, ttl, guard).await
     }
 
-    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
-        self.reach()?.update(key, value, expected).await
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<Revision, StorageError> {
+        self.reach()?.update(key, value, expected, ttl).await
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
@@ -146,7 +158,7 @@ impl Bench {
     }
 
     async fn create(&self, path: &str, uid: &str) -> Revision {
-        self.store.memory().create(&format!("{THINGS}{path}"), stored(path, uid, "h0"), None).await.unwrap()
+        self.store.memory().create(&format!("{THINGS}{path}"), stored(path, uid, "h0"), None, None).await.unwrap()
     }
 
     /// Writes past the cut, as another API server would. The UID stays.
@@ -155,7 +167,7 @@ impl Bench {
         let current = memory.get(&key).await.unwrap().unwrap();
         let object: Value = serde_json::from_slice(&current.value).unwrap();
         let uid = object["metadata"]["uid"].as_str().unwrap();
-        memory.update(&key, stored(path, uid, host), current.mod_revision).await.unwrap()
+        memory.update(&key, stored(path, uid, host), current.mod_revision, None).await.unwrap()
     }
 
     async fn delete(&self, path: &str) -> Revision {

@@ -1,6 +1,6 @@
 //! The store in etcd.
 //!
-//! Each write is one transaction with one compare. The parts: `members` reaches etcd (TLS, timeouts, which member to
+//! Each write is one transaction, with a compare of its key's revision and of its guard's. The parts: `members` reaches etcd (TLS, timeouts, which member to
 //! ask), `failure` reads its errors, `outcome` finds out about writes whose answer was lost, `lease` shares leases
 //! between keys with a time to live, `watcher` follows the changes.
 
@@ -24,7 +24,7 @@ use self::{
     members::Members,
     outcome::{Attempt, Outcome},
 };
-use super::{Listing, Revision, Storage, StorageError, StoredValue, WatchBatches, check_size};
+use super::{Guard, Listing, Revision, Storage, StorageError, StoredValue, WatchBatches, check_size};
 
 /// Keys per request of a list.
 const LIST_PAGE_KEYS: i64 = 500;
@@ -121,26 +121,50 @@ impl EtcdStorage {
 
 #[async_trait]
 impl Storage for EtcdStorage {
-    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision, StorageError> {
+    async fn create(
+        &self,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        guard: Option<&Guard>,
+    ) -> Result<Revision, StorageError> {
         check_size(key, &value)?;
         let etcd_key = self.etcd_key(key);
         let mut options = PutOptions::new();
         if let Some(ttl) = ttl {
             options = options.with_lease(self.leases.lease_for(&self.members, ttl).await?);
         }
+        let mut compares = vec![Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, 0)];
+        if let Some(guard) = guard {
+            let (key, revision) = (self.etcd_key(&guard.key), i64_revision(guard.revision));
+            compares.push(Compare::mod_revision(key, CompareOp::Equal, revision));
+        }
+        // whether the key is there tells which of the compares has failed
         let txn = Txn::new()
-            .when([Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options))]);
-        match self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn).await? {
-            Outcome::Applied(revision) => Ok(revision),
-            Outcome::Lost(_) => Err(StorageError::AlreadyExists { key: key.to_owned() }),
+            .when(compares)
+            .and_then([TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options))])
+            .or_else([TxnOp::get(etcd_key.as_str(), Some(GetOptions::new().with_keys_only()))]);
+        match (self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn).await?, guard) {
+            (Outcome::Applied(revision), _) => Ok(revision),
+            (Outcome::Lost(None), Some(guard)) => Err(StorageError::GuardChanged { key: guard.key.clone() }),
+            (Outcome::Lost(_), _) => Err(StorageError::AlreadyExists { key: key.to_owned() }),
         }
     }
 
-    async fn update(&self, key: &str, value: Bytes, expected: Revision) -> Result<Revision, StorageError> {
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<Revision, StorageError> {
         check_size(key, &value)?;
         let etcd_key = self.etcd_key(key);
-        let put = TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(PutOptions::new().with_ignore_lease()));
+        let options = match ttl {
+            Some(ttl) => PutOptions::new().with_lease(self.leases.lease_for(&self.members, ttl).await?),
+            None => PutOptions::new().with_ignore_lease(),
+        };
+        let put = TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options));
         let txn = compare_and(&etcd_key, expected, put);
         swapped(key, expected, self.write(key, Attempt::Put { value: &value, expected }, txn).await?)
     }
