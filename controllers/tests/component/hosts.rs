@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
+use kube::{Api, api::DeleteParams};
 use serde_json::json;
 use ucloud_controllers::Options;
+use ucloud_machinery::storage::Storage as _;
 use ucloud_types::{
     Host,
     condition::{self, READY},
@@ -13,7 +14,7 @@ use ucloud_types::{
 };
 
 use crate::support::{
-    Cloud, Controllers, alone, create, delete, eventually, is_unknown, patch, ready, set_status, until, until_bound,
+    Cloud, Controllers, alone, create, eventually, is_unknown, patch, ready, set_status, until, until_bound,
 };
 
 fn with_patience(millis: u64) -> Options {
@@ -115,7 +116,12 @@ async fn a_vm_whose_host_was_deleted_says_so() {
     let _controllers = cloud.controllers().await;
     cloud.vm("web", "1Gi", &[]).await;
     until_bound(&cloud, "web").await;
-    delete(&cloud.hosts(), "h1").await;
+    let refused = cloud.hosts().delete("h1", &DeleteParams::default()).await.unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 409), "a host with VMs stays");
+    // it goes all the same where a VM is bound to it in the moment in which it is deleted
+    let key = "/registry/ucloud.ungleich.ch/hosts/h1";
+    let stored = cloud.api.storage().get(key).await.unwrap().unwrap();
+    cloud.api.storage().delete(key, stored.mod_revision).await.unwrap();
     let vm = until(&cloud.vms(), "web", "nobody knows how it is", is_unknown).await;
     assert_eq!(condition::get(&vm.status.unwrap().conditions, READY).unwrap().reason, "HostGone");
 }
