@@ -113,9 +113,11 @@ async fn connect(cli: &Cli) -> anyhow::Result<kube::Client> {
     let path = &cli.kubeconfig;
     let kubeconfig =
         Kubeconfig::read_from(path).with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
+    // what fails is tried again by whoever asked, with pauses and limits of its own
+    config.default_retry = false;
     kube::Client::try_from(config).context("cannot make a client for the API server")
 }
 

@@ -107,8 +107,10 @@ fn options(arguments: &Arguments) -> Options {
 async fn client(kubeconfig: &PathBuf) -> anyhow::Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig)
         .with_context(|| format!("cannot read the kubeconfig {}", kubeconfig.display()))?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))?;
+    // what fails is tried again by whoever asked, with pauses and limits of its own
+    config.default_retry = false;
     Client::try_from(config).context("cannot make a client for the API server")
 }

@@ -17,10 +17,12 @@ const SYSTEM_DATA: &str = "/var/lib/ucloud";
 pub async fn connect(options: &Connection) -> anyhow::Result<Server> {
     let (kubeconfig, origin) = kubeconfig(options)?;
     let context = || format!("cannot use the kubeconfig {origin}");
-    let config =
+    let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(context)?;
     let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let url = config.cluster_url.to_string();
+    // up to fifteen times, for minutes, and without a word: a person is told at once
+    config.default_retry = false;
     let client = Client::try_from(config).with_context(context)?;
     Ok(Server::new(client, url, namespace))
 }

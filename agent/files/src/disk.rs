@@ -63,10 +63,15 @@ impl From<QemuImgError> for DiskError {
     }
 }
 
+/// What is done for a disk, for messages.
+pub fn act(request: &DiskRequest) -> String {
+    format!("make disk {} of VM {} in pool {}", request.id.name, request.id.vm_uid, request.pool.name)
+}
+
 impl DiskError {
     /// As an answer to a caller.
     pub fn reported(self, request: &DiskRequest) -> HostError {
-        let act = format!("make disk {} of VM {}", request.id.name, request.id.vm_uid);
+        let act = self::act(request);
         let message = format!("cannot {act}: {}", summary(&self));
         match self {
             Self::NoImage => HostError::retryable("ImageMissing", message),

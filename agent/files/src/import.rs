@@ -54,10 +54,15 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
+/// What an import does, for messages.
+pub fn act(request: &ImageRequest) -> String {
+    format!("import image {}/{} into pool {}", request.namespace, request.name, request.pool.name)
+}
+
 impl ImportError {
     /// As an answer to a caller.
     pub fn reported(self, request: &ImageRequest) -> HostError {
-        let act = format!("import image {}/{}", request.namespace, request.name);
+        let act = self::act(request);
         let message = format!("cannot {act}: {}", summary(&self));
         match self {
             Self::NoSource => HostError::terminal("SourceRefused", message),

@@ -151,7 +151,7 @@ impl BlockStore for Files {
             percent.send_replace(100);
             return Ok(image);
         }
-        let act = format!("import image {}/{}", request.namespace, request.name);
+        let act = import::act(request);
         let store = self.with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
         self.import(&store, request, percent).await.map_err(|error| error.reported(request))
     }
@@ -189,7 +189,7 @@ impl BlockStore for Files {
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
         names::check_disk(&request.id)?;
         names::check_uid(&request.image_uid)?;
-        let act = format!("make disk {} of VM {}", request.id.name, request.id.vm_uid);
+        let act = disk::act(request);
         let store = self.with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
         self.make_disk(&store, request).await.map_err(|error| error.reported(request))
     }
@@ -200,7 +200,7 @@ impl BlockStore for Files {
 
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
         names::check_disk(disk)?;
-        let act = format!("remove disk {} of VM {}", disk.name, disk.vm_uid);
+        let act = format!("remove disk {} of VM {} from pool {}", disk.name, disk.vm_uid, pool.name);
         let disk = disk.clone();
         self.change_store(pool, &act, move |store, lock| {
             store.remove_disk(&disk, lock)?;

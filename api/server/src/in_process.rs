@@ -145,7 +145,9 @@ impl InProcess {
     pub async fn client(&self, subject: &Subject) -> Result<kube::Client, InProcessError> {
         let identity = self.authority.issue(subject, SystemTime::now())?;
         let kubeconfig = kubeconfig::build(&self.url, &self.authority, subject, &identity)?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        // as in the programs that this stands for
+        config.default_retry = false;
         kube::Client::try_from(config).map_err(InProcessError::Client)
     }
 

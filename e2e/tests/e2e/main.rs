@@ -39,7 +39,14 @@ fn main() -> anyhow::Result<()> {
     ];
     let trials = tests.iter().flat_map(|tests| tests.iter()).map(|&(name, test): &Test| {
         let world = world.clone();
-        Trial::test(name, move || test(&world).map_err(|e| Failed::from(format!("{e:?}"))))
+        Trial::test(name, move || {
+            test(&world).map_err(|error| {
+                // what this test has left stopped must not fail the next ones
+                let healed = if world.installation.data.exists() { world.installation.up().err() } else { None };
+                let healed = healed.map_or_else(String::new, |why| format!("\nand hack/up fails after it: {why:?}"));
+                Failed::from(format!("{error:?}{healed}"))
+            })
+        })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if world.installation.data.exists() {

@@ -8,6 +8,15 @@ use crate::storage::{Revision, StorageError};
 /// precondition, out of range, unimplemented, unauthenticated.
 const REFUSALS: [i32; 7] = [3, 5, 7, 9, 11, 12, 16];
 
+/// The client library's error, under the name by which operators know what failed.
+#[derive(Debug, thiserror::Error)]
+#[error("etcd did not do what it was asked")]
+struct EtcdError(#[source] etcd_client::Error);
+
+fn named(error: etcd_client::Error) -> Box<dyn Error + Send + Sync> {
+    Box::new(EtcdError(error))
+}
+
 /// A failed request.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -44,8 +53,8 @@ pub(super) fn classify(error: etcd_client::Error, asked: Revision) -> Failure {
             | etcd_client::Error::InvalidUri(_)
             | etcd_client::Error::InvalidMetadataValue(_)
             | etcd_client::Error::EndpointError(_)
-            | etcd_client::Error::EndpointsNotManaged => Failure::Definite(StorageError::Refused(Box::new(error))),
-            _ => Failure::Unknown(Box::new(error)),
+            | etcd_client::Error::EndpointsNotManaged => Failure::Definite(StorageError::Refused(named(error))),
+            _ => Failure::Unknown(named(error)),
         };
     };
     let (code, message) = (status.code() as i32, status.message());
@@ -53,12 +62,12 @@ pub(super) fn classify(error: etcd_client::Error, asked: Revision) -> Failure {
         return known;
     }
     if connection_refused(status) {
-        return Failure::Definite(StorageError::Unavailable(Box::new(error)));
+        return Failure::Definite(StorageError::Unavailable(named(error)));
     }
     if REFUSALS.contains(&code) {
-        return Failure::Definite(StorageError::Refused(Box::new(error)));
+        return Failure::Definite(StorageError::Refused(named(error)));
     }
-    Failure::Unknown(Box::new(error))
+    Failure::Unknown(named(error))
 }
 
 /// etcd's own messages, the same in 3.4 to 3.6 (`api/v3rpc/rpctypes/error.go`).
