@@ -71,7 +71,7 @@ pub fn act(request: &DiskRequest) -> String {
 impl DiskError {
     /// As an answer to a caller.
     pub fn reported(self, request: &DiskRequest) -> HostError {
-        let act = self::act(request);
+        let act = act(request);
         let message = format!("cannot {act}: {}", summary(&self));
         match self {
             Self::NoImage => HostError::retryable("ImageMissing", message),

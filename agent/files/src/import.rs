@@ -62,7 +62,7 @@ pub fn act(request: &ImageRequest) -> String {
 impl ImportError {
     /// As an answer to a caller.
     pub fn reported(self, request: &ImageRequest) -> HostError {
-        let act = self::act(request);
+        let act = act(request);
         let message = format!("cannot {act}: {}", summary(&self));
         match self {
             Self::NoSource => HostError::terminal("SourceRefused", message),
