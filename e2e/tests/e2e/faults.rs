@@ -132,7 +132,9 @@ fn disk_full_while_importing(world: &World) -> anyhow::Result<()> {
         ucloud.apply(&pool)?.ok()?;
         ucloud.apply(&manifest::image("squeezed", "guest.qcow2", "  pool: small\n"))?.ok()?;
         ucloud.condition("image/squeezed", "Ready", "False", "StorageFull", &["small"])?;
-        let left = ucloud_e2e::machine::files_below(&path)?;
+        let mut left = ucloud_e2e::machine::files_below(&path)?;
+        // by which those who write into the pool take turns
+        left.retain(|file| *file != path.join("lock"));
         ensure!(left.is_empty(), "half an image is left: {left:?}");
         mount("remount,size=256m")?;
         ucloud.ready("image/squeezed")?;
