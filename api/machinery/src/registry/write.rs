@@ -166,7 +166,7 @@ impl<'a> Write<'a> {
         let mut attempts = ATTEMPTS;
         loop {
             attempts -= 1;
-            match self.store.storage.create(&key, value.clone(), self.resource.ttl, guard.as_ref()).await {
+            match self.store.storage.create(&key, value.clone(), self.resource.ttl, guard.as_slice()).await {
                 // a namespace that was only labelled is good still
                 Err(StorageError::GuardChanged { .. }) if attempts > 0 => {
                     *guard = Some(self.require_namespace(true).await?);

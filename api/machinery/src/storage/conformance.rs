@@ -39,7 +39,7 @@ pub(super) async fn run_all(fresh: impl AsyncFn() -> Subject) {
     watch_of_a_compacted_past_is_refused(fresh().await).await;
     watch_of_the_future_is_refused(&*fresh().await.storage).await;
     what_has_a_time_to_live_goes(&*fresh().await.storage).await;
-    a_create_depends_on_its_guard(&*fresh().await.storage).await;
+    a_create_depends_on_its_guards(&*fresh().await.storage).await;
     what_is_too_large_is_refused_before_it_is_sent(&*fresh().await.storage).await;
 }
 
@@ -87,14 +87,14 @@ fn text(value: &str) -> Bytes {
 async fn create_finds_out_whether_the_key_is_in_use(storage: &dyn Storage) {
     let key = "/registry/g/things/n/a";
     assert_eq!(storage.get(key).await.unwrap(), None);
-    let revision = storage.create(key, text("1"), None, None).await.unwrap();
+    let revision = storage.create(key, text("1"), None, &[]).await.unwrap();
     let stored = StoredValue { key: key.into(), value: text("1"), mod_revision: revision };
     assert_eq!(storage.get(key).await.unwrap(), Some(stored.clone()));
-    let again = storage.create(key, text("2"), None, None).await;
+    let again = storage.create(key, text("2"), None, &[]).await;
     assert!(matches!(again, Err(StorageError::AlreadyExists { key: ref k }) if k == key), "{again:?}");
     assert_eq!(storage.get(key).await.unwrap(), Some(stored));
     storage.delete(key, revision).await.unwrap();
-    storage.create(key, text("3"), None, None).await.unwrap();
+    storage.create(key, text("3"), None, &[]).await.unwrap();
 }
 
 async fn update_and_delete_compare_the_revision(storage: &dyn Storage) {
@@ -104,7 +104,7 @@ async fn update_and_delete_compare_the_revision(storage: &dyn Storage) {
     let missing = storage.delete(key, Revision(1)).await;
     assert!(matches!(missing, Err(StorageError::NotFound { .. })), "{missing:?}");
 
-    let first = storage.create(key, text("1"), None, None).await.unwrap();
+    let first = storage.create(key, text("1"), None, &[]).await.unwrap();
     let second = storage.update(key, text("2"), first, None).await.unwrap();
     let now = StoredValue { key: key.into(), value: text("2"), mod_revision: second };
     for late in [storage.update(key, text("3"), first, None).await, storage.delete(key, first).await] {
@@ -119,7 +119,7 @@ async fn update_and_delete_compare_the_revision(storage: &dyn Storage) {
 
 async fn each_write_moves_the_revision_by_one(storage: &dyn Storage) {
     let start = storage.current_revision().await.unwrap();
-    let a = storage.create("/registry/g/things/n/a", text("1"), None, None).await.unwrap();
+    let a = storage.create("/registry/g/things/n/a", text("1"), None, &[]).await.unwrap();
     let b = storage.update("/registry/g/things/n/a", text("2"), a, None).await.unwrap();
     assert_eq!(storage.current_revision().await.unwrap(), b);
     let c = storage.delete("/registry/g/things/n/a", b).await.unwrap();
@@ -132,11 +132,11 @@ async fn list_shows_exactly_the_prefix_in_order(storage: &dyn Storage) {
     // more than two pages
     let keys: Vec<String> = (0..1201).map(|n| format!("/registry/g/things/n/{n:04}")).collect();
     for key in keys.iter().rev() {
-        storage.create(key, text(key), None, None).await.unwrap();
+        storage.create(key, text(key), None, &[]).await.unwrap();
     }
-    storage.create("/registry/g/thing", text(""), None, None).await.unwrap();
-    storage.create("/registry/g/thingsandmore/n/a", text(""), None, None).await.unwrap();
-    let last = storage.create("/registry/g/things0", text(""), None, None).await.unwrap();
+    storage.create("/registry/g/thing", text(""), None, &[]).await.unwrap();
+    storage.create("/registry/g/thingsandmore/n/a", text(""), None, &[]).await.unwrap();
+    let last = storage.create("/registry/g/things0", text(""), None, &[]).await.unwrap();
 
     let listing = storage.list("/registry/g/things/").await.unwrap();
     assert_eq!(listing.revision, last);
@@ -151,7 +151,7 @@ async fn list_is_one_revision_while_others_write(storage: Arc<dyn Storage>) {
     let keys: Vec<String> = (0..600).map(|n| format!("/registry/g/things/n/{n:04}")).collect();
     let mut revisions = Vec::new();
     for key in &keys {
-        revisions.push(storage.create(key, text("0"), None, None).await.unwrap());
+        revisions.push(storage.create(key, text("0"), None, &[]).await.unwrap());
     }
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn({
@@ -186,7 +186,7 @@ async fn list_is_one_revision_while_others_write(storage: Arc<dyn Storage>) {
 async fn of_eight_writers_none_loses_an_update(storage: Arc<dyn Storage>) {
     const KEY: &str = "/registry/g/things/n/counter";
     const EACH: usize = 25;
-    storage.create(KEY, text("0"), None, None).await.unwrap();
+    storage.create(KEY, text("0"), None, &[]).await.unwrap();
     let writers = (0..8).map(|_| {
         let storage = storage.clone();
         tokio::spawn(async move {
@@ -215,9 +215,9 @@ async fn of_eight_writers_none_loses_an_update(storage: Arc<dyn Storage>) {
 async fn watch_brings_the_past_and_the_present(storage: &dyn Storage) {
     let start = storage.current_revision().await.unwrap();
     let (a, b) = ("/registry/g/things/n/a", "/registry/g/things/n/b");
-    let created = storage.create(a, text("1"), None, None).await.unwrap();
+    let created = storage.create(a, text("1"), None, &[]).await.unwrap();
     let updated = storage.update(a, text("2"), created, None).await.unwrap();
-    storage.create("/registry/g/others/n/a", text("x"), None, None).await.unwrap();
+    storage.create("/registry/g/others/n/a", text("x"), None, &[]).await.unwrap();
     let deleted = storage.delete(a, updated).await.unwrap();
     let mut expected = vec![
         StorageEvent::Put { key: a.into(), value: text("1"), revision: created, created: true },
@@ -230,7 +230,7 @@ async fn watch_brings_the_past_and_the_present(storage: &dyn Storage) {
     let mut later = storage.watch("/registry/g/things/", created).await.unwrap();
     assert_eq!(events_until(&mut later, |events| events.len() == 2).await, expected[1..]);
 
-    let revision = storage.create(b, text("3"), None, None).await.unwrap();
+    let revision = storage.create(b, text("3"), None, &[]).await.unwrap();
     expected = vec![StorageEvent::Put { key: b.into(), value: text("3"), revision, created: true }];
     for watch in [&mut watch, &mut later] {
         assert_eq!(events_until(watch, |events| !events.is_empty()).await, expected);
@@ -240,10 +240,10 @@ async fn watch_brings_the_past_and_the_present(storage: &dyn Storage) {
 async fn watch_of_a_compacted_past_is_refused(subject: Subject) {
     let storage = &*subject.storage;
     let start = storage.current_revision().await.unwrap();
-    let a = storage.create("/registry/g/things/n/a", text("1"), None, None).await.unwrap();
+    let a = storage.create("/registry/g/things/n/a", text("1"), None, &[]).await.unwrap();
     let b = storage.update("/registry/g/things/n/a", text("2"), a, None).await.unwrap();
     let c = storage.delete("/registry/g/things/n/a", b).await.unwrap();
-    let d = storage.create("/registry/g/things/n/b", text("3"), None, None).await.unwrap();
+    let d = storage.create("/registry/g/things/n/b", text("3"), None, &[]).await.unwrap();
     (subject.compact)(c).await;
     for gone in [start, a, b] {
         let error = match storage.watch("/registry/", gone).await {
@@ -271,12 +271,12 @@ async fn what_has_a_time_to_live_goes(storage: &dyn Storage) {
     let start = storage.current_revision().await.unwrap();
     let ttl = Some(Duration::from_secs(2));
     let (short, changed, stays) = ("/registry/g/things/n/a", "/registry/g/things/n/b", "/registry/g/things/n/c");
-    storage.create(short, text("1"), ttl, None).await.unwrap();
-    let created = storage.create(changed, text("1"), ttl, None).await.unwrap();
+    storage.create(short, text("1"), ttl, &[]).await.unwrap();
+    let created = storage.create(changed, text("1"), ttl, &[]).await.unwrap();
     let updated = storage.update(changed, text("2"), created, None).await.unwrap();
-    storage.create(stays, text("1"), None, None).await.unwrap();
+    storage.create(stays, text("1"), None, &[]).await.unwrap();
     let renewed = "/registry/g/things/n/d";
-    let first = storage.create(renewed, text("1"), ttl, None).await.unwrap();
+    let first = storage.create(renewed, text("1"), ttl, &[]).await.unwrap();
     storage.update(renewed, text("2"), first, Some(Duration::from_hours(1))).await.unwrap();
     assert_eq!(storage.list("/registry/").await.unwrap().values.len(), 4);
 
@@ -291,44 +291,52 @@ async fn what_has_a_time_to_live_goes(storage: &dyn Storage) {
     assert_eq!(storage.get(changed).await.unwrap(), None);
 }
 
-async fn a_create_depends_on_its_guard(storage: &dyn Storage) {
+async fn a_create_depends_on_its_guards(storage: &dyn Storage) {
     let (key, other) = ("/registry/g/things/n/a", "/registry/core/namespaces/n");
     let guard = |revision| Guard { key: other.to_owned(), revision };
     let changed = |result: &Result<Revision, StorageError>| matches!(result, Err(StorageError::GuardChanged { .. }));
-    let missing = storage.create(key, text("1"), None, Some(&guard(Revision(1)))).await;
+    let missing = storage.create(key, text("1"), None, &[guard(Revision(1))]).await;
     assert!(changed(&missing), "{missing:?}");
-    let first = storage.create(other, text("1"), None, None).await.unwrap();
+    let first = storage.create(other, text("1"), None, &[]).await.unwrap();
     let second = storage.update(other, text("2"), first, None).await.unwrap();
-    let late = storage.create(key, text("1"), None, Some(&guard(first))).await;
+    let late = storage.create(key, text("1"), None, &[guard(first)]).await;
     assert!(changed(&late), "{late:?}");
     assert_eq!(storage.get(key).await.unwrap(), None);
-    let created = storage.create(key, text("1"), None, Some(&guard(second))).await.unwrap();
+    let created = storage.create(key, text("1"), None, &[guard(second)]).await.unwrap();
     assert_eq!(created, Revision(second.0 + 1));
     // that the key is there is told first
     for guard in [guard(first), guard(second)] {
-        let again = storage.create(key, text("1"), None, Some(&guard)).await;
+        let again = storage.create(key, text("1"), None, &[guard]).await;
         assert!(matches!(again, Err(StorageError::AlreadyExists { .. })), "{again:?}");
     }
     storage.delete(other, second).await.unwrap();
-    let gone = storage.create("/registry/g/things/n/b", text("1"), None, Some(&guard(second))).await;
+    let gone = storage.create("/registry/g/things/n/b", text("1"), None, &[guard(second)]).await;
     assert!(changed(&gone), "{gone:?}");
+
+    let third = storage.create(other, text("3"), None, &[]).await.unwrap();
+    let both = |revision| [guard(third), Guard { key: key.to_owned(), revision }];
+    for revision in [first, second] {
+        let one_holds = storage.create("/registry/g/things/n/b", text("1"), None, &both(revision)).await;
+        assert!(changed(&one_holds), "{one_holds:?}");
+    }
+    storage.create("/registry/g/things/n/b", text("1"), None, &both(created)).await.unwrap();
 }
 
 async fn what_is_too_large_is_refused_before_it_is_sent(storage: &dyn Storage) {
     let (key, before) = ("/registry/g/things/n/a", storage.current_revision().await.unwrap());
     let large = Bytes::from(vec![b'x'; MAX_REQUEST_BYTES]);
-    let refused = storage.create(key, large.clone(), None, None).await;
+    let refused = storage.create(key, large.clone(), None, &[]).await;
     assert!(matches!(refused, Err(StorageError::TooLarge { limit: MAX_REQUEST_BYTES, .. })), "{refused:?}");
     // the largest that passes is taken by the store as well
     let overhead = super::REQUEST_OVERHEAD_BYTES + 3 * key.len();
     let fits = large.slice(overhead..);
-    let created = storage.create(key, fits.clone(), None, None).await.unwrap();
+    let created = storage.create(key, fits.clone(), None, &[]).await.unwrap();
     let refused = storage.update(key, large, created, None).await;
     assert!(matches!(refused, Err(StorageError::TooLarge { .. })), "{refused:?}");
     storage.update(key, fits.clone(), created, None).await.unwrap();
     // and several of them are not too much for one list and one watch
     for key in ["/registry/g/things/n/b", "/registry/g/things/n/c", "/registry/g/things/n/d"] {
-        storage.create(key, fits.clone(), None, None).await.unwrap();
+        storage.create(key, fits.clone(), None, &[]).await.unwrap();
     }
     assert_eq!(storage.list("/registry/").await.unwrap().values.len(), 4);
     let mut watch = storage.watch("/registry/", before).await.unwrap();

@@ -164,17 +164,17 @@ impl Storage for MemoryStorage {
         key: &str,
         value: Bytes,
         ttl: Option<Duration>,
-        guard: Option<&Guard>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         check_size(key, &value)?;
         let mut state = self.shared.lock();
         if state.keys.contains_key(key) {
             return Err(StorageError::AlreadyExists { key: key.to_owned() });
         }
-        if let Some(guard) = guard
-            && state.keys.get(&guard.key).is_none_or(|entry| entry.mod_revision != guard.revision)
-        {
-            return Err(StorageError::GuardChanged { key: guard.key.clone() });
+        for guard in guards {
+            if state.keys.get(&guard.key).is_none_or(|entry| entry.mod_revision != guard.revision) {
+                return Err(StorageError::GuardChanged { key: guard.key.clone() });
+            }
         }
         let revision = self.shared.apply_put(&mut state, key, value);
         if let Some(ttl) = ttl {
@@ -299,7 +299,7 @@ mod tests {
     async fn a_watch_that_falls_behind_the_kept_history_ends_compacted() {
         let storage = MemoryStorage::new();
         let mut watch = storage.watch("/registry/", Revision(1)).await.unwrap();
-        let mut revision = storage.create("/registry/a", Bytes::from_static(b"0"), None, None).await.unwrap();
+        let mut revision = storage.create("/registry/a", Bytes::from_static(b"0"), None, &[]).await.unwrap();
         for _ in 0..HISTORY_LIMIT {
             revision = storage.update("/registry/a", Bytes::from_static(b"1"), revision, None).await.unwrap();
         }

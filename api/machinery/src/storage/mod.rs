@@ -137,20 +137,20 @@ pub type WatchBatches = BoxStream<'static, Result<WatchBatch, StorageError>>;
 /// no write is ever sent twice.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
-    /// Creates the key, if `guard` still holds.
+    /// Creates the key, if all `guards` still hold.
     ///
     /// With `ttl` the store deletes it after that time, or a little later (a twentieth of it, at most a minute, and the
     /// store's own second or two), since keys share leases.
     ///
     /// # Errors
-    /// [`StorageError::AlreadyExists`] if there is such a key, else [`StorageError::GuardChanged`] if the guard's key was
+    /// [`StorageError::AlreadyExists`] if there is such a key, else [`StorageError::GuardChanged`] if a guard's key was
     /// written or deleted since.
     async fn create(
         &self,
         key: &str,
         value: Bytes,
         ttl: Option<Duration>,
-        guard: Option<&Guard>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError>;
 
     /// Overwrites the key if its last write was at `expected`. With `ttl` its time to live begins anew; without, what is

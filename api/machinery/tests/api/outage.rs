@@ -68,10 +68,10 @@ impl Storage for Patient {
         key: &str,
         value: Bytes,
         ttl: Option<Duration>,
-        guard: Option<&Guard>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         self.write()?;
-        self.answer(key, self.memory.create(key, value, ttl, guard).await)
+        self.answer(key, self.memory.create(key, value, ttl, guards).await)
     }
     async fn update(
         &self,

@@ -332,13 +332,13 @@ impl Storage for Slow {
         key: &str,
         value: Bytes,
         ttl: Option<Duration>,
-        guard: Option<&Guard>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         if key.contains("/widgets/") {
             self.arrived.add_permits(1);
             self.released.acquire().await.unwrap().forget();
         }
-        self.memory.create(key, value, ttl, guard).await
+        self.memory.create(key, value, ttl, guards).await
     }
     async fn update(
         &self,

@@ -198,7 +198,7 @@ async fn fill(storage: &MemoryStorage, count: usize, size: usize) -> u64 {
         let name = format!("w{index}");
         let object = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"color": "x".repeat(size)}});
         let key = format!("/registry/test.example.com/widgets/default/{name}");
-        last = storage.create(&key, object.to_string().into(), None, None).await.unwrap().0;
+        last = storage.create(&key, object.to_string().into(), None, &[]).await.unwrap().0;
     }
     last
 }

@@ -115,8 +115,8 @@ async fn what_cannot_be_read_is_shown_and_stops_nothing() {
     let first = bench.create("a/1", "u").await;
     let bad = |key: &str| format!("{THINGS}{key}");
     let second = memory.update(&bad("a/1"), Bytes::from_static(b"{"), first, None).await.unwrap();
-    memory.create(&bad("a/2"), stored("b/9", "u", "h"), None, None).await.unwrap();
-    memory.create(&bad("no-namespace"), stored("no-namespace", "u", "h"), None, None).await.unwrap();
+    memory.create(&bad("a/2"), stored("b/9", "u", "h"), None, &[]).await.unwrap();
+    memory.create(&bad("no-namespace"), stored("no-namespace", "u", "h"), None, &[]).await.unwrap();
     let last = bench.create("a/3", "u").await;
     bench.caught_up(last).await;
     assert_eq!(shown(&bench.things().list(None).1), [("a/1".to_owned(), first), ("a/3".to_owned(), last)]);

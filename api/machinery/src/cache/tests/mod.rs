@@ -88,9 +88,9 @@ impl Storage for Faulty {
         key: &str,
         value: Bytes,
         ttl: Option<Duration>,
-        guard: Option<&Guard>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
-        self.reach()?.create(key, value, ttl, guard).await
+        self.reach()?.create(key, value, ttl, guards).await
     }
 
     async fn update(
@@ -158,7 +158,7 @@ impl Bench {
     }
 
     async fn create(&self, path: &str, uid: &str) -> Revision {
-        self.store.memory().create(&format!("{THINGS}{path}"), stored(path, uid, "h0"), None, None).await.unwrap()
+        self.store.memory().create(&format!("{THINGS}{path}"), stored(path, uid, "h0"), None, &[]).await.unwrap()
     }
 
     /// Writes past the cut, as another API server would. The UID stays.

@@ -9,7 +9,7 @@ async fn serves_what_the_store_holds() {
         bench.create(path, "u").await;
     }
     let node = format!("{NODES}n1");
-    let last = bench.store.memory().create(&node, stored("n1", "u", "h0"), None, None).await.unwrap();
+    let last = bench.store.memory().create(&node, stored("n1", "u", "h0"), None, &[]).await.unwrap();
     bench.caught_up(last).await;
     let things = bench.things();
     let (revision, all) = things.list(None);
@@ -56,7 +56,7 @@ async fn a_watch_sees_its_namespace_and_knows_how_far_it_is() {
     let events = events_until(&mut watcher, mine).await;
     assert_eq!(events.len(), 1);
     // another kind moves an idle watch on, for its bookmarks
-    let other = bench.store.memory().create(&format!("{NODES}n"), stored("n", "u", "h"), None, None).await.unwrap();
+    let other = bench.store.memory().create(&format!("{NODES}n"), stored("n", "u", "h"), None, &[]).await.unwrap();
     bench.caught_up(other).await;
     assert_eq!((watcher.revision(), bench.things().revision()), (other, other));
     // what has not been taken yet has not been seen
@@ -68,7 +68,7 @@ async fn a_watch_sees_its_namespace_and_knows_how_far_it_is() {
 #[tokio::test]
 async fn a_watch_from_before_the_history_is_expired() {
     let store = Faulty::new();
-    let first = store.memory().create(&format!("{THINGS}a/1"), stored("a/1", "u", "h"), None, None).await.unwrap();
+    let first = store.memory().create(&format!("{THINGS}a/1"), stored("a/1", "u", "h"), None, &[]).await.unwrap();
     let cache = Cache::new(store, kinds());
     let things = cache.kind(THINGS).unwrap();
     assert!(!cache.is_synced());

@@ -1,6 +1,6 @@
 //! The store in etcd.
 //!
-//! Each write is one transaction, with a compare of its key's revision and of its guard's. The parts: `members` reaches etcd (TLS, timeouts, which member to
+//! Each write is one transaction, with a compare of its key's revision and of its guards'. The parts: `members` reaches etcd (TLS, timeouts, which member to
 //! ask), `failure` reads its errors, `outcome` finds out about writes whose answer was lost, `lease` shares leases
 //! between keys with a time to live, `watcher` follows the changes.
 
@@ -126,7 +126,7 @@ impl Storage for EtcdStorage {
         key: &str,
         value: Bytes,
         ttl: Option<Duration>,
-        guard: Option<&Guard>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         check_size(key, &value)?;
         let etcd_key = self.etcd_key(key);
@@ -135,7 +135,7 @@ impl Storage for EtcdStorage {
             options = options.with_lease(self.leases.lease_for(&self.members, ttl).await?);
         }
         let mut compares = vec![Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, 0)];
-        if let Some(guard) = guard {
+        for guard in guards {
             let (key, revision) = (self.etcd_key(&guard.key), i64_revision(guard.revision));
             compares.push(Compare::mod_revision(key, CompareOp::Equal, revision));
         }
@@ -144,9 +144,10 @@ impl Storage for EtcdStorage {
             .when(compares)
             .and_then([TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options))])
             .or_else([TxnOp::get(etcd_key.as_str(), Some(GetOptions::new().with_keys_only()))]);
-        match (self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn).await?, guard) {
+        match (self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn).await?, guards) {
             (Outcome::Applied(revision), _) => Ok(revision),
-            (Outcome::Lost(None), Some(guard)) => Err(StorageError::GuardChanged { key: guard.key.clone() }),
+            // which one it was is not asked for: whoever tries again reads all of them again
+            (Outcome::Lost(None), [guard, ..]) => Err(StorageError::GuardChanged { key: guard.key.clone() }),
             (Outcome::Lost(_), _) => Err(StorageError::AlreadyExists { key: key.to_owned() }),
         }
     }

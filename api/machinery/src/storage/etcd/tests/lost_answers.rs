@@ -199,14 +199,14 @@ fn large() -> Bytes {
 #[tokio::test]
 async fn a_create_that_was_applied_is_recognized() {
     let bench = Bench::start().await;
-    let created = bench.lose_the_answer(async |store| store.create(KEY, text("mine"), None, None).await).await.unwrap();
+    let created = bench.lose_the_answer(async |store| store.create(KEY, text("mine"), None, &[]).await).await.unwrap();
     assert_eq!(bench.direct.get(KEY).await.unwrap().unwrap().mod_revision, created);
 }
 
 #[tokio::test]
 async fn an_update_that_was_applied_is_recognized_even_if_it_is_history() {
     let bench = Bench::start().await;
-    let first = bench.direct.create(KEY, text("0"), None, None).await.unwrap();
+    let first = bench.direct.create(KEY, text("0"), None, &[]).await.unwrap();
     let second =
         bench.lose_the_answer(async move |store| store.update(KEY, text("1"), first, None).await).await.unwrap();
     assert_eq!(bench.direct.get(KEY).await.unwrap().unwrap().mod_revision, second);
@@ -224,9 +224,9 @@ async fn an_update_that_was_applied_is_recognized_even_if_it_is_history() {
 #[tokio::test]
 async fn a_delete_that_was_applied_is_recognized_even_if_the_name_is_taken_anew() {
     let bench = Bench::start().await;
-    let created = bench.direct.create(KEY, text("1"), None, None).await.unwrap();
+    let created = bench.direct.create(KEY, text("1"), None, &[]).await.unwrap();
     let meanwhile = async {
-        bench.direct.create(KEY, text("theirs"), None, None).await.unwrap();
+        bench.direct.create(KEY, text("theirs"), None, &[]).await.unwrap();
     };
     let write = async move |store: Arc<EtcdStorage>| store.delete(KEY, created).await;
     let deleted = bench.lose_the_answer_and(write, meanwhile).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_delete_that_was_applied_is_recognized_even_if_the_name_is_taken_anew(
 #[tokio::test]
 async fn an_update_that_lost_to_another_is_a_conflict() {
     let bench = Bench::start().await;
-    let first = bench.direct.create(KEY, text("0"), None, None).await.unwrap();
+    let first = bench.direct.create(KEY, text("0"), None, &[]).await.unwrap();
     let meanwhile = async {
         bench.direct.update(KEY, text("theirs"), first, None).await.unwrap();
     };
@@ -249,11 +249,11 @@ async fn an_update_that_lost_to_another_is_a_conflict() {
 #[tokio::test]
 async fn a_write_that_may_still_arrive_is_unknown() {
     let bench = Bench::start().await;
-    let first = bench.direct.create(KEY, text("0"), None, None).await.unwrap();
+    let first = bench.direct.create(KEY, text("0"), None, &[]).await.unwrap();
     let update = async move |store: Arc<EtcdStorage>| store.update(KEY, large(), first, None).await;
     let unknown = bench.lose_the_request_and(update, async {}).await;
     assert!(matches!(unknown, Err(StorageError::OutcomeUnknown { ref key, .. }) if key == KEY), "{unknown:?}");
-    let create = async |store: Arc<EtcdStorage>| store.create("/registry/g/things/n/b", large(), None, None).await;
+    let create = async |store: Arc<EtcdStorage>| store.create("/registry/g/things/n/b", large(), None, &[]).await;
     let unknown = bench.lose_the_request_and(create, async {}).await;
     assert!(matches!(unknown, Err(StorageError::OutcomeUnknown { .. })), "{unknown:?}");
 }

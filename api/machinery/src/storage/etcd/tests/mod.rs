@@ -57,7 +57,7 @@ async fn keys_created_together_share_a_lease() {
     let storage = server.storage().await;
     let create = |name: String| {
         let storage = &storage;
-        async move { storage.create(&name, text("1"), Some(Duration::from_hours(1)), None).await.unwrap() }
+        async move { storage.create(&name, text("1"), Some(Duration::from_hours(1)), &[]).await.unwrap() }
     };
     futures::future::join_all((0..50).map(|n| create(format!("/registry/core/events/n/{n}")))).await;
     let leases = server.client().await.leases().await.unwrap();
@@ -69,25 +69,25 @@ async fn a_lost_lease_costs_one_attempt() {
     let server = TestServer::start(&[]).await;
     let (storage, mut client) = (server.storage().await, server.client().await);
     let ttl = Some(Duration::from_hours(1));
-    storage.create("/registry/core/events/n/a", text("1"), ttl, None).await.unwrap();
+    storage.create("/registry/core/events/n/a", text("1"), ttl, &[]).await.unwrap();
     let lease = client.leases().await.unwrap().leases()[0].id();
     client.lease_revoke(lease).await.unwrap();
-    let lost = storage.create("/registry/core/events/n/b", text("1"), ttl, None).await;
+    let lost = storage.create("/registry/core/events/n/b", text("1"), ttl, &[]).await;
     assert!(matches!(lost, Err(StorageError::Unavailable(_))), "{lost:?}");
-    storage.create("/registry/core/events/n/b", text("1"), ttl, None).await.unwrap();
+    storage.create("/registry/core/events/n/b", text("1"), ttl, &[]).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_full_etcd_refuses_writes_and_serves_reads() {
     let server = TestServer::start(&["--quota-backend-bytes", "4194304"]).await;
     let storage = server.storage().await;
-    storage.create(KEY, text("1"), None, None).await.unwrap();
+    storage.create(KEY, text("1"), None, &[]).await.unwrap();
     let large = Bytes::from(vec![b'x'; 1 << 20]);
     let mut writes = 0;
     let full = loop {
         writes += 1;
         assert!(writes < 20, "the quota was passed");
-        if let Err(error) = storage.create(&format!("/registry/g/things/n/{writes}"), large.clone(), None, None).await {
+        if let Err(error) = storage.create(&format!("/registry/g/things/n/{writes}"), large.clone(), None, &[]).await {
             break error;
         }
     };
@@ -99,7 +99,7 @@ async fn a_full_etcd_refuses_writes_and_serves_reads() {
 async fn without_etcd_it_says_so_and_recovers_by_itself() {
     let mut server = TestServer::start(&[]).await;
     let storage = server.storage().await;
-    let created = storage.create(KEY, text("1"), None, None).await.unwrap();
+    let created = storage.create(KEY, text("1"), None, &[]).await.unwrap();
     server.kill();
     let start = Instant::now();
     for _ in 0..3 {
@@ -122,7 +122,7 @@ async fn a_dead_member_is_passed_over() {
     // port 1 refuses connections
     config.endpoints.insert(0, "https://127.0.0.1:1".to_owned());
     let storage = EtcdStorage::connect(config).await.unwrap();
-    let created = storage.create(KEY, text("1"), None, None).await.unwrap();
+    let created = storage.create(KEY, text("1"), None, &[]).await.unwrap();
     for _ in 0..10 {
         assert_eq!(storage.get(KEY).await.unwrap().unwrap().mod_revision, created);
     }
@@ -142,7 +142,7 @@ async fn what_cannot_be_a_member_is_refused() {
 async fn a_replaced_etcd_is_noticed() {
     let mut server = TestServer::start(&[]).await;
     let storage = server.storage().await;
-    let revision = storage.create(KEY, text("1"), None, None).await.unwrap();
+    let revision = storage.create(KEY, text("1"), None, &[]).await.unwrap();
     server.replace().await;
     let watch = storage.watch("/registry/", revision).await.err();
     assert!(matches!(watch, Some(StorageError::FutureRevision { .. })), "{watch:?}");
@@ -152,7 +152,7 @@ async fn a_replaced_etcd_is_noticed() {
 async fn an_unanswered_write_ends_as_unknown() {
     let server = TestServer::start(&[]).await;
     let storage = server.storage().await;
-    let created = storage.create(KEY, text("1"), None, None).await.unwrap();
+    let created = storage.create(KEY, text("1"), None, &[]).await.unwrap();
     server.signal(Signal::SIGSTOP);
     let unknown = storage.update(KEY, text("2"), created, None).await;
     server.signal(Signal::SIGCONT);
@@ -198,10 +198,10 @@ async fn a_watch_loses_and_repeats_nothing_while_etcd_stops_and_starts() {
                 n += 1;
                 // one that fails may have been written nevertheless: the list at the end tells
                 let key = format!("/registry/g/things/n/{n:06}");
-                written += u32::from(storage.create(&key, text("1"), None, None).await.is_ok());
+                written += u32::from(storage.create(&key, text("1"), None, &[]).await.is_ok());
                 tokio::task::yield_now().await;
             }
-            storage.create("/registry/last", text("1"), None, None).await.unwrap();
+            storage.create("/registry/last", text("1"), None, &[]).await.unwrap();
             written
         }
     });
@@ -241,7 +241,7 @@ async fn a_watch_loses_and_repeats_nothing_while_etcd_stops_and_starts() {
 async fn a_silent_etcd_ends_the_watch() {
     let server = TestServer::start(&[]).await;
     let storage = server.storage().await;
-    let revision = storage.create(KEY, text("1"), None, None).await.unwrap();
+    let revision = storage.create(KEY, text("1"), None, &[]).await.unwrap();
     let mut watch = storage.watch("/registry/", revision).await.unwrap();
     server.signal(Signal::SIGSTOP);
     let end = timeout(PATIENCE, watch.next()).await.unwrap();
