@@ -7,8 +7,9 @@ use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DecodeError, Object, REGISTRY, Shared,
+    DecodeError, KindCache, Object, REGISTRY, Shared,
     kind::{Change, Listed, ListedObject},
+    kinds::{Entry, kind_of},
 };
 use crate::storage::{Listing, Revision, StorageError, StorageEvent, StoredValue, WatchBatch};
 
@@ -98,7 +99,7 @@ async fn list(shared: &Shared, reason: Reason) -> Result<Need, Failed> {
     let at = listing.revision;
     // a list that is older than what is known cannot follow on it
     let replaced = matches!(reason, Reason::Replaced) || at < shared.revision();
-    shared.take_listing(listing, matches!(reason, Reason::Compacted) && !replaced);
+    shared.take_listing(&listing, matches!(reason, Reason::Compacted) && !replaced);
     Ok(Need::Watch(at))
 }
 
@@ -109,7 +110,7 @@ async fn follow(shared: &Shared, after: Revision) -> Result<Need, Failed> {
             match batches.next().await {
                 Some(Ok(batch)) => {
                     (moved_on, seen) = (true, batch.revision);
-                    shared.take_batch(batch);
+                    shared.take_batch(&batch);
                 }
                 Some(Err(error)) => break error,
                 None => break StorageError::unavailable("the watch ended"),
@@ -127,68 +128,85 @@ async fn follow(shared: &Shared, after: Revision) -> Result<Need, Failed> {
 
 impl Shared {
     /// Takes in what the watch brought: each kind in one step, then the progress of the whole.
-    fn take_batch(&self, batch: WatchBatch) {
-        let mut by_kind: BTreeMap<&str, Vec<Change>> = BTreeMap::new();
-        for event in batch.events {
-            if let Some((prefix, change)) = self.change(event) {
-                by_kind.entry(prefix).or_default().push(change);
+    fn take_batch(&self, batch: &WatchBatch) {
+        // after the batch was received: see `kinds`
+        let kinds = self.kinds.load_full();
+        for kinds in [&kinds.serving, &kinds.filling] {
+            let mut by_kind: BTreeMap<&str, (&KindCache, Vec<Change>)> = BTreeMap::new();
+            for event in &batch.events {
+                let Some(entry) = kind_of(kinds, event.key()) else { continue };
+                let Some(change) = self.change(entry, event) else { continue };
+                let changes = by_kind.entry(&entry.config.prefix);
+                changes.or_insert_with(|| (&entry.kind, Vec::new())).1.push(change);
             }
-        }
-        for (prefix, changes) in by_kind {
-            if let Some((_, kind)) = self.kinds.get(prefix) {
+            for (kind, changes) in by_kind.into_values() {
                 kind.apply(changes);
             }
         }
         self.progress.send_replace(batch.revision);
     }
 
-    /// The change in an event, and the prefix of its kind; nothing if it concerns no kind of the cache or cannot be read.
-    fn change(&self, event: StorageEvent) -> Option<(&str, Change)> {
-        let prefix = self.kind_prefix(event.key())?;
-        let path: Box<str> = event.key()[prefix.len()..].into();
+    /// The change in an event of a kind; nothing if it cannot be read.
+    fn change(&self, entry: &Entry, event: &StorageEvent) -> Option<Change> {
+        let path: Box<str> = event.key()[entry.config.prefix.len()..].into();
         let (revision, object) = match event {
             StorageEvent::Put { key, value, revision, .. } => {
-                let stored = StoredValue { key, value, mod_revision: revision };
-                (revision, Some(self.decode(prefix, &path, &stored)?))
+                let stored = StoredValue { key: key.clone(), value: value.clone(), mod_revision: *revision };
+                (*revision, Some(self.decode(entry, &path, &stored)?))
             }
             StorageEvent::Delete { key, revision } => {
-                self.readable(&key);
-                (revision, None)
+                self.readable(key);
+                (*revision, None)
             }
         };
-        Some((prefix, Change { path, revision, object }))
+        Some(Change { path, revision, object })
     }
 
     /// Takes in a list of the whole store. All kinds are moved at once, so that none is ahead of another.
-    fn take_listing(&self, listing: Listing, continues: bool) {
-        let mut by_kind: BTreeMap<&str, Listed> = BTreeMap::new();
+    fn take_listing(&self, listing: &Listing, continues: bool) {
         self.forget_unreadable();
-        for stored in listing.values {
-            let Some(prefix) = self.kind_prefix(&stored.key) else { continue };
-            let path: Box<str> = stored.key[prefix.len()..].into();
-            let object = self.decode(prefix, &path, &stored).map_or(ListedObject::Undecodable, ListedObject::Decoded);
-            by_kind.entry(prefix).or_default().insert(path, object);
+        // after the list was received: see `kinds`
+        let kinds = self.kinds.load_full();
+        let mut lists = Vec::new();
+        for (kinds, continues) in [(&kinds.serving, continues), (&kinds.filling, false)] {
+            let mut by_kind: BTreeMap<&str, Listed> = BTreeMap::new();
+            for stored in &listing.values {
+                let Some(entry) = kind_of(kinds, &stored.key) else { continue };
+                let prefix = entry.config.prefix.as_str();
+                let path: Box<str> = stored.key[prefix.len()..].into();
+                let object = self.decode(entry, &path, stored).map_or(ListedObject::Undecodable, ListedObject::Decoded);
+                by_kind.entry(prefix).or_default().insert(path, object);
+            }
+            for (prefix, entry) in kinds {
+                lists.push((&entry.kind, by_kind.remove(prefix.as_str()).unwrap_or_default(), continues));
+            }
         }
-        let mut locked: Vec<_> = self.kinds.iter().map(|(prefix, (_, kind))| (prefix, kind.write())).collect();
-        for (prefix, state) in &mut locked {
-            let listed = by_kind.remove(prefix.as_str()).unwrap_or_default();
+        let mut locked = Vec::new();
+        for (kind, listed, continues) in lists {
+            let mut state = kind.write();
             if continues {
                 state.catch_up(listed, listing.revision);
             } else {
                 state.restart(listed, listing.revision);
             }
+            locked.push(state);
         }
         self.progress.send_replace(listing.revision);
         drop(locked);
-        for (_, kind) in self.kinds.values() {
-            kind.wake();
+        for entry in kinds.iter() {
+            entry.kind.wake();
         }
     }
 
     /// The object in a stored value; if it cannot be read, that is logged and remembered.
-    fn decode(&self, prefix: &str, path: &str, stored: &StoredValue) -> Option<Arc<Object>> {
-        let (config, _) = self.kinds.get(prefix)?;
-        let object = Object::from_stored(&stored.value, stored.mod_revision, |value| (config.fields)(value));
+    pub(super) fn decode(&self, entry: &Entry, path: &str, stored: &StoredValue) -> Option<Arc<Object>> {
+        let config = &entry.config;
+        let object = Object::from_stored(&stored.value, stored.mod_revision, |value| {
+            if let Some(normalise) = &config.normalise {
+                normalise(value);
+            }
+            (config.fields)(value)
+        });
         let object = object.and_then(|object| {
             let placed = object.path() == path && object.namespace().is_some() == config.namespaced;
             if placed { Ok(object) } else { Err(DecodeError::Misplaced(object.path())) }

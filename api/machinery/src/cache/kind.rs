@@ -31,6 +31,8 @@ pub(super) struct State {
     revision: Revision,
     history: History,
     closed: bool,
+    /// What came before the kind was filled, if it is not filled yet.
+    early: Option<Vec<Change>>,
 }
 
 /// A change of one object of the kind, decoded.
@@ -61,8 +63,16 @@ impl KindCache {
             // nothing can be watched before the first list
             history: History::new(Revision(u64::MAX), history),
             closed: false,
+            early: None,
         };
         Self { state: RwLock::new(state), progress, changed: watch::Sender::new(()) }
+    }
+
+    /// A kind that comes while the cache is fed: changes wait until it is filled.
+    pub(super) fn filling(progress: watch::Receiver<Revision>, history: usize) -> Self {
+        let kind = Self::new(progress, history);
+        kind.write().early = Some(Vec::new());
+        kind
     }
 
     /// One object.
@@ -106,12 +116,29 @@ impl KindCache {
         self.revision_of(&self.read())
     }
 
+    /// The revision of the kind's newest change, or of the list that it was filled from.
+    pub fn changed_at(&self) -> Revision {
+        self.read().revision
+    }
+
     /// Takes in changes, in their order, as one step.
     pub(super) fn apply(&self, changes: Vec<Change>) {
         let mut state = self.write();
-        for change in changes {
-            state.apply(change);
+        match &mut state.early {
+            Some(early) => early.extend(changes),
+            None => changes.into_iter().for_each(|change| state.apply(change)),
         }
+        drop(state);
+        self.wake();
+    }
+
+    /// Takes in the first list, and then what came since. A kind that a list of the whole store has filled meanwhile
+    /// is as new as it should be.
+    pub(super) fn fill(&self, listed: Listed, at: Revision) {
+        let mut state = self.write();
+        let Some(early) = state.early.take() else { return };
+        state.restart(listed, at);
+        early.into_iter().filter(|change| change.revision > at).for_each(|change| state.apply(change));
         drop(state);
         self.wake();
     }
@@ -206,5 +233,6 @@ impl State {
         self.objects = listed.into_iter().filter_map(decoded).collect();
         self.revision = at;
         self.history.restart(at);
+        self.early = None;
     }
 }

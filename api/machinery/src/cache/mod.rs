@@ -4,30 +4,34 @@
 //! for a client that needs to see every write answered so far ([`Cache::wait_fresh`]). An object is encoded once, when
 //! it arrives, and shared by all who read or watch it.
 //!
-//! `feed` fills the cache, `kind` holds the objects of a kind with their recent history, `watcher` is a client's cursor into
-//! that history, `freshness` shares the question how far the store has come.
+//! `feed` fills the cache, `kinds` says which kinds it holds, `kind` holds the objects of one with their recent history,
+//! `watcher` is a client's cursor into that history, `freshness` shares the question how far the store has come.
 
 mod feed;
 mod freshness;
 mod history;
 mod kind;
+mod kinds;
 mod object;
 #[cfg(test)]
 mod tests;
 mod watcher;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::freshness::Freshness;
+use self::{
+    freshness::Freshness,
+    kinds::{Entry, Kinds},
+};
 pub use self::{
     history::Event,
     kind::KindCache,
@@ -48,6 +52,9 @@ const WAIT_LIMIT: Duration = Duration::from_secs(3);
 /// Gives an object's selectable fields (name, value), from its JSON as it is stored.
 pub type FieldExtractor = Arc<dyn Fn(&Value) -> Vec<(String, String)> + Send + Sync>;
 
+/// Brings an object, as it is stored, into the form in which it is served.
+pub type Normaliser = Arc<dyn Fn(&mut Value) + Send + Sync>;
+
 /// A kind that the cache holds.
 #[derive(Clone)]
 pub struct KindConfig {
@@ -57,6 +64,8 @@ pub struct KindConfig {
     pub namespaced: bool,
     /// Its selectable fields.
     pub fields: FieldExtractor,
+    /// What is done to an object before it is kept.
+    pub normalise: Option<Normaliser>,
 }
 
 /// The history does not reach back to the revision asked for: list again.
@@ -97,7 +106,9 @@ pub struct Cache {
 /// What the cache's users and its feed share.
 struct Shared {
     storage: Arc<dyn Storage>,
-    kinds: BTreeMap<String, (KindConfig, Arc<KindCache>)>,
+    kinds: ArcSwap<Kinds>,
+    /// How many changes are kept of each kind.
+    history: usize,
     /// Everything up to here has been taken in by all kinds; 0 until the first list.
     progress: watch::Sender<Revision>,
     freshness: Freshness,
@@ -113,13 +124,15 @@ impl Cache {
 
     fn with_history(storage: Arc<dyn Storage>, kinds: Vec<KindConfig>, history: usize) -> Arc<Self> {
         let progress = watch::Sender::new(Revision(0));
-        let kinds = kinds.into_iter().map(|config| {
+        let entries = kinds.into_iter().map(|config| {
             let kind = Arc::new(KindCache::new(progress.subscribe(), history));
-            (config.prefix.clone(), (config, kind))
+            (config.prefix.clone(), Arc::new(Entry { config, kind }))
         });
+        let kinds = Kinds { serving: entries.collect(), ..Kinds::default() };
         let shared = Arc::new(Shared {
             storage,
-            kinds: kinds.collect(),
+            kinds: ArcSwap::from_pointee(kinds),
+            history,
             progress,
             freshness: Freshness::default(),
             undecodable: Mutex::default(),
@@ -131,7 +144,7 @@ impl Cache {
 
     /// The kind whose keys begin with `prefix`.
     pub fn kind(&self, prefix: &str) -> Option<Arc<KindCache>> {
-        self.shared.kinds.get(prefix).map(|(_, kind)| kind.clone())
+        self.shared.kinds.load().serving.get(prefix).map(|entry| entry.kind.clone())
     }
 
     /// Whether the cache has been filled once. It stays so while the store is away.
@@ -175,8 +188,8 @@ impl Cache {
     /// Stops the filling and ends all watches. What is in the cache can still be read.
     pub fn shutdown(&self) {
         self.stop.cancel();
-        for (_, kind) in self.shared.kinds.values() {
-            kind.close();
+        for entry in self.shared.kinds.load().iter() {
+            entry.kind.close();
         }
     }
 }
@@ -190,13 +203,6 @@ impl Drop for Cache {
 impl Shared {
     fn revision(&self) -> Revision {
         *self.progress.borrow()
-    }
-
-    /// The prefix of the kind that a key belongs to.
-    fn kind_prefix(&self, key: &str) -> Option<&str> {
-        // no kind's prefix begins with another's, so it can only be the last one before the key
-        let (prefix, _) = self.kinds.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
-        key.starts_with(prefix.as_str()).then_some(prefix)
     }
 
     fn lock_undecodable(&self) -> MutexGuard<'_, BTreeSet<String>> {

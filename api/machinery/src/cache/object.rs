@@ -82,14 +82,14 @@ pub struct Object {
 
 impl Object {
     /// Reads an object as the store keeps it (JSON, without or with an outdated `metadata.resourceVersion`), written at
-    /// `revision`. `fields` gives its selectable fields. Also makes the answer to a write, from the bytes just written.
+    /// `revision`. `fields` gives its selectable fields, and may bring the object into another form before. Also makes the answer to a write, from the bytes just written.
     pub fn from_stored(
         stored: &[u8],
         revision: Revision,
-        fields: impl FnOnce(&Value) -> Vec<(String, String)>,
+        fields: impl FnOnce(&mut Value) -> Vec<(String, String)>,
     ) -> Result<Self, DecodeError> {
-        let value: Value = serde_json::from_slice(stored)?;
-        let fields = fields(&value);
+        let mut value: Value = serde_json::from_slice(stored)?;
+        let fields = fields(&mut value);
         let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let metadata = value.get("metadata").and_then(Value::as_object).ok_or(DecodeError::Field("metadata"))?;
         let (json, version_at) = encode(&value, metadata, revision, stored.len())?;

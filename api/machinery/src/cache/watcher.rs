@@ -13,8 +13,8 @@ pub enum WatchEnd {
     /// The watch was too slow, or the history was lost: the client has to list again.
     #[error("the changes that come next are no longer kept")]
     Expired,
-    /// The cache was shut down: the client may watch again from where it was, elsewhere.
-    #[error("the watch was closed, since the server is shutting down")]
+    /// The cache was shut down, or its kind went or changed its form: the client may watch again from where it was.
+    #[error("the watch was closed, since the server is shutting down or serves the kind no more")]
     Closed,
 }
 
@@ -68,9 +68,6 @@ impl Watcher {
     /// What has come since, without waiting.
     fn take(&mut self) -> Result<Vec<Arc<Event>>, WatchEnd> {
         let state = self.kind.read();
-        if state.closed() {
-            return Err(WatchEnd::Closed);
-        }
         let mut seen = self.seen;
         let mut events = Vec::new();
         for event in state.history().since(self.position).map_err(|_| WatchEnd::Expired)? {
@@ -82,6 +79,10 @@ impl Watcher {
             if self.namespace.is_none() || self.namespace.as_deref() == event.namespace() {
                 events.push(event.clone());
             }
+        }
+        // what came before the end is told still
+        if events.is_empty() && state.closed() {
+            return Err(WatchEnd::Closed);
         }
         self.position = state.history().end();
         self.seen = seen;

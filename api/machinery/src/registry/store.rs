@@ -117,6 +117,7 @@ fn kinds<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<KindConfig> {
             prefix,
             namespaced,
             fields: Arc::new(move |object| field_values(&fields, object)),
+            normalise: None,
         })
         .collect()
 }

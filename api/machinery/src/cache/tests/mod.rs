@@ -1,5 +1,6 @@
 //! The cache over the store in memory, with faults put in between.
 
+mod coming;
 mod consistency;
 mod faults;
 mod fresh_reads;
@@ -31,7 +32,12 @@ fn kinds() -> Vec<KindConfig> {
         vec![("spec.host".to_owned(), value["spec"]["host"].as_str().unwrap_or_default().to_owned())]
     });
     [(THINGS, true), (NODES, false)]
-        .map(|(prefix, namespaced)| KindConfig { prefix: prefix.to_owned(), namespaced, fields: fields.clone() })
+        .map(|(prefix, namespaced)| KindConfig {
+            prefix: prefix.to_owned(),
+            namespaced,
+            fields: fields.clone(),
+            normalise: None,
+        })
         .into()
 }
 
