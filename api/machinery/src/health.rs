@@ -1,11 +1,12 @@
 //! Health checks, as Kubernetes has them: `/healthz` and `/livez` say that the process answers, `/readyz` that it can serve,
-//! which takes a filled cache, the namespaces that must exist, and a storage that answers.
+//! which takes a filled cache, the kinds that are defined, the namespaces that must exist, and a storage that answers.
 
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::kinds::Kinds;
 use crate::registry::Store;
 use crate::strategy::Lister as _;
 
@@ -48,12 +49,19 @@ pub(crate) struct Health {
 
 impl Health {
     /// Runs the checks of a path; `None` if it is not one of the health checks.
-    pub(crate) async fn check(&self, path: &str, store: &Store, namespaces: &[String]) -> Option<Report> {
+    pub(crate) async fn check(
+        &self,
+        path: &str,
+        store: &Store,
+        kinds: &Kinds,
+        namespaces: &[String],
+    ) -> Option<Report> {
         match path.trim_end_matches('/') {
             "/healthz" | "/livez" => Some(Report::of(vec![("ping", Ok(()))])),
             "/readyz" => Some(Report::of(vec![
                 ("ping", Ok(())),
                 ("cache", cache(store)),
+                ("kinds", defined(kinds)),
                 ("namespaces", bootstrapped(store, namespaces)),
                 ("storage", self.storage(store).await),
             ])),
@@ -76,6 +84,11 @@ impl Health {
 
 fn cache(store: &Store) -> Result<(), String> {
     if store.cache.is_synced() { Ok(()) } else { Err("not filled yet".to_owned()) }
+}
+
+/// Without the kinds that are defined, clients would take their objects for gone.
+fn defined(kinds: &Kinds) -> Result<(), String> {
+    if kinds.is_loaded() { Ok(()) } else { Err("the defined kinds are not served yet".to_owned()) }
 }
 
 fn bootstrapped(store: &Store, namespaces: &[String]) -> Result<(), String> {

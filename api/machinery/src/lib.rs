@@ -6,13 +6,16 @@
 //! HTTP), `rest` (paths, verbs, representations), [`registry`] (what a write means, compare-and-swap) to [`storage`]; reads and watches
 //! end at [`cache`].
 
+mod as_server;
 mod audit;
 pub mod auth;
 pub mod cache;
+mod custom;
 pub mod decode;
 mod discovery;
 mod health;
 pub mod jsonpath;
+mod kinds;
 pub mod meta;
 mod metrics;
 mod openapi;

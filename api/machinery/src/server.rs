@@ -8,26 +8,23 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Attributes, Authenticator, Authorizer, CertificateAuthenticator, Decision, UserInfo};
+use crate::as_server::AsServer;
+use crate::auth::{Authenticator, Authorizer, CertificateAuthenticator};
+use crate::custom;
 use crate::decode::Decoded;
 use crate::discovery::Version;
 use crate::health::Health;
+use crate::kinds::Kinds;
 use crate::metrics::Metrics;
-use crate::openapi::OpenApi;
-use crate::registry::{DuplicateResource, FieldValidation, Resource, Resources, Store, Write};
+use crate::registry::{DuplicateResource, Resource, Resources, Store};
 use crate::rest::{Api, Room};
-use crate::selector::{FieldSelector, LabelSelector};
 use crate::serve::{self, ServerTls};
 use crate::standard::{self, StandardKindError, new_namespace};
 use crate::status::{ApiError, Reason};
 use crate::storage::Storage;
-use crate::strategy::Lister;
 
 /// How often a watch that asks for bookmarks gets one.
 const BOOKMARK_INTERVAL: Duration = Duration::from_mins(1);
-
-/// The user in whose name the server itself writes.
-const SELF: &str = "system:apiserver";
 
 /// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -91,17 +88,19 @@ impl ApiServerBuilder {
     pub fn build(self) -> Result<ApiServer, BuildError> {
         let mut kinds = standard::resources()?;
         kinds.extend(self.resources);
+        let names = |resource: &Resource| (resource.description.group.clone(), resource.description.plural.clone());
+        let definitions = standard::definitions(kinds.iter().map(names).collect())?;
+        kinds.push(definitions);
         let resources = Resources::new(kinds)?;
         let store = Store::new(self.storage, resources.iter().map(|resource| &**resource));
         Ok(ApiServer {
             api: Arc::new(Api {
                 store,
-                resources,
+                kinds: Kinds::new(resources),
                 authenticator: self.authenticator,
                 authorizer: self.authorizer,
                 version: Version { product: self.product },
                 metrics: Metrics::new(),
-                openapi: OpenApi::default(),
                 health: Health::default(),
                 namespaces: self.namespaces,
                 writes: TaskTracker::new(),
@@ -136,8 +135,10 @@ impl ApiServer {
     /// Serves connections until `shutdown`; then ends watches, lets other requests finish (10 s at most), and returns.
     pub async fn serve(self, listener: TcpListener, tls: ServerTls, shutdown: CancellationToken) {
         let bootstrap = tokio::spawn(ensure_namespaces(self.api.clone()));
+        let custom = tokio::spawn(custom::run(self.api.clone()));
         serve::serve(self.api.clone(), listener, tls, shutdown).await;
         bootstrap.abort();
+        custom.abort();
         self.api.store.cache.shutdown();
     }
 }
@@ -157,41 +158,13 @@ async fn ensure_namespaces(api: Arc<Api>) {
 }
 
 async fn ensure_namespace(api: &Api, name: &str) -> Result<(), ApiError> {
-    let Some(resource) = api.resources.get("", "v1", "namespaces") else {
+    let Some(resource) = api.kinds.built_in().get("", "v1", "namespaces") else {
         return Err(ApiError::internal("namespaces are not served"));
     };
-    let user = UserInfo::new(SELF, []);
-    let write = Write {
-        store: &api.store,
-        authorizer: &Unlimited,
-        resource,
-        attributes: Attributes {
-            user: &user,
-            verb: "create",
-            group: "",
-            version: "v1",
-            resource: "namespaces",
-            subresource: "",
-            namespace: "",
-            name: "",
-            field_selector: &FieldSelector::default(),
-            label_selector: &LabelSelector::default(),
-            path: "",
-        },
-        dry_run: false,
-        validation: FieldValidation::Strict,
-    };
+    let server = AsServer::default();
+    let write = server.write(&api.store, resource, "create", "", "");
     match write.create(Decoded { value: new_namespace(name), duplicates: Vec::new() }).await {
         Err(error) if error.reason() != Reason::AlreadyExists => Err(error),
         _ => Ok(()),
-    }
-}
-
-/// What the server itself may do.
-struct Unlimited;
-
-impl Authorizer for Unlimited {
-    fn authorize(&self, _: &Attributes<'_>, _: &dyn Lister) -> Decision {
-        Decision::Allow
     }
 }

@@ -149,6 +149,9 @@ pub enum Method {
     Create,
     /// PUT.
     Update,
+    /// PATCH. A handler that has it has `Get` and `Update` too: it gets the patched answer to the former as an update, and
+    /// never sees a patch.
+    Patch,
 }
 
 impl Method {
@@ -158,6 +161,7 @@ impl Method {
             Self::Get => "get",
             Self::Create => "create",
             Self::Update => "update",
+            Self::Patch => "patch",
         }
     }
 }
@@ -221,6 +225,11 @@ pub trait SubresourceHandler: Send + Sync + 'static {
 
     /// The kind of its request body, for discovery.
     fn kind(&self) -> &'static str;
+
+    /// The group and version of that kind, where they are not those of the resource.
+    fn group_version(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
 
     /// Carries the request out. The caller is authorized already.
     async fn handle(&self, request: SubresourceRequest<'_>) -> Result<SubresourceResponse, ApiError>;

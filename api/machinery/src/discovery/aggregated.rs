@@ -50,7 +50,10 @@ fn kind(resource: &Resource) -> Value {
         .map(|subresource| {
             json!({
                 "subresource": subresource.name,
-                "responseKind": response_kind(subresource.kind),
+                "responseKind": match subresource.group_version {
+                    Some((group, version)) => json!({"group": group, "version": version, "kind": subresource.kind}),
+                    None => response_kind(subresource.kind),
+                },
                 "verbs": subresource.verbs,
             })
         })

@@ -96,13 +96,17 @@ fn resource_list(resources: &Resources, group: &str, version: &str) -> Option<Va
         }
         entries.push(entry);
         for subresource in subresources(resource) {
-            entries.push(json!({
+            let mut entry = json!({
                 "name": format!("{}/{}", description.plural, subresource.name),
                 "singularName": "",
                 "namespaced": description.is_namespaced(),
                 "kind": subresource.kind,
                 "verbs": subresource.verbs,
-            }));
+            });
+            if let Some((group, version)) = subresource.group_version {
+                (entry["group"], entry["version"]) = (group.into(), version.into());
+            }
+            entries.push(entry);
         }
     }
     Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries}))
@@ -114,6 +118,8 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 struct Subresource<'a> {
     name: &'a str,
     kind: &'a str,
+    /// Of the kind, where they are not those of the resource.
+    group_version: Option<(&'static str, &'static str)>,
     verbs: Vec<&'static str>,
 }
 
@@ -121,11 +127,13 @@ fn subresources(resource: &Resource) -> Vec<Subresource<'_>> {
     let description: &ResourceDescription = &resource.description;
     let mut all = Vec::new();
     if description.status_subresource {
-        all.push(Subresource { name: "status", kind: &description.kind, verbs: vec!["get", "patch", "update"] });
+        let verbs = vec!["get", "patch", "update"];
+        all.push(Subresource { name: "status", kind: &description.kind, group_version: None, verbs });
     }
     all.extend(resource.subresources.iter().map(|(name, handler)| Subresource {
         name,
         kind: handler.kind(),
+        group_version: handler.group_version(),
         verbs: handler.methods().iter().map(|method| method.verb()).collect(),
     }));
     all

@@ -8,6 +8,7 @@ const SUBDOMAIN_MAX: usize = 253;
 
 const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_1035_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED_RULE: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
@@ -44,6 +45,15 @@ pub fn dns1123_label(name: &str) -> Result<(), String> {
         return Err(too_long(LABEL_MAX));
     }
     if is_label(name) { Ok(()) } else { Err(LABEL_RULE.to_owned()) }
+}
+
+/// A DNS-1035 label, at most 63 bytes: names of kinds and of versions.
+pub fn dns1035_label(name: &str) -> Result<(), String> {
+    if name.len() > LABEL_MAX {
+        return Err(too_long(LABEL_MAX));
+    }
+    let starts = name.starts_with(|first: char| first.is_ascii_lowercase());
+    if starts && is_label(name) { Ok(()) } else { Err(LABEL_1035_RULE.to_owned()) }
 }
 
 /// A DNS-1123 subdomain (RFC 1123), at most 253 bytes: most kinds.

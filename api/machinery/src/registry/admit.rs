@@ -42,6 +42,11 @@ pub(crate) fn admit(
     }
     let mut pruned = description.schema.prune(&mut object);
     pruned.append(&mut unknown);
+    if description.defaults_are_written {
+        description.schema.apply_defaults(&mut object);
+    } else {
+        description.schema.drop_nulls(&mut object);
+    }
     let problems: Vec<String> = duplicates
         .iter()
         .map(|path| format!("duplicate field {path:?}"))

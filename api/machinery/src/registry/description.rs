@@ -140,6 +140,7 @@ pub enum DescriptionError {
 
 /// A kind as one version of its group serves it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "they are properties of a kind that do not depend on each other")]
 pub struct ResourceDescription {
     /// The API group; empty for the core group.
     pub group: String,
@@ -173,18 +174,30 @@ pub struct ResourceDescription {
     pub generations: bool,
     /// Whether a field that is `null` counts as absent, as it does for the kinds that are compiled into Kubernetes.
     pub nulls_are_absent: bool,
+    /// Whether the defaults of the schema are written into objects, as Kubernetes does for kinds that a
+    /// CustomResourceDefinition defines. Kinds that are built in apply theirs when they read a spec.
+    pub defaults_are_written: bool,
 }
 
 impl ResourceDescription {
     /// The description of a CRD's stored version.
     pub fn from_crd(crd: &CustomResourceDefinition) -> Result<Self, DescriptionError> {
+        let name = || crd.metadata.name.clone().unwrap_or_default();
+        let mut versions = crd.spec.versions.iter();
+        let version = versions
+            .find(|version| version.served && version.storage)
+            .ok_or_else(|| DescriptionError::NoVersion { crd: name() })?;
+        Self::from_version(crd, version, raw_schema(version))
+    }
+
+    /// The description of one of a CRD's versions, whose schema is `openapi`.
+    pub(crate) fn from_version(
+        crd: &CustomResourceDefinition,
+        version: &CustomResourceDefinitionVersion,
+        openapi: Value,
+    ) -> Result<Self, DescriptionError> {
         let name = crd.metadata.name.clone().unwrap_or_default();
         let spec = &crd.spec;
-        let version = spec
-            .versions
-            .iter()
-            .find(|version| version.served && version.storage)
-            .ok_or_else(|| DescriptionError::NoVersion { crd: name.clone() })?;
         let scope = match spec.scope.as_str() {
             "Namespaced" => Scope::Namespaced,
             "Cluster" => Scope::Cluster,
@@ -192,7 +205,6 @@ impl ResourceDescription {
                 return Err(DescriptionError::Scope { crd: name, scope: other.to_owned() });
             }
         };
-        let openapi = raw_schema(version);
         let schema =
             Schema::compile(&openapi).map_err(|source| DescriptionError::Schema { crd: name.clone(), source })?;
         let path_error = |source| DescriptionError::Path { crd: name.clone(), source };
@@ -214,6 +226,7 @@ impl ResourceDescription {
             status_subresource: version.subresources.as_ref().is_some_and(|subresources| subresources.status.is_some()),
             generations: true,
             nulls_are_absent: false,
+            defaults_are_written: false,
         })
     }
 

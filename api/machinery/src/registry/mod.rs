@@ -4,6 +4,7 @@
 //! without I/O; `write` carries it out by compare-and-swap; `store` reads.
 
 mod admit;
+mod definitions;
 mod deletion;
 mod description;
 mod failure;
@@ -14,6 +15,7 @@ mod resources;
 mod store;
 #[cfg(test)]
 mod tests;
+mod version;
 mod write;
 
 pub use description::{Cell, Column, DescriptionError, ResourceDescription, Scope, SelectableField};
@@ -21,8 +23,10 @@ pub use resource::Resource;
 pub use resources::DuplicateResource;
 
 pub(crate) use admit::FieldValidation;
+pub(crate) use definitions::{Definition, GROUP as DEFINITIONS_GROUP, PLURAL as DEFINITIONS};
 pub(crate) use deletion::DeleteOptions;
 pub(crate) use prepare::Part;
+pub(crate) use resource::storage_prefix;
 pub(crate) use resources::Resources;
-pub(crate) use store::{Freshness, Store, decode_cached, optional};
+pub(crate) use store::{Freshness, Store, decode_cached, kind_configs, optional};
 pub(crate) use write::{Edit, Write, Written};

@@ -7,7 +7,9 @@ use std::time::Duration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
+use super::definitions::Definition;
 use super::description::{DescriptionError, ResourceDescription};
+use crate::cache::Normaliser;
 use crate::meta::names::NO_NAMESPACE;
 use crate::protobuf::Message;
 use crate::strategy::{Conversion, NoStrategy, Strategy, SubresourceHandler};
@@ -22,6 +24,10 @@ pub struct Resource {
     pub(crate) conversion: Option<Arc<dyn Conversion>>,
     /// The kind's message, for clients that send protobuf.
     pub(crate) protobuf: Option<Message>,
+    /// The definition that the kind comes from, unless it is built in.
+    pub(crate) definition: Option<Definition>,
+    /// Brings what is in storage into the form that is stored now.
+    pub(crate) normaliser: Option<Normaliser>,
     prefix: String,
 }
 
@@ -46,6 +52,8 @@ impl Resource {
             ttl: None,
             conversion: None,
             protobuf: None,
+            definition: None,
+            normaliser: None,
             prefix,
         }
     }
@@ -91,6 +99,20 @@ impl Resource {
         self
     }
 
+    /// Says that a CustomResourceDefinition defines the kind, and what is done to its objects when they are read from storage.
+    #[must_use]
+    pub(crate) fn defined_by(mut self, definition: Definition, normaliser: Normaliser) -> Self {
+        (self.definition, self.normaliser) = (Some(definition), Some(normaliser));
+        self
+    }
+
+    /// Serves a version of the kind that is not the one in which its objects are stored.
+    #[must_use]
+    pub(crate) fn converted(mut self, conversion: impl Conversion) -> Self {
+        self.conversion = Some(Arc::new(conversion));
+        self
+    }
+
     /// The kind's description.
     pub fn description(&self) -> &ResourceDescription {
         &self.description
@@ -113,6 +135,13 @@ impl Resource {
     /// Whether the kind has a subresource of this name.
     pub(crate) fn has_subresource(&self, name: &str) -> bool {
         self.subresources.contains_key(name) || (name == "status" && self.description.status_subresource)
+    }
+
+    /// What was found in storage, in the form that the cache holds.
+    pub(crate) fn normalise(&self, stored: &mut Value) {
+        if let Some(normaliser) = &self.normaliser {
+            normaliser(stored);
+        }
     }
 
     /// The stored form as this resource serves it.

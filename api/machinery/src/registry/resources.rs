@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::resource::Resource;
+use super::version::by_priority;
 
 /// Two resources that claim one path.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +26,32 @@ impl Resources {
         for resource in resources {
             let description = &resource.description;
             let (group_version, plural) = (description.api_version(), description.plural.clone());
-            let versions = all.groups.entry(description.group.clone()).or_default();
-            let kinds = versions.entry(description.version.clone()).or_default();
-            if kinds.insert(plural.clone(), Arc::new(resource)).is_some() {
+            if !all.insert(Arc::new(resource)) {
                 return Err(DuplicateResource { group_version, plural });
             }
         }
         Ok(all)
+    }
+
+    /// These and `more`, of which each that claims a path that is taken already is left out.
+    pub(crate) fn with(&self, more: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        let mut all = self.clone();
+        for resource in more {
+            all.insert(resource);
+        }
+        all
+    }
+
+    /// Adds a resource, unless its path is taken.
+    fn insert(&mut self, resource: Arc<Resource>) -> bool {
+        let description = &resource.description;
+        let versions = self.groups.entry(description.group.clone()).or_default();
+        let kinds = versions.entry(description.version.clone()).or_default();
+        if kinds.contains_key(&description.plural) {
+            return false;
+        }
+        kinds.insert(description.plural.clone(), resource);
+        true
     }
 
     /// The resource at a path.
@@ -49,9 +69,12 @@ impl Resources {
         self.groups.keys().map(String::as_str).filter(|group| !group.is_empty())
     }
 
-    /// The versions of a group.
+    /// The versions of a group, the one to prefer first.
     pub(crate) fn versions(&self, group: &str) -> impl Iterator<Item = &str> {
-        self.groups.get(group).into_iter().flat_map(BTreeMap::keys).map(String::as_str)
+        let mut versions: Vec<&str> =
+            self.groups.get(group).into_iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
+        versions.sort_by(|a, b| by_priority(a, b));
+        versions.into_iter()
     }
 
     /// The kinds of one version of a group; `None` if there is no such version.

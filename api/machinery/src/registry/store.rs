@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::failure;
 use super::resource::{Resource, storage_prefix};
-use crate::cache::{Cache, KindCache, KindConfig, Object};
+use crate::cache::{Cache, KindCache, KindConfig, Normaliser, Object};
 use crate::jsonpath::JsonPath;
 use crate::meta::names::NO_NAMESPACE;
 use crate::status::ApiError;
@@ -35,7 +35,7 @@ pub(crate) struct Store {
 impl Store {
     /// Begins to cache the kinds of `resources`.
     pub(crate) fn new<'a>(storage: Arc<dyn Storage>, resources: impl Iterator<Item = &'a Resource>) -> Self {
-        let cache = Cache::new(storage.clone(), kinds(resources));
+        let cache = Cache::new(storage.clone(), kind_configs(resources));
         Self { storage, cache }
     }
 
@@ -58,7 +58,8 @@ impl Store {
     pub(crate) fn kind(&self, resource: &Resource) -> Result<Arc<KindCache>, ApiError> {
         self.cache
             .kind(resource.prefix())
-            .ok_or_else(|| ApiError::internal(format!("{} is not cached", resource.prefix())))
+            // the kind went while the request was on its way
+            .ok_or_else(ApiError::no_such_path)
     }
 
     /// One object from the cache as it is.
@@ -97,14 +98,18 @@ pub(crate) fn optional(namespace: &str) -> Option<&str> {
     (namespace != NO_NAMESPACE).then_some(namespace)
 }
 
+/// Whether a kind has namespaces, its selectable fields, and what is done to its objects.
+type Kind = (bool, Vec<(String, JsonPath)>, Option<Normaliser>);
+
 /// What the cache has to hold: one kind for each prefix in storage, with the selectable fields of all resources that
 /// serve it.
-fn kinds<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<KindConfig> {
-    let mut by_prefix: BTreeMap<String, (bool, Vec<(String, JsonPath)>)> = BTreeMap::new();
+pub(crate) fn kind_configs<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<KindConfig> {
+    let mut by_prefix: BTreeMap<String, Kind> = BTreeMap::new();
     for resource in resources {
         let description = &resource.description;
-        let (_, fields) =
-            by_prefix.entry(resource.prefix().to_owned()).or_insert_with(|| (description.is_namespaced(), Vec::new()));
+        let (_, fields, _) = by_prefix
+            .entry(resource.prefix().to_owned())
+            .or_insert_with(|| (description.is_namespaced(), Vec::new(), resource.normaliser.clone()));
         for field in &description.selectable_fields {
             if fields.iter().all(|(known, _)| *known != field.stored) {
                 fields.push((field.stored.clone(), field.path.clone()));
@@ -113,11 +118,11 @@ fn kinds<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<KindConfig> {
     }
     by_prefix
         .into_iter()
-        .map(|(prefix, (namespaced, fields))| KindConfig {
+        .map(|(prefix, (namespaced, fields, normalise))| KindConfig {
             prefix,
             namespaced,
             fields: Arc::new(move |object| field_values(&fields, object)),
-            normalise: None,
+            normalise,
         })
         .collect()
 }

@@ -11,7 +11,7 @@ use super::deletion::{DeleteOptions, Deletion, is_held, plan_deletion};
 use super::prepare::{self, Part, is_unchanged};
 use super::resource::Resource;
 use super::store::{Freshness, Store, decode_cached};
-use super::{failure, namespaces};
+use super::{definitions, failure, namespaces};
 use crate::auth::{Attributes, Authorizer, Decision};
 use crate::decode::Decoded;
 use crate::meta;
@@ -110,7 +110,7 @@ impl<'a> Write<'a> {
         if !meta::text(&admitted.object, "resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        let mut guard = if description.is_namespaced() { Some(self.require_namespace(false).await?) } else { None };
+        let mut guards = self.require_surroundings(false).await?;
         let base = meta::text(&admitted.object, "generateName").to_owned();
         let generated = meta::text(&admitted.object, "name").is_empty() && !base.is_empty();
         let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
@@ -124,21 +124,28 @@ impl<'a> Write<'a> {
             if generated {
                 meta::set(&mut attempt.object, "name", Some(generate_name(&base).into()));
             }
-            match self.create_named(attempt, &mut guard).await {
+            match self.create_named(attempt, &mut guards).await {
                 Err(error) if attempts > 0 && error.reason() == crate::status::Reason::AlreadyExists => {}
                 result => return result,
             }
         }
     }
 
-    async fn require_namespace(&self, fresh: bool) -> Result<Guard, ApiError> {
-        namespaces::require(self.store, &self.resource.description, self.attributes.namespace, fresh).await
+    /// What a new object depends on must be there, and stay until it is stored.
+    async fn require_surroundings(&self, fresh: bool) -> Result<Vec<Guard>, ApiError> {
+        let description = &self.resource.description;
+        let mut guards = Vec::new();
+        if description.is_namespaced() {
+            guards.push(namespaces::require(self.store, description, self.attributes.namespace, fresh).await?);
+        }
+        guards.extend(definitions::require(self.store, self.resource, fresh).await?);
+        Ok(guards)
     }
 
     async fn create_named(
         &self,
         admitted: super::admit::Admitted,
-        guard: &mut Option<Guard>,
+        guards: &mut Vec<Guard>,
     ) -> Result<Written, ApiError> {
         let name = meta::text(&admitted.object, "name").to_owned();
         let uid = uuid::Uuid::new_v4().to_string();
@@ -154,22 +161,24 @@ impl<'a> Write<'a> {
                 return Err(ApiError::already_exists(group, plural, &name));
             }
         } else {
-            let revision = self.store_new(&name, encode(&object)?, guard).await?;
+            let revision = self.store_new(&name, encode(&object)?, guards).await?;
+            // as it will be read
+            self.resource.normalise(&mut object);
             meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         }
         Ok(Written { object, removed: false, warnings: prepared.warnings })
     }
 
-    /// Stores a new object in a namespace that is still there and stays.
-    async fn store_new(&self, name: &str, value: Bytes, guard: &mut Option<Guard>) -> Result<Revision, ApiError> {
+    /// Stores a new object in a namespace, and of a kind, that is still there and stays.
+    async fn store_new(&self, name: &str, value: Bytes, guards: &mut Vec<Guard>) -> Result<Revision, ApiError> {
         let key = self.resource.key(self.attributes.namespace, name);
         let mut attempts = ATTEMPTS;
         loop {
             attempts -= 1;
-            match self.store.storage.create(&key, value.clone(), self.resource.ttl, guard.as_slice()).await {
+            match self.store.storage.create(&key, value.clone(), self.resource.ttl, guards).await {
                 // a namespace that was only labelled is good still
                 Err(StorageError::GuardChanged { .. }) if attempts > 0 => {
-                    *guard = Some(self.require_namespace(true).await?);
+                    *guards = self.require_surroundings(true).await?;
                 }
                 created => return created.map_err(|error| failure::of_write(&error, self.resource, name)),
             }
@@ -284,7 +293,7 @@ impl<'a> Write<'a> {
             };
             match self.commit(name, object, removed, current.revision).await {
                 Ok(written) => return Ok(written),
-                Err(StorageError::Conflict { current: stored, .. }) => current = Self::current_stored(&stored)?,
+                Err(StorageError::Conflict { current: stored, .. }) => current = self.current_stored(&stored)?,
                 Err(error) => return Err(failure::of_write(&error, self.resource, name)),
             }
         }
@@ -329,9 +338,10 @@ impl<'a> Write<'a> {
     }
 
     /// The object that a failed transaction found.
-    fn current_stored(stored: &StoredValue) -> Result<Current, ApiError> {
+    fn current_stored(&self, stored: &StoredValue) -> Result<Current, ApiError> {
         let mut object: Value = serde_json::from_slice(&stored.value)
             .map_err(|error| ApiError::internal(format!("the stored value of {} is not JSON: {error}", stored.key)))?;
+        self.resource.normalise(&mut object);
         let revision = stored.mod_revision;
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         Ok(Current { object, revision, proven: true })

@@ -38,9 +38,9 @@ use crate::auth::{
 };
 use crate::discovery::{self, Version};
 use crate::health::Health;
+use crate::kinds::Kinds;
 use crate::metrics::{Metrics, RequestLabels};
-use crate::openapi::OpenApi;
-use crate::registry::{Resource, Resources, Store, Write};
+use crate::registry::{Resource, Store, Write};
 use crate::status::ApiError;
 
 /// No request but a watch takes longer.
@@ -49,12 +49,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Everything that requests are answered from.
 pub(crate) struct Api {
     pub(crate) store: Store,
-    pub(crate) resources: Resources,
+    pub(crate) kinds: Kinds,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) version: Version,
     pub(crate) metrics: Metrics,
-    pub(crate) openapi: OpenApi,
     pub(crate) health: Health,
     /// The namespaces that must exist before the server is ready.
     pub(crate) namespaces: Vec<String>,
@@ -218,11 +217,8 @@ impl Api {
         let Some(verb) = verb else {
             return Err(ApiError::method_not_allowed(head.method.as_str(), &path.group, &path.resource));
         };
-        let resource = self.resources.get(&path.group, &path.version, &path.resource);
-        let Some(resource) = resource else {
-            return Err(ApiError::no_such_path());
-        };
-        known.resource = Some(resource.clone());
+        let resource = self.kinds.find(&self.store, &path.group, &path.version, &path.resource).await?;
+        let resource = &*known.resource.insert(resource);
         let selectors = match verb {
             Verb::List | Verb::Watch | Verb::DeleteCollection => Selectors::parse(query)?,
             _ => Selectors::default(),
@@ -251,7 +247,7 @@ impl Api {
         match head.uri.path() {
             "/version" | "/version/" => Some(respond::json(200, &self.version.to_json())),
             path => {
-                let report = self.health.check(path, &self.store, &self.namespaces).await?;
+                let report = self.health.check(path, &self.store, &self.kinds, &self.namespaces).await?;
                 let code = if report.healthy { 200 } else { 503 };
                 let text = report.text(query.flag("verbose"));
                 Some(respond::answer(code, "text/plain; charset=utf-8", respond::full(text)))
@@ -305,11 +301,12 @@ impl Api {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             return Ok(respond::answer(200, content_type, respond::full(metrics)));
         }
-        if let Some(document) = self.openapi.document(&self.resources, url_path) {
+        let served = self.kinds.current();
+        if let Some(document) = served.openapi.document(&served.resources, url_path) {
             return Ok(respond::answer(200, "application/json", respond::full(document)));
         }
         let form = negotiate::discovery_form(&head.headers)?;
-        match discovery::document(&self.resources, url_path, form) {
+        match discovery::document(&served.resources, url_path, form) {
             Some(document) => Ok(respond::answer(200, document.content_type, respond::full(document.body.to_string()))),
             None => Err(ApiError::no_such_path()),
         }

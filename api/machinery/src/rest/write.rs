@@ -43,7 +43,7 @@ impl Call<'_> {
         Ok(response)
     }
 
-    fn patch(&self, bytes: &[u8]) -> Result<Patch, ApiError> {
+    pub(super) fn patch(&self, bytes: &[u8]) -> Result<Patch, ApiError> {
         let parse: fn(serde_json::Value) -> Result<Patch, ApiError> = match body::media_type(self.headers) {
             JSON_PATCH => Patch::json,
             MERGE_PATCH => Patch::merge,

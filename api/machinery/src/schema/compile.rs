@@ -53,6 +53,7 @@ fn compile(schema: &Value, path: &FieldPath, depth: usize) -> Result<Schema, Sch
     let mut compiled = Schema {
         type_,
         nullable: null_type || flag("nullable"),
+        default: map.get("default").cloned(),
         preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
         embedded_resource: flag("x-kubernetes-embedded-resource"),
         list_type: list_type(map),

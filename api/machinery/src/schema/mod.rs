@@ -1,10 +1,11 @@
 //! Structural schemas (OpenAPI v3 as CRDs use it): compiled once per kind, then applied to every object written.
 //!
 //! [`Schema::validate`] finds every field that breaks the schema; [`Schema::prune`] removes the fields that the schema
-//! does not know and tells their paths. `metadata` belongs to [`crate::meta`] and is left alone here at the object's
+//! does not know and tells their paths; [`Schema::apply_defaults`] fills in what is absent. `metadata` belongs to [`crate::meta`] and is left alone here at the object's
 //! root. Rules in CEL are not evaluated: what they would say, a kind's strategy says.
 
 mod compile;
+mod defaults;
 mod format;
 mod prune;
 mod validate;
@@ -77,6 +78,8 @@ struct Bound {
 pub struct Schema {
     type_: Option<Type>,
     nullable: bool,
+    /// What the field is where it is absent.
+    default: Option<Value>,
     properties: BTreeMap<String, Schema>,
     additional: Additional,
     /// Fields that are not declared are kept, whatever they hold.

@@ -17,6 +17,13 @@ impl Schema {
         unknown
     }
 
+    /// The same for a value that is only a part of an object.
+    pub(crate) fn prune_part(&self, value: &mut Value, path: &FieldPath) -> Vec<String> {
+        let mut unknown = Vec::new();
+        self.prune_value(value, path, false, &mut unknown);
+        unknown
+    }
+
     fn prune_value(&self, value: &mut Value, path: &FieldPath, is_object: bool, unknown: &mut Vec<String>) {
         match value {
             Value::Object(map) => self.prune_map(map, path, is_object || self.embedded_resource, unknown),

@@ -19,6 +19,13 @@ impl Schema {
         errors
     }
 
+    /// Every way in which a value, which is only a part of an object, breaks the schema.
+    pub(crate) fn validate_part(&self, value: &Value, path: &FieldPath) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        self.check(value, path, false, &mut errors);
+        errors
+    }
+
     fn check(&self, value: &Value, path: &FieldPath, has_metadata: bool, errors: &mut Vec<FieldError>) {
         if errors.len() >= MAX_ERRORS || (value.is_null() && self.nullable) {
             return;
@@ -76,6 +83,13 @@ impl Schema {
         has_metadata: bool,
         errors: &mut Vec<FieldError>,
     ) {
+        if self.embedded_resource {
+            for name in ["apiVersion", "kind"] {
+                if map.get(name).is_none_or(|value| value.as_str().is_none_or(str::is_empty)) {
+                    errors.push(FieldError::required(path.child(name), "must not be empty"));
+                }
+            }
+        }
         for name in &self.required {
             let elsewhere = has_metadata && name == "metadata";
             if !elsewhere && !map.contains_key(name) {

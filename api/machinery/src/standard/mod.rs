@@ -1,6 +1,7 @@
-//! Kinds of Kubernetes that every server has: namespaces, events, leases. They are described like all others; what
+//! Kinds of Kubernetes that every server has: namespaces, events, leases, definitions of other kinds. They are described like all others; what
 //! Kubernetes does for them specially stands in their strategies.
 
+mod definition;
 mod event;
 mod lease;
 mod namespace;
@@ -9,12 +10,13 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::jsonpath::{JsonPath, JsonPathError};
 use crate::registry::{Column, Resource, ResourceDescription, Scope, SelectableField};
 use crate::schema::{Schema, SchemaError};
 
+pub(crate) use definition::{raw_schema, resource as definitions, simple_path};
 pub(crate) use namespace::new_namespace;
 
 /// A standard kind that cannot be described: a fault of this program.
@@ -28,7 +30,7 @@ pub enum StandardKindError {
     Path(#[from] JsonPathError),
 }
 
-/// All standard kinds.
+/// All standard kinds but the definitions of others, which have to know what else is built in.
 pub(crate) fn resources() -> Result<Vec<Resource>, StandardKindError> {
     Ok(vec![namespace::resource()?, event::core()?, event::events_k8s_io()?, lease::resource()?])
 }
@@ -46,7 +48,10 @@ struct Names {
 
 /// Describes a kind of Kubernetes by its Rust type.
 fn describe<K: JsonSchema>(names: &Names) -> Result<ResourceDescription, StandardKindError> {
-    let openapi = openapi_of::<K>();
+    let mut openapi = openapi_of::<K>();
+    if let Some(schema) = openapi.pointer_mut(definition::RECURSIVE) {
+        *schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    }
     Ok(ResourceDescription {
         group: names.group.to_owned(),
         version: "v1".to_owned(),
@@ -64,6 +69,7 @@ fn describe<K: JsonSchema>(names: &Names) -> Result<ResourceDescription, Standar
         status_subresource: names.status_subresource,
         generations: false,
         nulls_are_absent: true,
+        defaults_are_written: false,
     })
 }
 
@@ -76,6 +82,9 @@ pub(crate) fn openapi_of<T: JsonSchema>() -> Value {
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     if let Some(map) = schema.as_object_mut() {
         map.remove("title");
+        // of types that hold themselves
+        map.remove("components");
+        map.remove("$defs");
     }
     schema
 }

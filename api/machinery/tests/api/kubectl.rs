@@ -224,3 +224,32 @@ lastTimestamp: 2026-01-01T00:00:00Z
     kubectl.ok(&["create", "-f", &file]).await;
     assert!(kubectl.ok(&["get", "--raw", "/readyz?verbose"]).await.contains("[+]storage ok"));
 }
+
+#[tokio::test]
+async fn kinds_at_run_time() {
+    let kubectl = Kubectl::start().await;
+    let file = kubectl.file("crd.json", &crate::custom_kinds::gadgets().to_string());
+    kubectl.ok(&["apply", "-f", &file]).await;
+    kubectl.ok(&["wait", "--for=condition=Established", "crd/gadgets.shop.example.com", "--timeout=15s"]).await;
+    let table = kubectl.ok(&["get", "crd"]).await;
+    assert!(table.starts_with("NAME") && table.contains("CREATED AT") && table.contains("gadgets.shop"), "{table}");
+    assert!(kubectl.ok(&["apply", "-f", &file]).await.contains("unchanged"));
+    let object = "apiVersion: shop.example.com/v1\nkind: Gadget\nmetadata: {name: a}\nspec: {color: red}\n";
+    let file = kubectl.file("gadget.yaml", object);
+    kubectl.ok(&["apply", "-f", &file]).await;
+    assert!(kubectl.ok(&["get", "gd"]).await.contains("red"));
+    assert!(kubectl.ok(&["get", "wares", "-o", "wide"]).await.contains("SEEN"));
+    assert!(kubectl.ok(&["explain", "gadget.spec.color"]).await.contains("Its colour."));
+    assert!(kubectl.ok(&["scale", "gadget/a", "--replicas=3"]).await.contains("scaled"));
+    assert_eq!(kubectl.ok(&["get", "gadget", "a", "-o", "jsonpath={.spec.replicas}"]).await, "3");
+    assert!(
+        kubectl
+            .fails(&["scale", "gadget/a", "--replicas=4", "--current-replicas=9"])
+            .await
+            .contains("Expected replicas")
+    );
+    assert!(kubectl.ok(&["describe", "crd", "gadgets.shop.example.com"]).await.contains("NoConflicts"));
+    kubectl.ok(&["delete", "crd", "gadgets.shop.example.com", "--timeout=15s"]).await;
+    // kubectl remembers that there was such a kind, so it asks
+    assert!(kubectl.fails(&["get", "gadgets"]).await.contains("could not find the requested resource"));
+}

@@ -6,6 +6,7 @@
 mod audit;
 mod consistency;
 mod crud;
+mod custom_kinds;
 mod discovery;
 mod hostile;
 mod kubectl;
