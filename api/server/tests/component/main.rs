@@ -4,6 +4,7 @@
 
 mod authorization;
 mod binding;
+mod custom_kinds;
 mod fixtures;
 mod lifecycle;
 mod pools;
