@@ -206,7 +206,9 @@ mod tests {
         assert_eq!(outcome(HTTP2, 1, silent).await, "deadline has elapsed");
         for protocol in [HTTP2, HTTP1] {
             let end = outcome(protocol, 1, handshake).await;
-            assert_eq!(end, "no request came", "{}", String::from_utf8_lossy(protocol));
+            // of HTTP/1's two limits, which are as long, either may be the first to be noticed
+            let known = ["no request came", "read header from client timeout"];
+            assert!(known.contains(&end.as_str()), "{}: {end}", String::from_utf8_lossy(protocol));
         }
     }
 
