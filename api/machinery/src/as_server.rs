@@ -52,6 +52,7 @@ impl AsServer {
             dry_run: false,
             // what was stored by another version of this server is no reason to stop
             validation: FieldValidation::Ignore,
+            manager: SELF,
         }
     }
 }

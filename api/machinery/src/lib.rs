@@ -6,6 +6,7 @@
 //! HTTP), `rest` (paths, verbs, representations), [`registry`] (what a write means, compare-and-swap) to [`storage`]; reads and watches
 //! end at [`cache`].
 
+mod apply;
 mod as_server;
 mod audit;
 pub mod auth;

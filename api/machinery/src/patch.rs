@@ -14,6 +14,9 @@ pub const JSON_PATCH: &str = "application/json-patch+json";
 /// The media type of a JSON merge patch.
 pub const MERGE_PATCH: &str = "application/merge-patch+json";
 
+/// The media type of a server-side apply, which [`crate::apply`] carries out.
+pub const APPLY_PATCH: &str = "application/apply-patch+yaml";
+
 /// The media type of Kubernetes' strategic merge patch.
 pub const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
 

@@ -1,5 +1,6 @@
 //! Object metadata: reading it, and the rules that every object's metadata keeps.
 
+mod managed_fields;
 pub mod names;
 mod shape;
 mod validate;

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::managed_fields;
 use crate::status::{FieldError, FieldPath};
 
 #[derive(Clone, Copy)]
@@ -11,6 +12,7 @@ enum Shape {
     TextMap,
     TextList,
     OwnerReferences,
+    ManagedFields,
     /// Accepted and dropped: the server keeps none.
     Dropped,
 }
@@ -24,7 +26,7 @@ const FIELDS: [(&str, Shape); 15] = [
     ("generateName", Shape::Text),
     ("generation", Shape::Integer),
     ("labels", Shape::TextMap),
-    ("managedFields", Shape::Dropped),
+    ("managedFields", Shape::ManagedFields),
     ("name", Shape::Text),
     ("namespace", Shape::Text),
     ("ownerReferences", Shape::OwnerReferences),
@@ -92,13 +94,17 @@ pub(crate) fn normalise(object: &mut Value, unknown: &mut Vec<String>) -> Vec<Fi
                 }
                 None => check(false, value, &path, "array", &mut errors),
             },
+            Shape::ManagedFields => {
+                managed_fields::normalise(value, &path, unknown, &mut errors);
+                true
+            }
         };
         keep && errors.len() == before
     });
     errors
 }
 
-fn check(fits: bool, value: &Value, path: &FieldPath, wanted: &str, errors: &mut Vec<FieldError>) -> bool {
+pub(super) fn check(fits: bool, value: &Value, path: &FieldPath, wanted: &str, errors: &mut Vec<FieldError>) -> bool {
     if !fits {
         errors.push(FieldError::type_invalid(path.clone(), value.clone(), &format!("must be of type {wanted}")));
     }
@@ -136,15 +142,16 @@ mod tests {
     fn metadata_gets_its_normal_form() {
         let mut object = json!({"metadata": {
             "name": "x", "creationTimestamp": null, "labels": {"a": "b", "c": null}, "annotations": {}, "finalizers": [],
-            "managedFields": [{"manager": "kubectl"}], "bogus": 1,
+            "managedFields": [{"manager": "kubectl", "time": "2026-01-02T03:04:05.6+01:00", "subresource": "", "x": 1}], "bogus": 1,
             "ownerReferences": [{"apiVersion": "v1", "kind": "A", "name": "a", "uid": "u", "foo": 1}],
         }});
         let mut unknown = Vec::new();
         assert!(normalise(&mut object, &mut unknown).is_empty());
-        assert_eq!(unknown, ["metadata.bogus", "metadata.ownerReferences[0].foo"]);
+        assert_eq!(unknown, ["metadata.bogus", "metadata.managedFields[0].x", "metadata.ownerReferences[0].foo"]);
         assert_eq!(
             object,
             json!({"metadata": {"name": "x", "labels": {"a": "b"},
+                "managedFields": [{"manager": "kubectl", "time": "2026-01-02T02:04:05Z"}],
                 "ownerReferences": [{"apiVersion": "v1", "kind": "A", "name": "a", "uid": "u"}]}})
         );
     }
@@ -152,7 +159,7 @@ mod tests {
     #[test]
     fn wrong_types_are_told_with_their_paths() {
         let mut object = json!({"metadata": {"name": 1, "labels": {"a": 1}, "annotations": [], "finalizers": [2],
-            "ownerReferences": [{"controller": "yes"}, 3]}});
+            "managedFields": [{"manager": 1, "time": "noon", "fieldsV1": []}, 4], "ownerReferences": [{"controller": "yes"}, 3]}});
         let errors = normalise(&mut object, &mut Vec::new());
         let paths: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
         assert_eq!(
@@ -161,6 +168,10 @@ mod tests {
                 "metadata.annotations",
                 "metadata.finalizers[0]",
                 "metadata.labels[a]",
+                "metadata.managedFields[0].fieldsV1",
+                "metadata.managedFields[0].manager",
+                "metadata.managedFields[0].time",
+                "metadata.managedFields[1]",
                 "metadata.name",
                 "metadata.ownerReferences[0].controller",
                 "metadata.ownerReferences[1]",

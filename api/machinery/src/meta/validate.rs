@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::managed_fields::MAX_ENTRIES;
 use super::{finalizers, get, is_terminating, names, text};
 use crate::status::{FieldError, FieldPath};
 
@@ -21,6 +22,10 @@ pub(crate) fn validate(object: &Value, validate_name: &dyn Fn(&str) -> Result<()
     labels(object, &root.child("labels"), &mut errors);
     annotations(object, &root.child("annotations"), &mut errors);
     owner_references(object, &root.child("ownerReferences"), &mut errors);
+    let managers = get(object, "managedFields").and_then(Value::as_array).map_or(0, Vec::len);
+    if managers > MAX_ENTRIES {
+        errors.push(FieldError::too_many(root.child("managedFields"), managers, MAX_ENTRIES));
+    }
     for (index, finalizer) in finalizers(object).into_iter().enumerate() {
         if let Err(rule) = names::qualified_name(finalizer) {
             errors.push(FieldError::invalid(root.child("finalizers").index(index), finalizer, &rule));

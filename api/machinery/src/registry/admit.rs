@@ -21,6 +21,7 @@ pub(crate) enum FieldValidation {
 }
 
 /// An object that passed the gate, in its served form.
+#[derive(Clone)]
 pub(crate) struct Admitted {
     pub(crate) object: Value,
     pub(crate) warnings: Vec<String>,
@@ -42,11 +43,7 @@ pub(crate) fn admit(
     }
     let mut pruned = description.schema.prune(&mut object);
     pruned.append(&mut unknown);
-    if description.defaults_are_written {
-        description.schema.apply_defaults(&mut object);
-    } else {
-        description.schema.drop_nulls(&mut object);
-    }
+    complete(description, &mut object);
     let problems: Vec<String> = duplicates
         .iter()
         .map(|path| format!("duplicate field {path:?}"))
@@ -65,6 +62,76 @@ pub(crate) fn admit(
         }
     };
     Ok(Admitted { object, warnings, errors })
+}
+
+/// Writes the defaults into an object of a kind whose defaults are written; of others, what is `null` goes where a default is meant.
+pub(crate) fn complete(description: &ResourceDescription, object: &mut Value) {
+    if description.defaults_are_written {
+        description.schema.apply_defaults(object);
+    } else {
+        description.schema.drop_nulls(object);
+    }
+}
+
+/// A configuration that passed the gate.
+pub(crate) struct AdmittedConfiguration {
+    pub(crate) object: Value,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The gate for configurations. They are partial, but they say of what kind they are, and every field that they mention is one of the kind's.
+pub(crate) fn admit_configuration(
+    description: &ResourceDescription,
+    body: Decoded,
+    mode: FieldValidation,
+) -> Result<AdmittedConfiguration, ApiError> {
+    let Decoded { value: mut object, duplicates } = body;
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != description.api_version() || kind != description.kind {
+        return Err(ApiError::bad_request(format!("invalid object type: {version}, Kind={kind}")));
+    }
+    if meta::get(&object, "managedFields").is_some_and(|managed| !managed.is_null()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    let mut unknown = Vec::new();
+    let errors = meta::normalise(&mut object, &mut unknown);
+    if !errors.is_empty() {
+        let name = meta::text(&object, "name").to_owned();
+        return Err(ApiError::invalid(&description.group, &description.kind, &name, &errors));
+    }
+    if description.nulls_are_absent {
+        remove_nulls(&mut object);
+    }
+    unknown.extend(description.schema.prune(&mut object));
+    description.schema.drop_nulls(&mut object);
+    if !unknown.is_empty() {
+        let lines: Vec<String> = unknown.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+        return Err(untyped(description, &object, &lines));
+    }
+    let warnings: Vec<String> = match mode {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn => duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect(),
+        FieldValidation::Strict if duplicates.is_empty() => Vec::new(),
+        FieldValidation::Strict => {
+            let paths: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+            return Err(ApiError::bad_request(format!("error strict decoding YAML: {}", paths.join(", "))));
+        }
+    };
+    Ok(AdmittedConfiguration { object, warnings })
+}
+
+/// The error of a configuration that is not of the kind's types.
+pub(crate) fn untyped(description: &ResourceDescription, object: &Value, problems: &[String]) -> ApiError {
+    let problems = match problems {
+        [only] => only.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let (namespace, name) = (meta::text(object, "namespace"), meta::text(object, "name"));
+    let (version, kind) = (description.api_version(), &description.kind);
+    ApiError::bad_request(format!(
+        "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {problems}"
+    ))
 }
 
 fn check_kind(description: &ResourceDescription, object: &mut Value) -> Result<(), ApiError> {

@@ -1,9 +1,10 @@
 //! The kinds that are served, and the one way in which objects of all of them are read and written.
 //!
 //! `description` and `resource` say what a kind is. `admit`, `prepare` and `deletion` decide what becomes of an object,
-//! without I/O; `write` carries it out by compare-and-swap; `store` reads.
+//! without I/O; `write` and `apply` carry it out by compare-and-swap; `store` reads.
 
 mod admit;
+mod apply;
 mod definitions;
 mod deletion;
 mod description;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::admit::Admitted;
 use super::resource::Resource;
+use crate::apply::{self, Configuration, Ledger, Writer};
 use crate::meta;
 use crate::status::{ApiError, FieldError, FieldPath};
 use crate::strategy::Context;
@@ -20,26 +21,43 @@ pub(crate) enum Part {
     Whole,
 }
 
+/// How it is known who owns what after a write.
+pub(crate) enum Ownership<'a> {
+    /// The writer owns what it changes.
+    Changes,
+    /// It is noted in the object already.
+    Noted,
+    /// The writer owns what it applies.
+    Applies {
+        config: &'a Configuration,
+        /// Who owned what before.
+        ledger: Ledger,
+        /// Whether to take what others own.
+        force: bool,
+    },
+}
+
 /// An object that is ready to be stored, in its stored form and without a resource version.
 pub(crate) struct Prepared {
     pub(crate) object: Value,
     pub(crate) warnings: Vec<String>,
 }
 
-/// A new object. Its name, namespace and `now` are decided already.
+/// A new object. Its name and namespace are decided already.
 pub(crate) fn create(
     resource: &Resource,
     ctx: &Context<'_>,
+    writer: &Writer<'_>,
     admitted: Admitted,
+    ownership: &Ownership<'_>,
     uid: &str,
-    now: &str,
 ) -> Result<Prepared, ApiError> {
     let Admitted { object, mut warnings, mut errors } = admitted;
     let description = &resource.description;
     let mut object = resource.to_stored(object);
     for (field, value) in [
         ("uid", Some(json!(uid))),
-        ("creationTimestamp", Some(json!(now))),
+        ("creationTimestamp", Some(json!(writer.now))),
         ("generation", description.generations.then(|| json!(1))),
         ("deletionTimestamp", None),
         ("deletionGracePeriodSeconds", None),
@@ -51,6 +69,15 @@ pub(crate) fn create(
         && let Some(map) = object.as_object_mut()
     {
         map.remove("status");
+    }
+    if matches!(ownership, Ownership::Changes) {
+        if resource.conversion.is_some() {
+            let mut served = resource.to_served(object.clone());
+            apply::created(writer, &resource.type_, &mut served);
+            take(&mut object, &served, "metadata");
+        } else {
+            apply::created(writer, &resource.type_, &mut object);
+        }
     }
     resource.strategy.prepare_for_create(ctx, &mut object);
 
@@ -70,8 +97,10 @@ pub(crate) fn create(
 pub(crate) fn update(
     resource: &Resource,
     ctx: &Context<'_>,
+    writer: &Writer<'_>,
     part: Part,
     admitted: Admitted,
+    ownership: Ownership<'_>,
     old: &Value,
 ) -> Result<Prepared, ApiError> {
     let Admitted { object, mut warnings, mut errors } = admitted;
@@ -96,6 +125,13 @@ pub(crate) fn update(
         Part::Whole => {}
     }
     keep_system_metadata(&mut new, old);
+    if resource.conversion.is_some() {
+        let mut served = resource.to_served(new.clone());
+        note_owners(resource, writer, ownership, &resource.to_served(old.clone()), &mut served)?;
+        take(&mut new, &served, "metadata");
+    } else {
+        note_owners(resource, writer, ownership, old, &mut new)?;
+    }
     match part {
         Part::Main => resource.strategy.prepare_for_update(ctx, &mut new, old),
         Part::Status => resource.strategy.prepare_for_status_update(ctx, &mut new, old),
@@ -122,6 +158,24 @@ pub(crate) fn update(
     Ok(Prepared { object: new, warnings })
 }
 
+/// Notes in the updated object who owns what. Both objects are in their served form.
+fn note_owners(
+    resource: &Resource,
+    writer: &Writer<'_>,
+    ownership: Ownership<'_>,
+    old: &Value,
+    new: &mut Value,
+) -> Result<(), ApiError> {
+    match ownership {
+        Ownership::Applies { config, ledger, force } => ledger.settle(writer, &resource.type_, config, force, old, new),
+        Ownership::Noted => Ok(()),
+        Ownership::Changes => {
+            apply::updated(writer, &resource.type_, old, new);
+            Ok(())
+        }
+    }
+}
+
 /// The error of an update that names no resource version, for a kind that demands one.
 pub(crate) fn version_required(resource: &Resource, name: &str) -> ApiError {
     let description = &resource.description;
@@ -129,7 +183,7 @@ pub(crate) fn version_required(resource: &Resource, name: &str) -> ApiError {
     ApiError::invalid(&description.group, &description.kind, name, &[error])
 }
 
-/// Whether two objects are the same, the resource version aside.
+/// Whether two objects are the same, the resource version and the times of managed fields aside.
 pub(crate) fn is_unchanged(new: &Value, old: &Value) -> bool {
     let parts = |object: &Value| object.as_object().map_or(0, serde_json::Map::len);
     parts(new) == parts(old)
@@ -141,9 +195,10 @@ pub(crate) fn is_unchanged(new: &Value, old: &Value) -> bool {
 
 fn same_metadata(new: &Value, old: &Value) -> bool {
     fn fields(metadata: &Value) -> impl Iterator<Item = (&String, &Value)> {
-        metadata.as_object().into_iter().flatten().filter(|(key, _)| *key != "resourceVersion")
+        let fields = metadata.as_object().into_iter().flatten();
+        fields.filter(|(key, _)| !matches!(key.as_str(), "resourceVersion" | "managedFields"))
     }
-    fields(new).eq(fields(old))
+    fields(new).eq(fields(old)) && apply::same_but_for_times(new.get("managedFields"), old.get("managedFields"))
 }
 
 /// Makes `field` of `object` what it is in `source`.

@@ -1,5 +1,6 @@
 //! A kind that is served: its description with its strategy, its subresources and its place in storage.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use super::definitions::Definition;
 use super::description::{DescriptionError, ResourceDescription};
+use crate::apply::Type;
 use crate::cache::Normaliser;
 use crate::meta::names::NO_NAMESPACE;
 use crate::protobuf::Message;
@@ -28,6 +30,8 @@ pub struct Resource {
     pub(crate) definition: Option<Definition>,
     /// Brings what is in storage into the form that is stored now.
     pub(crate) normaliser: Option<Normaliser>,
+    /// How the kind's fields merge.
+    pub(crate) type_: Arc<Type>,
     prefix: String,
 }
 
@@ -45,6 +49,7 @@ impl Resource {
     /// A kind with a description of one's own.
     pub fn new(description: ResourceDescription) -> Self {
         let prefix = storage_prefix(&description.group, &description.plural);
+        let type_ = Arc::new(Type::of_kind(&description.openapi));
         Self {
             description,
             strategy: Arc::new(NoStrategy),
@@ -54,6 +59,7 @@ impl Resource {
             protobuf: None,
             definition: None,
             normaliser: None,
+            type_,
             prefix,
         }
     }
@@ -149,6 +155,14 @@ impl Resource {
         match &self.conversion {
             Some(conversion) => conversion.to_served(stored),
             None => stored,
+        }
+    }
+
+    /// The same, of an object that stays where it is.
+    pub(crate) fn served<'v>(&self, stored: &'v Value) -> Cow<'v, Value> {
+        match &self.conversion {
+            Some(conversion) => Cow::Owned(conversion.to_served(stored.clone())),
+            None => Cow::Borrowed(stored),
         }
     }
 

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::admit::{Admitted, FieldValidation, admit};
 use super::deletion::{DeleteOptions, Deletion, plan_deletion};
-use super::prepare::{self, Part, is_unchanged};
+use super::prepare::{self, Ownership, Part, is_unchanged};
 use super::{Resource, ResourceDescription};
+use crate::apply::Writer;
 use crate::auth::UserInfo;
 use crate::decode::Decoded;
 use crate::status::{ApiError, FieldError, FieldPath};
@@ -44,6 +45,9 @@ impl Strategy for Marking {
         requested.unwrap_or(60)
     }
 }
+
+const WRITER: Writer<'_> =
+    Writer { manager: "tester", api_version: "g/v1", subresource: "", now: "2026-01-01T00:00:00Z" };
 
 fn resource() -> Resource {
     let crd = json!({
@@ -84,14 +88,17 @@ fn create(object: Value) -> Result<Value, ApiError> {
     let resource = resource();
     let admitted = admitted(&resource.description, object);
     with_context(&resource, |ctx| {
-        prepare::create(&resource, ctx, admitted, "uid-1", "2026-01-01T00:00:00Z").map(|prepared| prepared.object)
+        prepare::create(&resource, ctx, &WRITER, admitted, &Ownership::Noted, "uid-1").map(|prepared| prepared.object)
     })
 }
 
 fn update(part: Part, object: Value, old: &Value) -> Result<Value, ApiError> {
     let resource = resource();
     let admitted = admitted(&resource.description, object);
-    with_context(&resource, |ctx| prepare::update(&resource, ctx, part, admitted, old).map(|prepared| prepared.object))
+    with_context(&resource, |ctx| {
+        prepare::update(&resource, ctx, &WRITER, part, admitted, Ownership::Changes, old)
+            .map(|prepared| prepared.object)
+    })
 }
 
 fn old() -> Value {

@@ -1,21 +1,25 @@
 //! Every write of every kind: one transaction each, on the state that the cache holds, and again on the state that the
 //! store holds if the cache was behind.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use super::admit::{FieldValidation, admit};
+use super::admit::{Admitted, FieldValidation, admit};
 use super::deletion::{DeleteOptions, Deletion, is_held, plan_deletion};
-use super::prepare::{self, Part, is_unchanged};
+use super::prepare::{self, Ownership, Part, is_unchanged};
 use super::resource::Resource;
 use super::store::{Freshness, Store, decode_cached};
 use super::{definitions, failure, namespaces};
+use crate::apply::Writer;
 use crate::auth::{Attributes, Authorizer, Decision};
+use crate::cache::Object;
 use crate::decode::Decoded;
 use crate::meta;
-use crate::status::ApiError;
+use crate::status::{ApiError, Reason};
 use crate::storage::{Guard, Revision, StorageError, StoredValue};
 use crate::strategy::Context;
 
@@ -37,6 +41,8 @@ pub(crate) struct Write<'a> {
     pub(crate) attributes: Attributes<'a>,
     pub(crate) dry_run: bool,
     pub(crate) validation: FieldValidation,
+    /// The name under which the client owns fields.
+    pub(crate) manager: &'a str,
 }
 
 /// What a write led to.
@@ -44,6 +50,8 @@ pub(crate) struct Write<'a> {
 pub(crate) struct Written {
     /// The object as it is stored now, in its stored form with its resource version; as it was last, if it is gone.
     pub(crate) object: Value,
+    /// The same as the cache holds it, if nothing was written.
+    pub(crate) cached: Option<Arc<Object>>,
     /// Whether the object is gone.
     pub(crate) removed: bool,
     /// For the client to hear.
@@ -69,8 +77,16 @@ pub(crate) enum Edit<'e> {
 /// The present state of an object, and whether the store itself vouches for it.
 struct Current {
     object: Value,
+    cached: Option<Arc<Object>>,
     revision: Revision,
     proven: bool,
+}
+
+/// What the parts of one write have in common.
+pub(super) struct Stamp {
+    api_version: String,
+    /// As metadata has it.
+    now: String,
 }
 
 impl<'a> Write<'a> {
@@ -87,11 +103,27 @@ impl<'a> Write<'a> {
         }
     }
 
-    fn names(&self) -> (&'a str, &'a str) {
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp { api_version: self.resource.description.api_version(), now: meta::timestamp(Timestamp::now()) }
+    }
+
+    pub(super) fn writer<'s>(&self, stamp: &'s Stamp) -> Writer<'s>
+    where
+        'a: 's,
+    {
+        Writer {
+            manager: self.manager,
+            api_version: &stamp.api_version,
+            subresource: self.attributes.subresource,
+            now: &stamp.now,
+        }
+    }
+
+    pub(super) fn names(&self) -> (&'a str, &'a str) {
         (&self.resource.description.group, &self.resource.description.plural)
     }
 
-    fn authorize(&self, name: &str, old: Option<&Value>, new: Option<&Value>) -> Result<(), ApiError> {
+    pub(super) fn authorize(&self, name: &str, old: Option<&Value>, new: Option<&Value>) -> Result<(), ApiError> {
         let attributes = Attributes { name, ..self.attributes };
         match self.authorizer.authorize_object(&attributes, old, new, self.store) {
             Decision::Allow => Ok(()),
@@ -112,27 +144,23 @@ impl<'a> Write<'a> {
         }
         let mut guards = self.require_surroundings(false).await?;
         let base = meta::text(&admitted.object, "generateName").to_owned();
-        let generated = meta::text(&admitted.object, "name").is_empty() && !base.is_empty();
-        let mut attempts = if generated { NAME_ATTEMPTS } else { 1 };
+        if !meta::text(&admitted.object, "name").is_empty() || base.is_empty() {
+            return self.create_named(admitted, &Ownership::Changes, &mut guards).await;
+        }
+        let mut attempts = NAME_ATTEMPTS;
         loop {
             attempts -= 1;
-            let mut attempt = super::admit::Admitted {
-                object: admitted.object.clone(),
-                warnings: admitted.warnings.clone(),
-                errors: admitted.errors.clone(),
-            };
-            if generated {
-                meta::set(&mut attempt.object, "name", Some(generate_name(&base).into()));
-            }
-            match self.create_named(attempt, &mut guards).await {
-                Err(error) if attempts > 0 && error.reason() == crate::status::Reason::AlreadyExists => {}
+            let mut attempt = admitted.clone();
+            meta::set(&mut attempt.object, "name", Some(generate_name(&base).into()));
+            match self.create_named(attempt, &Ownership::Changes, &mut guards).await {
+                Err(error) if attempts > 0 && error.reason() == Reason::AlreadyExists => {}
                 result => return result,
             }
         }
     }
 
     /// What a new object depends on must be there, and stay until it is stored.
-    async fn require_surroundings(&self, fresh: bool) -> Result<Vec<Guard>, ApiError> {
+    pub(super) async fn require_surroundings(&self, fresh: bool) -> Result<Vec<Guard>, ApiError> {
         let description = &self.resource.description;
         let mut guards = Vec::new();
         if description.is_namespaced() {
@@ -142,15 +170,17 @@ impl<'a> Write<'a> {
         Ok(guards)
     }
 
-    async fn create_named(
+    pub(super) async fn create_named(
         &self,
-        admitted: super::admit::Admitted,
+        admitted: Admitted,
+        ownership: &Ownership<'_>,
         guards: &mut Vec<Guard>,
     ) -> Result<Written, ApiError> {
         let name = meta::text(&admitted.object, "name").to_owned();
         let uid = uuid::Uuid::new_v4().to_string();
-        let now = meta::timestamp(Timestamp::now());
-        let prepared = prepare::create(self.resource, &self.context(&name), admitted, &uid, &now)?;
+        let stamp = self.stamp();
+        let (context, writer) = (self.context(&name), self.writer(&stamp));
+        let prepared = prepare::create(self.resource, &context, &writer, admitted, ownership, &uid)?;
         self.authorize(&name, None, Some(&prepared.object))?;
         let mut object = prepared.object;
         let namespace = self.attributes.namespace;
@@ -166,7 +196,7 @@ impl<'a> Write<'a> {
             self.resource.normalise(&mut object);
             meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         }
-        Ok(Written { object, removed: false, warnings: prepared.warnings })
+        Ok(Written { object, cached: None, removed: false, warnings: prepared.warnings })
     }
 
     /// Stores a new object in a namespace, and of a kind, that is still there and stays.
@@ -188,31 +218,39 @@ impl<'a> Write<'a> {
     /// Changes a part of an object.
     pub(crate) async fn update(&self, name: &str, part: Part, mut edit: Edit<'_>) -> Result<Written, ApiError> {
         let mut warnings = Vec::new();
+        let stamp = self.stamp();
+        let (context, writer) = (self.context(name), self.writer(&stamp));
         let mut decide = |old: &Value| {
-            let served_old = self.resource.to_served(old.clone());
             let (body, replaces) = match &mut edit {
                 Edit::Replace(body) => (body.clone(), true),
-                Edit::Derive(derive) => (Decoded { value: derive(&served_old)?, duplicates: Vec::new() }, false),
+                Edit::Derive(derive) => {
+                    let value = derive(&self.resource.served(old))?;
+                    (Decoded { value, duplicates: Vec::new() }, false)
+                }
             };
             let mut admitted = admit(&self.resource.description, body, self.validation)?;
             set_namespace(&mut admitted.object, self.attributes.namespace)?;
             check_name(&admitted.object, name)?;
             self.check_preconditions(name, &admitted.object, old, replaces)?;
-            let prepared = prepare::update(self.resource, &self.context(name), part, admitted, old)?;
+            let prepared = prepare::update(self.resource, &context, &writer, part, admitted, Ownership::Changes, old)?;
             self.authorize(name, Some(old), Some(&prepared.object))?;
             warnings = prepared.warnings;
-            let new = prepared.object;
-            Ok(if meta::is_terminating(old) && !is_held(self.resource, &new) {
-                Change::Remove(new)
-            } else if is_unchanged(&new, old) {
-                Change::Keep
-            } else {
-                Change::Put(new)
-            })
+            Ok(self.change(prepared.object, old))
         };
         let mut written = self.swap(name, &mut decide).await?;
         written.warnings = warnings;
         Ok(written)
+    }
+
+    /// What has to happen so that `new` is what becomes of `old`.
+    pub(super) fn change(&self, new: Value, old: &Value) -> Change {
+        if meta::is_terminating(old) && !is_held(self.resource, &new) {
+            Change::Remove(new)
+        } else if is_unchanged(&new, old) {
+            Change::Keep
+        } else {
+            Change::Put(new)
+        }
     }
 
     /// Deletes an object, or begins to.
@@ -250,7 +288,13 @@ impl<'a> Write<'a> {
         ApiError::conflict(group, plural, name, &why)
     }
 
-    fn check_preconditions(&self, name: &str, new: &Value, old: &Value, replaces: bool) -> Result<(), ApiError> {
+    pub(super) fn check_preconditions(
+        &self,
+        name: &str,
+        new: &Value,
+        old: &Value,
+        replaces: bool,
+    ) -> Result<(), ApiError> {
         let (uid, version) = (meta::text(new, "uid"), meta::text(new, "resourceVersion"));
         if !uid.is_empty() && uid != meta::text(old, "uid") {
             return Err(self.failed_precondition(name, "UID", uid, meta::text(old, "uid")));
@@ -283,11 +327,14 @@ impl<'a> Write<'a> {
             let ends_here = matches!(decision, Err(_) | Ok(Change::Keep));
             if ends_here && !current.proven {
                 // decided anew also where the object is the same: the other objects that were looked at are newer now
-                current = self.current_proven(name).await?;
+                current = self.proven(name, current).await?;
                 continue;
             }
             let (object, removed) = match decision? {
-                Change::Keep => return Ok(Written { object: current.object, removed: false, warnings: Vec::new() }),
+                Change::Keep => {
+                    let Current { object, cached, .. } = current;
+                    return Ok(Written { object, cached, removed: false, warnings: Vec::new() });
+                }
                 Change::Put(object) => (object, false),
                 Change::Remove(object) => (object, true),
             };
@@ -318,7 +365,7 @@ impl<'a> Write<'a> {
             self.store.storage.update(&key, object.to_string().into(), expected, self.resource.ttl).await?
         };
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
-        Ok(Written { object, removed, warnings: Vec::new() })
+        Ok(Written { object, cached: None, removed, warnings: Vec::new() })
     }
 
     fn current_cached(&self, name: &str) -> Result<Option<Current>, ApiError> {
@@ -326,12 +373,27 @@ impl<'a> Write<'a> {
             return Ok(None);
         };
         let revision = object.resource_version();
-        Ok(Some(Current { object: decode_cached(&object)?, revision, proven: false }))
+        Ok(Some(Current { object: decode_cached(&object)?, cached: Some(object), revision, proven: false }))
+    }
+
+    /// The object as it is after every write that was answered before this call, where `current` is what the cache held before.
+    async fn proven(&self, name: &str, current: Current) -> Result<Current, ApiError> {
+        self.store.reach(Freshness::Consistent).await?;
+        let cached = self.store.cached(self.resource, self.attributes.namespace, name);
+        if cached.is_some_and(|cached| cached.resource_version() == current.revision) {
+            return Ok(Current { proven: true, ..current });
+        }
+        self.current_fresh(name)
     }
 
     /// The object as it is after every write that was answered before this call.
     async fn current_proven(&self, name: &str) -> Result<Current, ApiError> {
         self.store.reach(Freshness::Consistent).await?;
+        self.current_fresh(name)
+    }
+
+    /// What the cache holds, which is known to be fresh.
+    fn current_fresh(&self, name: &str) -> Result<Current, ApiError> {
         let (group, plural) = self.names();
         let current = self.current_cached(name)?.ok_or_else(|| ApiError::not_found(group, plural, name))?;
         Ok(Current { proven: true, ..current })
@@ -344,7 +406,7 @@ impl<'a> Write<'a> {
         self.resource.normalise(&mut object);
         let revision = stored.mod_revision;
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
-        Ok(Current { object, revision, proven: true })
+        Ok(Current { object, cached: None, revision, proven: true })
     }
 }
 
@@ -353,7 +415,7 @@ fn encode(object: &Value) -> Result<Bytes, ApiError> {
 }
 
 /// The object's namespace is that of the request's path.
-fn set_namespace(object: &mut Value, namespace: &str) -> Result<(), ApiError> {
+pub(super) fn set_namespace(object: &mut Value, namespace: &str) -> Result<(), ApiError> {
     let given = meta::text(object, "namespace");
     if !given.is_empty() && given != namespace {
         return Err(ApiError::bad_request(
@@ -364,7 +426,7 @@ fn set_namespace(object: &mut Value, namespace: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_name(object: &Value, name: &str) -> Result<(), ApiError> {
+pub(super) fn check_name(object: &Value, name: &str) -> Result<(), ApiError> {
     let given = meta::text(object, "name");
     if given == name {
         return Ok(());

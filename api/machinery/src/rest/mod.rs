@@ -5,6 +5,7 @@
 
 mod body;
 mod delete;
+mod field_manager;
 mod negotiate;
 mod path;
 mod query;
@@ -78,6 +79,8 @@ pub(crate) struct Call<'a> {
     selectors: &'a Selectors,
     headers: &'a HeaderMap,
     user: &'a UserInfo,
+    /// The name under which a write owns fields; empty for a read.
+    manager: &'a str,
 }
 
 impl<'a> Call<'a> {
@@ -105,6 +108,7 @@ impl<'a> Call<'a> {
             attributes: self.attributes(),
             dry_run: options.dry_run,
             validation: options.validation,
+            manager: self.manager,
         }
     }
 
@@ -223,6 +227,7 @@ impl Api {
             Verb::List | Verb::Watch | Verb::DeleteCollection => Selectors::parse(query)?,
             _ => Selectors::default(),
         };
+        let manager = if verb.is_write() { field_manager::of(query, &head.headers)? } else { String::new() };
         let call = Call {
             api: self,
             resource,
@@ -233,6 +238,7 @@ impl Api {
             selectors: &selectors,
             headers: &head.headers,
             user,
+            manager: &manager,
         };
         self.authorize(&call.attributes())?;
         check_scope(&call)?;

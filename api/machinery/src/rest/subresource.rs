@@ -63,7 +63,7 @@ impl Call<'_> {
         bytes: &[u8],
         request: &(dyn Fn(Method, Option<Value>) -> SubresourceRequest<'r> + Sync),
     ) -> Result<Response<Body>, ApiError> {
-        let patch = self.patch(bytes)?;
+        let patch = self.patch(body::media_type(self.headers), bytes)?;
         let mut attempts = PATCH_ATTEMPTS;
         loop {
             attempts -= 1;

@@ -4,6 +4,7 @@
 mod definition;
 mod event;
 mod lease;
+mod merging;
 mod namespace;
 
 use std::sync::Arc;
@@ -52,6 +53,7 @@ fn describe<K: JsonSchema>(names: &Names) -> Result<ResourceDescription, Standar
     if let Some(schema) = openapi.pointer_mut(definition::RECURSIVE) {
         *schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     }
+    merging::mark(names.kind, &mut openapi);
     Ok(ResourceDescription {
         group: names.group.to_owned(),
         version: "v1".to_owned(),
@@ -120,5 +122,17 @@ mod tests {
                 "/registry/coordination.k8s.io/leases/",
             ]
         );
+    }
+
+    #[test]
+    fn lists_and_maps_merge_as_in_kubernetes() {
+        let marks = |kind: &str| {
+            let resources = resources().unwrap();
+            let of_kind = resources.iter().filter(|resource| resource.description.kind == kind);
+            of_kind.map(|resource| resource.description.openapi.to_string()).collect::<Vec<_>>().concat()
+        };
+        assert!(marks("Namespace").contains(r#""x-kubernetes-list-map-keys":["type"]"#));
+        // related in both forms of events, and the object that each is about
+        assert_eq!(marks("Event").matches(r#""x-kubernetes-map-type":"atomic""#).count(), 4);
     }
 }

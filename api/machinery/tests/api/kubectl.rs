@@ -109,6 +109,53 @@ async fn apply_get_describe_delete() {
 }
 
 #[tokio::test]
+async fn server_side_apply() {
+    let kubectl = Kubectl::start().await;
+    let file = kubectl.file("web.yaml", MANIFEST);
+    let ssa = ["apply", "--server-side", "-f", &file];
+    let applied = "widget.test.example.com/web serverside-applied\n";
+    assert_eq!(kubectl.ok(&ssa).await, applied);
+    let version = ["get", "wd", "web", "-o", "jsonpath={.metadata.resourceVersion}"];
+    let before = kubectl.ok(&version).await;
+    assert_eq!(kubectl.ok(&ssa).await, applied);
+    assert_eq!(kubectl.ok(&version).await, before);
+    assert!(kubectl.ok(&["diff", "--server-side", "-f", &file]).await.is_empty());
+
+    // another took a field: a conflict, unless it is forced
+    kubectl.ok(&["patch", "wd", "web", "--type=merge", "-p", r#"{"spec":{"parts":[{"size":9}]}}"#]).await;
+    let complaint = kubectl.fails(&ssa).await;
+    assert!(
+        complaint.contains(r#"conflict with "kubectl-patch" using test.example.com/v1: .spec.parts"#),
+        "{complaint}"
+    );
+    let changed = kubectl.run(&["diff", "--server-side", "--force-conflicts", "-f", &file]).await;
+    assert!(!changed.success && changed.stdout.contains("size: 9"), "{}{}", changed.stdout, changed.stderr);
+    kubectl.ok(&["apply", "--server-side", "--force-conflicts", "-f", &file]).await;
+    assert_eq!(kubectl.ok(&["get", "wd", "web", "-o", "jsonpath={.spec.parts[0].size}"]).await, "1");
+    let owners = kubectl.ok(&["get", "wd", "web", "--show-managed-fields", "-o", "yaml"]).await;
+    assert!(owners.contains("operation: Apply") && !owners.contains("kubectl-patch"), "{owners}");
+}
+
+#[tokio::test]
+async fn from_client_side_to_server_side_apply_and_back() {
+    let kubectl = Kubectl::start().await;
+    let labelled = MANIFEST.replace("  name: web\n", "  name: web\n  labels: {tier: x}\n");
+    let file = kubectl.file("web.yaml", &labelled);
+    kubectl.ok(&["apply", "-f", &file]).await;
+    // what was applied by the client's own means is taken over without a conflict, changed or not
+    let changed = kubectl.file("changed.yaml", &MANIFEST.replace("size: 1", "size: 2"));
+    kubectl.ok(&["apply", "--server-side", "-f", &changed]).await;
+    let managers = ["get", "wd", "web", "--show-managed-fields", "-o", "jsonpath={.metadata.managedFields[*].manager}"];
+    assert!(!kubectl.ok(&managers).await.contains("client-side"));
+    let seen = ["get", "wd", "web", "-o", "jsonpath={.spec.parts[0].size} {.metadata.labels}"];
+    assert_eq!(kubectl.ok(&seen).await, "2 ");
+    // and back: the annotation says what the server was told last
+    let again = kubectl.file("again.yaml", &MANIFEST.replace("  parts:\n  - size: 1\n", ""));
+    assert!(kubectl.ok(&["apply", "-f", &again]).await.contains("configured"));
+    assert_eq!(kubectl.ok(&seen).await, " ");
+}
+
+#[tokio::test]
 async fn the_server_validates_what_is_applied() {
     let kubectl = Kubectl::start().await;
     let file = kubectl.file("bad.yaml", &MANIFEST.replace("color", "colour"));

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests; the lints know only functions marked as such")]
 
+mod apply;
 mod audit;
 mod consistency;
 mod crud;
