@@ -14,6 +14,7 @@ pub mod cache;
 mod custom;
 pub mod decode;
 mod discovery;
+mod flow;
 mod health;
 pub mod jsonpath;
 mod kinds;
@@ -34,6 +35,7 @@ pub mod storage;
 pub mod strategy;
 mod table;
 
+pub use flow::RequestLimits;
 pub use serve::{ServerTls, TlsError};
 pub use server::{ApiServer, ApiServerBuilder, BuildError};
 pub use standard::StandardKindError;

@@ -13,9 +13,10 @@ use crate::auth::{Authenticator, Authorizer, CertificateAuthenticator};
 use crate::custom;
 use crate::decode::Decoded;
 use crate::discovery::Version;
+use crate::flow::{Flow, RequestLimits};
 use crate::health::Health;
 use crate::kinds::Kinds;
-use crate::metrics::Metrics;
+use crate::metrics::{Measured, Metrics};
 use crate::registry::{DuplicateResource, Resource, Resources, Store};
 use crate::rest::{Api, Room};
 use crate::serve::{self, ServerTls};
@@ -46,6 +47,8 @@ pub struct ApiServerBuilder {
     product: String,
     namespaces: Vec<String>,
     bookmark_interval: Duration,
+    limits: RequestLimits,
+    priority_groups: Vec<String>,
 }
 
 impl ApiServerBuilder {
@@ -84,6 +87,20 @@ impl ApiServerBuilder {
         self
     }
 
+    /// How many requests are served at once, in all and for each user, and how many wait.
+    #[must_use]
+    pub fn request_limits(mut self, limits: RequestLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// A group whose members do not wait behind other users: those that keep the installation alive.
+    #[must_use]
+    pub fn priority_group(mut self, group: &str) -> Self {
+        self.priority_groups.push(group.to_owned());
+        self
+    }
+
     /// Builds the server and begins to fill its cache. Needs a tokio runtime.
     pub fn build(self) -> Result<ApiServer, BuildError> {
         let mut kinds = standard::resources()?;
@@ -92,7 +109,9 @@ impl ApiServerBuilder {
         let definitions = standard::definitions(kinds.iter().map(names).collect())?;
         kinds.push(definitions);
         let resources = Resources::new(kinds)?;
-        let store = Store::new(self.storage, resources.iter().map(|resource| &**resource));
+        let metrics = Metrics::new();
+        let storage = Arc::new(Measured { inner: self.storage, metrics: metrics.storage() });
+        let store = Store::new(storage, resources.iter().map(|resource| &**resource));
         Ok(ApiServer {
             api: Arc::new(Api {
                 store,
@@ -100,10 +119,11 @@ impl ApiServerBuilder {
                 authenticator: self.authenticator,
                 authorizer: self.authorizer,
                 version: Version { product: self.product },
-                metrics: Metrics::new(),
+                metrics,
+                flow: Flow::new(self.limits, self.priority_groups),
                 health: Health::default(),
                 namespaces: self.namespaces,
-                writes: TaskTracker::new(),
+                tasks: TaskTracker::new(),
                 room: Room::new(),
                 shutdown: CancellationToken::new(),
                 bookmark_interval: self.bookmark_interval,
@@ -129,6 +149,8 @@ impl ApiServer {
             product: "machinery".to_owned(),
             namespaces: Vec::new(),
             bookmark_interval: BOOKMARK_INTERVAL,
+            limits: RequestLimits::default(),
+            priority_groups: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ use ucloud_machinery::{
     registry::{DescriptionError, Resource},
     storage::Storage,
 };
+use ucloud_types::meta::{AGENTS_GROUP, CONTROLLERS_GROUP};
 use ucloud_types::{Host, Image, Network, NetworkAllocation, NetworkPool, StoragePool, VM};
 
 use crate::{
@@ -34,6 +35,10 @@ pub enum ServerError {
 pub fn server(storage: impl Storage) -> Result<ApiServer, ServerError> {
     let mut builder =
         ApiServer::builder(storage, RoleAuthorizer).product(concat!("ucloud-", env!("CARGO_PKG_VERSION")));
+    // what keeps VMs running does not wait behind users, whatever they do
+    for group in [CONTROLLERS_GROUP, AGENTS_GROUP] {
+        builder = builder.priority_group(group);
+    }
     for resource in resources()? {
         builder = builder.resource(resource);
     }

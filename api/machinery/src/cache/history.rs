@@ -1,7 +1,7 @@
 //! The last changes of one kind, kept in order for the watches of that kind.
 //!
 //! A bounded ring that all watches read from by position: a watch costs a cursor, not a buffer, and one that is too
-//! slow finds its position overwritten.
+//! slow finds its position overwritten. Read backwards, it gives the kind's state at a revision of the past.
 
 use std::{
     collections::VecDeque,
@@ -16,8 +16,7 @@ use crate::storage::Revision;
 pub struct Event {
     /// The revision of the change.
     pub revision: Revision,
-    /// The state before; nothing for a creation. For a deletion this is the last state with the deletion's revision as
-    /// its resource version, which is what a watch shows.
+    /// The state before; nothing for a creation.
     pub previous: Option<Arc<Object>>,
     /// The state after; nothing for a deletion.
     pub current: Option<Arc<Object>>,
@@ -33,15 +32,17 @@ impl Event {
     /// gone, or that its selector no longer matches. Encoded once for all watches.
     pub fn departed(&self) -> Option<&Arc<Object>> {
         let previous = self.previous.as_ref()?;
-        if previous.resource_version() == self.revision {
-            return Some(previous);
-        }
         Some(self.departed.get_or_init(|| Arc::new(previous.at_revision(self.revision))))
     }
 
     /// The namespace of the object.
     pub fn namespace(&self) -> Option<&str> {
-        self.current.as_ref().or(self.previous.as_ref()).and_then(|object| object.namespace())
+        self.object().and_then(|object| object.namespace())
+    }
+
+    /// The object, in one of its states.
+    pub(super) fn object(&self) -> Option<&Arc<Object>> {
+        self.current.as_ref().or(self.previous.as_ref())
     }
 }
 
@@ -52,13 +53,16 @@ pub(super) struct History {
     first: u64,
     /// Every event after this revision is kept.
     start: Revision,
+    /// Every single change after this revision is kept. Older events may each sum up several changes, which is enough
+    /// for a watch, but does not tell the states in between.
+    exact: Revision,
     capacity: usize,
 }
 
 impl History {
     /// An empty history that begins at `start`.
     pub(super) fn new(start: Revision, capacity: usize) -> Self {
-        Self { events: VecDeque::new(), first: 0, start, capacity }
+        Self { events: VecDeque::new(), first: 0, start, exact: start, capacity }
     }
 
     pub(super) fn push(&mut self, event: Event) {
@@ -92,11 +96,25 @@ impl History {
         Ok(self.events.range(usize::try_from(skip).unwrap_or(usize::MAX).min(self.events.len())..))
     }
 
+    /// The events after `revision`, if they are all the changes there were.
+    pub(super) fn changes_after(&self, revision: Revision) -> Result<impl Iterator<Item = &Arc<Event>>, Expired> {
+        if revision < self.exact {
+            return Err(Expired { oldest: self.exact });
+        }
+        self.since(self.position_after(revision)?)
+    }
+
+    /// Up to `revision` the events sum up changes that were not seen one by one.
+    pub(super) fn summed_up_to(&mut self, revision: Revision) {
+        self.exact = revision;
+    }
+
     /// Forgets everything; the history begins anew at `start`, and every position given out so far is expired.
     pub(super) fn restart(&mut self, start: Revision) {
         self.first = self.end() + 1;
         self.events.clear();
         self.start = start;
+        self.exact = start;
     }
 }
 

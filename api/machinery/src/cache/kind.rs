@@ -121,6 +121,11 @@ impl KindCache {
         self.read().revision
     }
 
+    /// How many objects there are.
+    pub fn count(&self) -> usize {
+        self.read().objects.len()
+    }
+
     /// Takes in changes, in their order, as one step.
     pub(super) fn apply(&self, changes: Vec<Change>) {
         let mut state = self.write();
@@ -173,6 +178,10 @@ impl State {
         &self.history
     }
 
+    pub(super) fn objects(&self) -> &BTreeMap<Box<str>, Arc<Object>> {
+        &self.objects
+    }
+
     pub(super) fn closed(&self) -> bool {
         self.closed
     }
@@ -184,7 +193,7 @@ impl State {
             Some(object) => self.objects.insert(path, object.clone()),
             // a deletion of what was never readable concerns nobody
             None => match self.objects.remove(&path) {
-                Some(last) => Some(Arc::new(last.at_revision(revision))),
+                Some(last) => Some(last),
                 None => return,
             },
         };
@@ -200,6 +209,7 @@ impl State {
             self.apply(change);
         }
         self.revision = at;
+        self.history.summed_up_to(at);
     }
 
     fn difference(&self, listed: Listed, at: Revision) -> Vec<Change> {

@@ -4,8 +4,9 @@
 //! for a client that needs to see every write answered so far ([`Cache::wait_fresh`]). An object is encoded once, when
 //! it arrives, and shared by all who read or watch it.
 //!
-//! `feed` fills the cache, `kinds` says which kinds it holds, `kind` holds the objects of one with their recent history,
-//! `watcher` is a client's cursor into that history, `freshness` shares the question how far the store has come.
+//! `feed` fills the cache, `kinds` says which kinds it holds, `kind` holds the objects of one with their recent history, `page`
+//! reads them as they are or were, `past` asks the store for what is older than the history, `watcher` is a client's cursor
+//! into that history, `freshness` shares the question how far the store has come.
 
 mod feed;
 mod freshness;
@@ -13,6 +14,8 @@ mod history;
 mod kind;
 mod kinds;
 mod object;
+mod page;
+mod past;
 #[cfg(test)]
 mod tests;
 mod watcher;
@@ -36,6 +39,8 @@ pub use self::{
     history::Event,
     kind::KindCache,
     object::{DecodeError, Object, Pairs},
+    page::{Cut, Page},
+    past::NoPast,
     watcher::{WatchEnd, Watcher},
 };
 use crate::storage::{Revision, Storage, StorageError};

@@ -8,7 +8,7 @@ mod apply;
 mod definitions;
 mod deletion;
 mod description;
-mod failure;
+pub(crate) mod failure;
 mod namespaces;
 mod prepare;
 mod resource;

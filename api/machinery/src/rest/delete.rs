@@ -3,7 +3,8 @@
 use http::Response;
 use serde_json::Value;
 
-use super::query::{self, ReadOptions, WriteOptions};
+use super::options::ListOptions;
+use super::query::{self, WriteOptions};
 use super::respond::Body;
 use super::{Call, body, respond};
 use crate::meta;
@@ -24,11 +25,8 @@ impl Call<'_> {
 
     pub(super) async fn delete_collection(&self, bytes: &[u8]) -> Result<Response<Body>, ApiError> {
         let (options, write) = self.delete_options(bytes)?;
-        let read = ReadOptions::parse(self.query)?;
-        let filter = self.filter()?;
-        self.api.store.reach(read.freshness).await?;
-        let (revision, selected) = self.selected(&filter)?;
-        for object in &selected {
+        let selected = self.page(&ListOptions::parse(self.query)?).await?;
+        for object in &selected.objects {
             // a successor of the same name was not selected
             let options = DeleteOptions { uid: Some(object.uid().to_owned()), ..options.clone() };
             match self.write(write).delete(object.name(), &options).await {
@@ -41,7 +39,7 @@ impl Call<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(respond::list(self.resource.clone(), super::negotiate::Form::Object, revision, selected))
+        Ok(respond::list(self.resource.clone(), super::negotiate::Form::Object, selected))
     }
 
     /// From the body (`DeleteOptions`) and the query. What cannot be read is refused: a precondition that is not

@@ -1,12 +1,17 @@
 //! The REST layer: from an HTTP request to an answer.
 //!
-//! `path`, `query`, `negotiate` and `body` read the request; `read`, `watch`, `write`, `delete` and `subresource` carry it out;
-//! `respond` writes the answer. Which kind a path means is looked up for each request, so that kinds may come and go.
+//! `path`, `query`, `options`, `continuation`, `negotiate` and `body` read the request; `read`, `watch`, `write`, `delete`
+//! and `subresource` carry it out, `document` answers for what is no object; `respond` writes the answer, which `compress`
+//! and `websocket` send in other ways. Which kind a path means is looked up for each request, so that kinds may come and go.
 
 mod body;
+mod compress;
+mod continuation;
 mod delete;
 mod field_manager;
+mod document;
 mod negotiate;
+mod options;
 mod path;
 mod query;
 mod read;
@@ -14,6 +19,7 @@ mod respond;
 mod room;
 mod subresource;
 mod watch;
+mod websocket;
 mod write;
 
 use std::panic::AssertUnwindSafe;
@@ -22,9 +28,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 pub(crate) use negotiate::DiscoveryForm;
 pub(crate) use path::{ResourcePath, Verb};
@@ -37,13 +46,16 @@ use crate::audit::{self, Audited};
 use crate::auth::{
     Attributes, AuthenticationError, Authenticator, Authorizer, Credentials, Decision, PeerCertificate, UserInfo,
 };
-use crate::discovery::{self, Version};
+use crate::discovery::Version;
+use crate::flow::Flow;
 use crate::health::Health;
 use crate::kinds::Kinds;
 use crate::metrics::{Metrics, RequestLabels};
 use crate::registry::{Resource, Store, Write};
 use crate::status::ApiError;
 
+/// What a request is called in the audit trail and in traces.
+pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// No request but a watch takes longer.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -58,8 +70,10 @@ pub(crate) struct Api {
     pub(crate) health: Health,
     /// The namespaces that must exist before the server is ready.
     pub(crate) namespaces: Vec<String>,
-    /// Writes in progress. They end by themselves, whether or not somebody still waits for the answer.
-    pub(crate) writes: TaskTracker,
+    /// Writes in progress, which end by themselves, whether or not somebody still waits for the answer; and WebSockets.
+    pub(crate) tasks: TaskTracker,
+    /// How many requests are in work, and who is next.
+    pub(crate) flow: Flow,
     /// Room for their bodies.
     pub(crate) room: Room,
     /// Ends watches when the server shuts down.
@@ -81,6 +95,8 @@ pub(crate) struct Call<'a> {
     user: &'a UserInfo,
     /// The name under which a write owns fields; empty for a read.
     manager: &'a str,
+    /// The connection, if it can go on in another protocol.
+    upgrade: Option<&'a OnUpgrade>,
 }
 
 impl<'a> Call<'a> {
@@ -148,7 +164,7 @@ impl Api {
             return self.answer_recorded(request, peer.as_deref()).await;
         }
         let api = self.clone();
-        let write = self.writes.spawn(async move { api.answer_recorded(request, peer.as_deref()).await });
+        let write = self.tasks.spawn(async move { api.answer_recorded(request, peer.as_deref()).await });
         write.await.unwrap_or_else(|error| respond::failure(&ApiError::internal(error)))
     }
 
@@ -163,9 +179,21 @@ impl Api {
         let path = path::parse(head.uri.path());
         let verb = path.as_ref().and_then(|path| Verb::of(&head.method, path, query.flag("watch")));
         let mut known = Known::default();
+        let audit_id = audit::id(&head.headers);
+        let span = tracing::info_span!(
+            "request",
+            audit_id,
+            method = %head.method,
+            verb = verb.map_or("", Verb::as_str),
+            path = head.uri.path(),
+            resource = path.as_ref().map_or("", |path| &path.resource),
+            user = Empty,
+        );
+        let _in_work = (verb != Some(Verb::Watch))
+            .then(|| self.metrics.in_work(!matches!(head.method, Method::GET | Method::HEAD)));
 
         let answer = self.answer(&head, body, &query, path.as_ref(), verb, peer, &mut known);
-        let answer = AssertUnwindSafe(answer).catch_unwind();
+        let answer = AssertUnwindSafe(answer.instrument(span)).catch_unwind();
         let result = match verb {
             Some(Verb::Watch) => Ok(answer.await),
             _ => tokio::time::timeout(REQUEST_TIMEOUT, answer).await,
@@ -178,18 +206,31 @@ impl Api {
             }
             Err(_elapsed) => Err(ApiError::timeout("request did not complete within the allotted time")),
         };
-        let response = result.unwrap_or_else(|error| respond::failure(&error));
+        let mut response = result.unwrap_or_else(|error| respond::failure(&error));
 
         let latency = started.elapsed();
-        let code = response.status().as_u16();
-        let subresource = path.as_ref().map_or("", |path| &path.subresource);
-        let labels = RequestLabels::new(&head.method, verb, known.resource.as_deref(), subresource, code);
+        let code = response.status();
+        let resource = known.resource.as_deref();
+        let labels = RequestLabels::new(&head.method, verb, path.as_ref(), &query, resource, code.as_u16());
         self.metrics.request(&labels, latency);
-        if let (Some(path), Some(verb)) = (&path, verb)
-            && verb.is_write()
-        {
-            let (user, created) = (known.user.as_ref(), response.extensions().get());
-            audit::record(&Audited { user, verb, path, created, query: &query, code, latency });
+        let audited = Audited {
+            id: &audit_id,
+            user: known.user.as_ref(),
+            verb,
+            method: &head.method,
+            url_path: head.uri.path(),
+            path: path.as_ref(),
+            created: response.extensions().get(),
+            query: &query,
+            code: code.as_u16(),
+            latency,
+        };
+        audited.record();
+        if let Ok(value) = HeaderValue::from_str(&audit_id) {
+            response.headers_mut().insert(AUDIT_ID, value);
+        }
+        if code == StatusCode::OK && verb != Some(Verb::Watch) && compress::accepted(&head.headers) {
+            response = compress::compress(response);
         }
         response
     }
@@ -214,16 +255,20 @@ impl Api {
             return Ok(response);
         }
         let user = &*known.user.insert(self.authenticate(&head.headers, peer).await?);
+        tracing::Span::current().record("user", user.name.as_str());
         refuse_impersonation(&head.headers)?;
         let Some(path) = path else {
-            return self.answer_document(head, user);
+            return self.answer_document(head, query, user);
         };
+        // a watch holds its seat until it has begun
+        let _seat = self.flow.admit(user, &path.group, &path.resource).await?;
         let Some(verb) = verb else {
             return Err(ApiError::method_not_allowed(head.method.as_str(), &path.group, &path.resource));
         };
         let resource = self.kinds.find(&self.store, &path.group, &path.version, &path.resource).await?;
         let resource = &*known.resource.insert(resource);
         let selectors = match verb {
+            Verb::Watch if !path.name.is_empty() => Selectors::named(query, &path.name)?,
             Verb::List | Verb::Watch | Verb::DeleteCollection => Selectors::parse(query)?,
             _ => Selectors::default(),
         };
@@ -239,6 +284,7 @@ impl Api {
             headers: &head.headers,
             user,
             manager: &manager,
+            upgrade: head.extensions.get(),
         };
         self.authorize(&call.attributes())?;
         check_scope(&call)?;
@@ -277,44 +323,6 @@ impl Api {
         match self.authorizer.authorize(attributes, &self.store) {
             Decision::Allow => Ok(()),
             Decision::Deny(reason) => Err(forbidden(attributes, &reason)),
-        }
-    }
-
-    /// Discovery, schemas and metrics.
-    fn answer_document(&self, head: &http::request::Parts, user: &UserInfo) -> Result<Response<Body>, ApiError> {
-        let url_path = head.uri.path();
-        let verb = head.method.as_str().to_lowercase();
-        let selectors = Selectors::default();
-        self.authorize(&Attributes {
-            user,
-            verb: &verb,
-            group: "",
-            version: "",
-            resource: "",
-            subresource: "",
-            namespace: "",
-            name: "",
-            field_selector: &selectors.fields,
-            label_selector: &selectors.labels,
-            path: url_path,
-        })?;
-        if head.method != Method::GET && head.method != Method::HEAD {
-            return Err(ApiError::method_not_allowed(&verb, "", url_path));
-        }
-        let url_path = url_path.trim_end_matches('/');
-        if url_path == "/metrics" {
-            let metrics = self.metrics.encode(self.store.cache.undecodable());
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            return Ok(respond::answer(200, content_type, respond::full(metrics)));
-        }
-        let served = self.kinds.current();
-        if let Some(document) = served.openapi.document(&served.resources, url_path) {
-            return Ok(respond::answer(200, "application/json", respond::full(document)));
-        }
-        let form = negotiate::discovery_form(&head.headers)?;
-        match discovery::document(&served.resources, url_path, form) {
-            Some(document) => Ok(respond::answer(200, document.content_type, respond::full(document.body.to_string()))),
-            None => Err(ApiError::no_such_path()),
         }
     }
 }

@@ -28,7 +28,8 @@ pub(crate) enum DiscoveryForm {
     Aggregated(&'static str),
 }
 
-/// The clauses of the header that speak of JSON, with the `as`, `g` and `v` that each asks for.
+/// The clauses of the header that speak of JSON, with the `as`, `g` and `v` that each asks for, in the order in which the
+/// client prefers them.
 fn clauses(headers: &HeaderMap) -> Result<Vec<[String; 3]>, ApiError> {
     let mut clauses = Vec::new();
     let mut given = false;
@@ -41,18 +42,25 @@ fn clauses(headers: &HeaderMap) -> Result<Vec<[String; 3]>, ApiError> {
                 continue;
             }
             let mut asked = [String::new(), String::new(), String::new()];
+            let mut quality = 1.0;
             for (key, value) in parts.filter_map(|part| part.split_once('=')) {
                 if let Some(at) = ["as", "g", "v"].iter().position(|known| *known == key) {
                     value.clone_into(&mut asked[at]);
+                } else if key == "q" {
+                    quality = value.parse().unwrap_or(1.0);
                 }
             }
-            clauses.push(asked);
+            if quality > 0.0 {
+                clauses.push((quality, asked));
+            }
         }
     }
     if given && clauses.is_empty() {
         return Err(ApiError::not_acceptable(&SUPPORTED));
     }
-    Ok(clauses)
+    // stable: of equal ones the first counts
+    clauses.sort_by(|(one, _): &(f32, _), (other, _)| other.total_cmp(one));
+    Ok(clauses.into_iter().map(|(_, asked)| asked).collect())
 }
 
 /// The first form that the client accepts and that exists. `include` is the query's `includeObject`.
@@ -125,6 +133,11 @@ mod tests {
         assert_eq!(object_form(&partial, false, "").unwrap(), Form::Metadata);
         assert_eq!(watch_form(&partial, "").unwrap(), Form::Metadata);
         assert_eq!(object_form(&accept("*/*"), false, "").unwrap(), Form::Object);
+        let rather = accept("application/json;q=0.5, application/json;as=Table;v=v1;g=meta.k8s.io;q=0.9");
+        assert_eq!(object_form(&rather, false, "").unwrap(), Form::Table(IncludeObject::Metadata));
+        assert_eq!(object_form(&accept("application/json;q=0"), false, "").unwrap_err().code(), 406);
+        let unknown = accept("application/json;as=Picture;v=v1;g=meta.k8s.io");
+        assert_eq!(object_form(&unknown, false, "").unwrap_err().code(), 406);
         assert_eq!(object_form(&HeaderMap::new(), false, "").unwrap(), Form::Object);
         assert_eq!(object_form(&accept("text/html"), false, "").unwrap_err().code(), 406);
         let discovery = accept("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json");

@@ -12,6 +12,8 @@ pub(crate) struct ResourcePath {
     pub(crate) resource: String,
     pub(crate) name: String,
     pub(crate) subresource: String,
+    /// It is the old form of a watch, `.../watch/...`, which may name a single object.
+    pub(crate) watch: bool,
 }
 
 /// Reads a path; `None` if it is not one of a resource.
@@ -27,6 +29,10 @@ pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
         _ => return None,
     };
     let mut rest: Vec<String> = rest.collect();
+    if rest.first().is_some_and(|first| first == "watch") && rest.len() > 1 {
+        parsed.watch = true;
+        rest.remove(0);
+    }
     // below a namespace stand its resources, except for the subresources of the namespace itself
     if rest.first().is_some_and(|first| first == "namespaces")
         && rest.get(2).is_some_and(|third| !matches!(third.as_str(), "status" | "finalize"))
@@ -61,6 +67,10 @@ impl Verb {
     /// The verb of a request; `None` if the method has no meaning here.
     pub(crate) fn of(method: &Method, path: &ResourcePath, watch: bool) -> Option<Self> {
         let named = !path.name.is_empty();
+        if path.watch {
+            let reads = matches!(*method, Method::GET | Method::HEAD) && path.subresource.is_empty();
+            return reads.then_some(Self::Watch);
+        }
         Some(match method.as_str() {
             "GET" | "HEAD" if named => Self::Get,
             "GET" | "HEAD" if watch => Self::Watch,
@@ -115,6 +125,11 @@ mod tests {
         ] {
             assert_eq!(parts(path), Some(expected.map(str::to_owned)), "{path}");
         }
+        for (path, watch) in [("/api/v1/watch/events", true), ("/api/v1/watch", false), ("/api/v1/events", false)] {
+            assert_eq!(parse(path).unwrap().watch, watch, "{path}");
+        }
+        let single = parse("/apis/g/v2/watch/namespaces/a/vms/x").unwrap();
+        assert_eq!((single.namespace.as_str(), single.name.as_str(), single.watch), ("a", "x", true));
         for none in ["/", "/api", "/api/v1", "/apis/g", "/apis/g/v1", "/healthz", "/api/v1/a/b/c/d", "/api/v1/%ff"] {
             assert_eq!(parts(none), None, "{none}");
         }
@@ -134,6 +149,9 @@ mod tests {
         assert_eq!(Verb::of(&Method::GET, &collection, true), Some(Verb::Watch));
         assert_eq!(Verb::of(&Method::GET, &named, true), Some(Verb::Get));
         assert_eq!(Verb::of(&Method::POST, &named, false), None);
+        let old = parse("/apis/g/v1/watch/namespaces/a/vms/x").unwrap();
+        assert_eq!(Verb::of(&Method::GET, &old, false), Some(Verb::Watch));
+        assert_eq!(Verb::of(&Method::DELETE, &old, false), None);
         assert_eq!(Verb::of(&Method::POST, &subresource, false), Some(Verb::Create));
         assert_eq!(Verb::of(&Method::DELETE, &collection, false), Some(Verb::DeleteCollection));
         assert_eq!(Verb::of(&Method::OPTIONS, &collection, false), None);

@@ -1,6 +1,4 @@
-//! The options in a request's query, parsed at the edge.
-
-use std::time::Duration;
+//! The options in a request's query, parsed at the edge; those of lists and watches stand in `options`.
 
 use crate::registry::{FieldValidation, Freshness};
 use crate::selector::{FieldSelector, LabelSelector, SelectorError};
@@ -30,7 +28,7 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(key, _)| key == name)
     }
 
@@ -69,6 +67,12 @@ impl Selectors {
         })
     }
 
+    /// The same, for the one object of this name.
+    pub(crate) fn named(query: &Query, name: &str) -> Result<Self, ApiError> {
+        let Self { labels, fields } = Self::parse(query)?;
+        Ok(Self { labels, fields: fields.named(name) })
+    }
+
     /// The field selector for a kind.
     pub(crate) fn bind(
         &self,
@@ -78,7 +82,7 @@ impl Selectors {
     }
 }
 
-fn revision(query: &Query) -> Result<Option<Revision>, ApiError> {
+pub(super) fn revision(query: &Query) -> Result<Option<Revision>, ApiError> {
     match query.get("resourceVersion") {
         "" => Ok(None),
         text => text
@@ -88,91 +92,13 @@ fn revision(query: &Query) -> Result<Option<Revision>, ApiError> {
     }
 }
 
-/// How new a get or list must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ReadOptions {
-    pub(crate) freshness: Freshness,
-    /// The list must be of exactly this revision.
-    pub(crate) exactly: Option<Revision>,
-}
-
-impl ReadOptions {
-    pub(crate) fn parse(query: &Query) -> Result<Self, ApiError> {
-        if !query.get("continue").is_empty() {
-            return Err(ApiError::bad_request("continue key is not valid: this server answers lists whole"));
-        }
-        let revision = revision(query)?;
-        let freshness = match revision {
-            None => Freshness::Consistent,
-            Some(Revision(0)) => Freshness::Any,
-            Some(revision) => Freshness::NotOlderThan(revision),
-        };
-        let exactly = match (query.get("resourceVersionMatch"), revision) {
-            ("", _) | ("NotOlderThan", Some(_)) => None,
-            ("Exact", Some(Revision(0))) => {
-                return Err(ApiError::bad_request("resourceVersionMatch Exact is forbidden for resourceVersion 0"));
-            }
-            ("Exact", Some(revision)) => Some(revision),
-            ("NotOlderThan" | "Exact", None) => {
-                return Err(ApiError::bad_request(
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            (other, _) => {
-                return Err(ApiError::bad_request(format!(
-                    "resourceVersionMatch {other:?} is not supported: use Exact or NotOlderThan"
-                )));
-            }
-        };
-        Ok(Self { freshness, exactly })
-    }
-}
-
-/// Where a watch begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WatchStart {
-    /// With the present state as ADDED events, at least as new as this.
-    State(Freshness),
-    /// With what happens from now on.
-    Now,
-    /// With what happened after this revision.
-    After(Revision),
-}
-
-/// The options of a watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WatchOptions {
-    pub(crate) start: WatchStart,
-    pub(crate) bookmarks: bool,
-    /// A bookmark tells the end of the initial state (`sendInitialEvents`).
-    pub(crate) marks_initial_end: bool,
-    pub(crate) timeout: Option<Duration>,
-}
-
-impl WatchOptions {
-    pub(crate) fn parse(query: &Query) -> Result<Self, ApiError> {
-        let revision = revision(query)?;
-        let bookmarks = query.flag("allowWatchBookmarks");
-        let initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
-        if initial.is_some() && query.get("resourceVersionMatch") != "NotOlderThan" {
-            return Err(ApiError::bad_request(
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        if initial == Some(true) && !bookmarks {
-            return Err(ApiError::bad_request("sendInitialEvents requires setting allowWatchBookmarks to true"));
-        }
-        let start = match (revision, initial) {
-            (None, None | Some(true)) => WatchStart::State(Freshness::Consistent),
-            (Some(Revision(0)), None | Some(true)) => WatchStart::State(Freshness::Any),
-            (Some(revision), Some(true)) => WatchStart::State(Freshness::NotOlderThan(revision)),
-            (None | Some(Revision(0)), Some(false)) => WatchStart::Now,
-            (Some(revision), None | Some(false)) => WatchStart::After(revision),
-        };
-        let seconds = query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
-        let timeout = seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        Ok(Self { start, bookmarks, marks_initial_end: initial == Some(true), timeout })
-    }
+/// How new what a get shows must be.
+pub(crate) fn freshness(query: &Query) -> Result<Freshness, ApiError> {
+    Ok(match revision(query)? {
+        None => Freshness::Consistent,
+        Some(Revision(0)) => Freshness::Any,
+        Some(revision) => Freshness::NotOlderThan(revision),
+    })
 }
 
 /// The options of every write.
@@ -217,36 +143,13 @@ pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool,
 mod tests {
     use super::*;
 
-    fn watch(query: &str) -> Result<WatchOptions, ApiError> {
-        WatchOptions::parse(&Query::parse(Some(query)))
-    }
-
     #[test]
-    fn a_watch_begins_where_it_is_told_to() {
-        assert_eq!(watch("watch=1").unwrap().start, WatchStart::State(Freshness::Consistent));
-        assert_eq!(watch("resourceVersion=0").unwrap().start, WatchStart::State(Freshness::Any));
-        assert_eq!(watch("resourceVersion=7").unwrap().start, WatchStart::After(Revision(7)));
-        let list = watch("sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan").unwrap();
-        assert!(list.marks_initial_end);
-        assert!(watch("sendInitialEvents=true").is_err());
-        assert!(watch("resourceVersion=x").is_err());
-    }
-
-    #[test]
-    fn reads() {
-        let read = |query| ReadOptions::parse(&Query::parse(Some(query)));
-        assert_eq!(read("").unwrap().freshness, Freshness::Consistent);
-        assert_eq!(read("resourceVersion=0").unwrap().freshness, Freshness::Any);
-        let exact = read("resourceVersion=5&resourceVersionMatch=Exact").unwrap();
-        assert_eq!(exact.exactly, Some(Revision(5)));
-        for bad in [
-            "resourceVersionMatch=Exact",
-            "resourceVersion=-1",
-            "continue=x",
-            "resourceVersion=1&resourceVersionMatch=y",
-        ] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
+    fn gets() {
+        let get = |query| freshness(&Query::parse(Some(query)));
+        assert_eq!(get("").unwrap(), Freshness::Consistent);
+        assert_eq!(get("resourceVersion=0").unwrap(), Freshness::Any);
+        assert_eq!(get("resourceVersion=7").unwrap(), Freshness::NotOlderThan(Revision(7)));
+        assert!(get("resourceVersion=-1").is_err());
     }
 
     #[test]

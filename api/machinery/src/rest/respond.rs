@@ -11,9 +11,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::negotiate::Form;
+use super::read::Listed;
 use crate::cache::Object;
 use crate::registry::Resource;
 use crate::status::ApiError;
@@ -23,8 +24,9 @@ use crate::table::{self, META_API_VERSION};
 /// The body of every answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Lists are written in pieces of about this size.
+/// Lists are written in pieces of about this size; the first one is large enough to tell whether a list is worth compressing.
 const CHUNK: usize = 64 * 1024;
+const FIRST: usize = super::compress::THRESHOLD;
 /// No more warnings than this go into headers, and none longer.
 const MAX_WARNINGS: usize = 20;
 const MAX_WARNING: usize = 1024;
@@ -97,12 +99,17 @@ pub(crate) fn render(resource: &Resource, form: Form, object: &Object, now: Time
     serde_json::to_vec(&value).ok().map(Into::into)
 }
 
+/// The `metadata` of a list that is whole, or of a Table.
+pub(crate) fn version_metadata(revision: Revision) -> Value {
+    json!({"resourceVersion": revision.to_string()})
+}
+
 /// What stands around objects in a list, or around the row of a single object: before and after.
-pub(crate) fn frame(resource: &Resource, form: Form, revision: &str, columns: bool) -> (String, &'static str) {
+pub(crate) fn frame(resource: &Resource, form: Form, metadata: &Value, columns: bool) -> (String, &'static str) {
     let description = &resource.description;
     let head = |kind: &str, api_version: &str| {
-        let [kind, api_version, revision] = [kind, api_version, revision].map(|text| Value::from(text).to_string());
-        format!(r#"{{"kind":{kind},"apiVersion":{api_version},"metadata":{{"resourceVersion":{revision}}}"#)
+        let [kind, api_version] = [kind, api_version].map(|text| Value::from(text).to_string());
+        format!(r#"{{"kind":{kind},"apiVersion":{api_version},"metadata":{metadata}"#)
     };
     match form {
         Form::Object => (format!("{},\"items\":[", head(&description.list_kind, &description.api_version())), "]}\n"),
@@ -117,23 +124,18 @@ pub(crate) fn frame(resource: &Resource, form: Form, revision: &str, columns: bo
 }
 
 /// A list. The objects are written while they are sent, so that a long list is never in memory a second time.
-pub(crate) fn list(
-    resource: Arc<Resource>,
-    form: Form,
-    revision: Revision,
-    objects: Vec<Arc<Object>>,
-) -> Response<Body> {
+pub(super) fn list(resource: Arc<Resource>, form: Form, listed: Listed) -> Response<Body> {
     let now = Timestamp::now();
-    let (head, tail) = frame(&resource, form, &revision.to_string(), true);
-    let mut writer = ListWriter { resource, form, now, objects: objects.into_iter(), begun: false, tail };
+    let (head, tail) = frame(&resource, form, &listed.metadata(), true);
+    let mut writer = ListWriter { resource, form, now, objects: listed.objects.into_iter(), begun: false, tail };
     let mut first = BytesMut::from(head.as_bytes());
-    let body = if writer.fill(&mut first) {
+    let body = if writer.fill(&mut first, FIRST) {
         full(first.freeze())
     } else {
         let rest = stream::unfold(Some(writer), |writer| async {
             let mut writer = writer?;
             let mut piece = BytesMut::with_capacity(CHUNK + CHUNK / 4);
-            let done = writer.fill(&mut piece);
+            let done = writer.fill(&mut piece, CHUNK);
             Some((piece.freeze(), (!done).then_some(writer)))
         });
         streamed(stream::iter([first.freeze()]).chain(rest))
@@ -151,9 +153,9 @@ struct ListWriter {
 }
 
 impl ListWriter {
-    /// Writes objects until the piece is large enough or the list is at its end, which it then says.
-    fn fill(&mut self, piece: &mut BytesMut) -> bool {
-        while piece.len() < CHUNK {
+    /// Writes objects until the piece is so large or the list is at its end, which it then says.
+    fn fill(&mut self, piece: &mut BytesMut, size: usize) -> bool {
+        while piece.len() < size {
             let Some(object) = self.objects.next() else {
                 piece.extend_from_slice(self.tail.as_bytes());
                 return true;
@@ -177,7 +179,7 @@ pub(crate) fn cached(resource: &Resource, form: Form, object: &Object) -> Result
         .ok_or_else(|| ApiError::internal(format!("the cached object {} is not JSON", object.name())))?;
     let body = match form {
         Form::Table(_) => {
-            let (head, tail) = frame(resource, form, &object.resource_version().to_string(), true);
+            let (head, tail) = frame(resource, form, &version_metadata(object.resource_version()), true);
             full([head.as_bytes(), &rendered, tail.as_bytes()].concat())
         }
         Form::Object | Form::Metadata => full(rendered),
@@ -192,10 +194,37 @@ pub(crate) fn written(code: u16, resource: &Resource, form: Form, stored: Value)
         Form::Object => json(code, &served),
         Form::Metadata => json(code, &table::partial_metadata(served)),
         Form::Table(include) => {
-            let revision = crate::meta::text(&served, "resourceVersion").to_owned();
-            let (head, tail) = frame(resource, form, &revision, true);
+            let metadata = json!({"resourceVersion": crate::meta::text(&served, "resourceVersion")});
+            let (head, tail) = frame(resource, form, &metadata, true);
             let row = table::row(&resource.description, served, include, Timestamp::now());
             answer(code, "application/json", full(format!("{head}{row}{tail}")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_list_is_never_in_memory_as_a_whole() {
+        let stored = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"text": "x".repeat(1400)}});
+        let object = Object::from_stored(stored.to_string().as_bytes(), Revision(7), |_| Vec::new()).unwrap();
+        let (size, object) = (object.json().len(), Arc::new(object));
+        let resource = Arc::new(crate::standard::resources().unwrap().remove(0));
+        let objects = vec![object; 10_000];
+        let listed = Listed { revision: Revision(7), objects, next: None, remaining: None };
+        let mut body = list(resource, Form::Object, listed).into_body();
+        let (mut pieces, mut all) = (0, Vec::new());
+        while let Some(Ok(frame)) = body.frame().await {
+            let piece = frame.into_data().unwrap();
+            let limit = if pieces == 0 { FIRST } else { CHUNK };
+            assert!(piece.len() <= limit + size + 64, "piece {pieces} has {} bytes", piece.len());
+            pieces += 1;
+            all.extend_from_slice(&piece);
+        }
+        let list: Value = serde_json::from_slice(&all).unwrap();
+        assert_eq!(list["items"].as_array().unwrap().len(), 10_000);
+        assert!(pieces > 200, "{pieces}");
     }
 }

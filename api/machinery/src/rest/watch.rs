@@ -14,12 +14,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::negotiate::Form;
-use super::query::{WatchOptions, WatchStart};
+use super::options::{WatchOptions, WatchStart};
 use super::read::Filter;
 use super::respond::{self, Body};
-use super::{Call, negotiate};
+use super::{Call, negotiate, websocket};
 use crate::cache::{Event, Expired, Object, Stale, WatchEnd, Watcher};
-use crate::metrics::WatchGuard;
+use crate::metrics::WatchMetrics;
 use crate::registry::{Freshness, Resource, optional};
 use crate::status::ApiError;
 use crate::storage::Revision;
@@ -41,7 +41,8 @@ impl Call<'_> {
         let (initial, after) = match options.start {
             WatchStart::State(freshness) => {
                 store.reach(freshness).await?;
-                let (revision, objects) = self.selected(&filter)?;
+                let (revision, mut objects) = kind.list(optional(&self.path.namespace));
+                objects.retain(|object| filter.matches(object));
                 (objects, revision)
             }
             WatchStart::Now => {
@@ -52,14 +53,14 @@ impl Call<'_> {
                 Ok(()) => (Vec::new(), revision),
                 // a store that was restored from a backup never comes as far: the client has to list again
                 Err(Stale { wanted, reached }) => {
-                    return Ok(expired(&format!("Too large resource version: {wanted}, current: {reached}")));
+                    return self.expired(&format!("Too large resource version: {wanted}, current: {reached}"));
                 }
             },
         };
         let namespace = optional(&self.path.namespace).map(str::to_owned);
         let watcher = match kind.watch(namespace, after) {
             Ok(watcher) => watcher,
-            Err(Expired { oldest }) => return Ok(expired(&format!("too old resource version: {after} ({oldest})"))),
+            Err(Expired { oldest }) => return self.expired(&format!("too old resource version: {after} ({oldest})")),
         };
         let timeout = options.timeout.unwrap_or_else(|| TIMEOUT.mul_f64(rand::rng().random_range(1.0..2.0)));
         let mut bookmarks = tokio::time::interval(self.api.bookmark_interval);
@@ -76,21 +77,31 @@ impl Call<'_> {
             bookmarked: Revision(0),
             deadline: Instant::now() + timeout,
             shutdown: self.api.shutdown.clone(),
-            _counted: self.api.metrics.watch(&self.resource.description),
+            metrics: self.api.metrics.watch(&self.resource.description, !self.path.namespace.is_empty()),
         };
         let pieces = stream::unfold(Some(feed), |feed| async {
             let mut feed = feed?;
             let (piece, goes_on) = feed.next().await?;
             Some((piece, goes_on.then_some(feed)))
         });
+        self.stream(pieces)
+    }
+
+    /// Sends pieces of whole events in the way that the client asks for.
+    fn stream(&self, pieces: impl stream::Stream<Item = Bytes> + Send + 'static) -> Result<Response<Body>, ApiError> {
+        if let (Some(upgrade), true) = (self.upgrade, websocket::is_asked_for(self.headers)) {
+            let response = websocket::handshake(self.headers)?;
+            self.api.tasks.spawn(websocket::send(upgrade.clone(), pieces));
+            return Ok(response);
+        }
         Ok(respond::answer(200, "application/json", respond::streamed(pieces)))
     }
-}
 
-/// A watch that cannot begin where it was told to: 200 and one event that says so, as Kubernetes answers. Clients list
-/// again when they get it; a watch that fails with 410 itself they would try again as it was.
-fn expired(message: &str) -> Response<Body> {
-    respond::answer(200, "application/json", respond::full(error_event(&ApiError::expired(message))))
+    /// A watch that cannot begin where it was told to: 200 and one event that says so, as Kubernetes answers. Clients
+    /// list again when they get it; a watch that fails with 410 itself they would try again as it was.
+    fn expired(&self, message: &str) -> Result<Response<Body>, ApiError> {
+        self.stream(stream::iter([error_event(&ApiError::expired(message))]))
+    }
 }
 
 fn error_event(error: &ApiError) -> Bytes {
@@ -112,7 +123,7 @@ struct Feed {
     bookmarked: Revision,
     deadline: Instant,
     shutdown: CancellationToken,
-    _counted: WatchGuard,
+    metrics: WatchMetrics,
 }
 
 impl Feed {
@@ -122,6 +133,7 @@ impl Feed {
         while piece.len() < CHUNK
             && let Some(object) = self.initial.next()
         {
+            self.metrics.event();
             self.frames.write(&mut piece, "ADDED", &object);
         }
         if self.initial.as_slice().is_empty() && self.initial_end {
@@ -150,6 +162,7 @@ impl Feed {
                     Ok(events) => self.pending = events.into_iter(),
                     Err(WatchEnd::Closed) => return None,
                     Err(end @ WatchEnd::Expired) => {
+                        self.metrics.terminated();
                         let error = ApiError::expired(format!("too old resource version: {end}"));
                         return Some((error_event(&error), false));
                     }
@@ -171,7 +184,11 @@ impl Feed {
     fn event(&mut self, piece: &mut BytesMut, event: &Event) {
         let matches =
             |object: &Option<Arc<Object>>| object.as_ref().filter(|object| self.filter.matches(object)).cloned();
-        match (matches(&event.previous), matches(&event.current)) {
+        let (previous, current) = (matches(&event.previous), matches(&event.current));
+        if previous.is_some() || current.is_some() {
+            self.metrics.event();
+        }
+        match (previous, current) {
             (None, None) => {}
             (None, Some(current)) => self.frames.write(piece, "ADDED", &current),
             (Some(_), Some(current)) => self.frames.write(piece, "MODIFIED", &current),
@@ -209,8 +226,8 @@ impl Frames {
         };
         piece.extend_from_slice(format!(r#"{{"type":"{type_}","object":"#).as_bytes());
         if let Form::Table(_) = self.form {
-            let revision = object.resource_version().to_string();
-            let (head, tail) = respond::frame(&self.resource, self.form, &revision, !self.columns_sent);
+            let metadata = respond::version_metadata(object.resource_version());
+            let (head, tail) = respond::frame(&self.resource, self.form, &metadata, !self.columns_sent);
             self.columns_sent = true;
             piece.extend_from_slice(head.as_bytes());
             piece.extend_from_slice(&bytes);

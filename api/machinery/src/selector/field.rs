@@ -32,6 +32,13 @@ impl FieldSelector {
         Ok(Self { terms })
     }
 
+    /// The same, for objects of this name alone.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.terms.insert(0, Term { field: "metadata.name".to_owned(), equal: true, value: name.to_owned() });
+        self
+    }
+
     /// Whether everything is selected.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()

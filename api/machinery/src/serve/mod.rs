@@ -86,8 +86,8 @@ pub(crate) async fn serve(api: Arc<Api>, listener: TcpListener, tls: ServerTls, 
     let drained = async {
         connections.shutdown().await;
         // those whose clients have gone
-        api.writes.close();
-        api.writes.wait().await;
+        api.tasks.close();
+        api.tasks.wait().await;
     };
     if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
         tracing::warn!("requests were cut off by the shutdown");
@@ -127,7 +127,7 @@ async fn connection(
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let serving = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+    let serving = watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned());
     let silence = async {
         if tokio::time::timeout(HEADER_TIMEOUT, begun.cancelled()).await.is_ok() {
             future::pending::<()>().await;

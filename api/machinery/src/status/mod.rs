@@ -127,6 +127,7 @@ struct Inner {
     name: String,
     causes: Vec<Cause>,
     retry_after_seconds: Option<u32>,
+    continue_token: Option<String>,
 }
 
 /// A failure, ready to be sent as a `Status` object.
@@ -159,6 +160,7 @@ impl ApiError {
             name: String::new(),
             causes: Vec::new(),
             retry_after_seconds: None,
+            continue_token: None,
         }))
     }
 
@@ -323,6 +325,13 @@ impl ApiError {
         self
     }
 
+    /// Offers a token by which a list whose pages are no longer kept may be continued all the same.
+    #[must_use]
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.0.continue_token = Some(token);
+        self
+    }
+
     /// Adds a cause.
     #[must_use]
     pub fn with_cause(mut self, reason: &str, message: &str, field: &str) -> Self {
@@ -374,10 +383,11 @@ impl ApiError {
         if let Some(seconds) = inner.retry_after_seconds {
             details.insert("retryAfterSeconds".to_owned(), json!(seconds));
         }
+        let metadata = inner.continue_token.as_ref().map_or_else(|| json!({}), |token| json!({"continue": token}));
         let mut status = json!({
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": metadata,
             "status": "Failure",
             "message": inner.message,
             "reason": inner.reason.as_str(),

@@ -34,6 +34,7 @@ pub(super) async fn run_all(fresh: impl AsyncFn() -> Subject) {
     each_write_moves_the_revision_by_one(&*fresh().await.storage).await;
     list_shows_exactly_the_prefix_in_order(&*fresh().await.storage).await;
     list_is_one_revision_while_others_write(fresh().await.storage).await;
+    the_past_can_be_listed_until_it_is_compacted(fresh().await).await;
     of_eight_writers_none_loses_an_update(fresh().await.storage).await;
     watch_brings_the_past_and_the_present(&*fresh().await.storage).await;
     watch_of_a_compacted_past_is_refused(fresh().await).await;
@@ -41,6 +42,42 @@ pub(super) async fn run_all(fresh: impl AsyncFn() -> Subject) {
     what_has_a_time_to_live_goes(&*fresh().await.storage).await;
     a_create_depends_on_its_guards(&*fresh().await.storage).await;
     what_is_too_large_is_refused_before_it_is_sent(&*fresh().await.storage).await;
+}
+
+async fn the_past_can_be_listed_until_it_is_compacted(subject: Subject) {
+    let storage = &*subject.storage;
+    let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let mut written = BTreeMap::new();
+    for name in ["a", "b", "c", "d"] {
+        let key = format!("/registry/g/past/{name}");
+        written.insert(name, storage.create(&key, text("old"), None, &[]).await.unwrap());
+    }
+    storage.create("/registry/g/pastries/x", text("other"), None, &[]).await.unwrap();
+    let then = storage.current_revision().await.unwrap();
+    storage.update("/registry/g/past/b", text("new"), written["b"], None).await.unwrap();
+    storage.delete("/registry/g/past/c", written["c"]).await.unwrap();
+    let new = storage.create("/registry/g/past/e", text("new"), None, &[]).await.unwrap();
+    storage.update("/registry/g/past/e", text("newer"), new, None).await.unwrap();
+
+    let past = async |after: &str, limit| {
+        let listing = storage.list_past("/registry/g/past/", after, then, limit).await.unwrap();
+        let told = listing.values.iter().map(|it| {
+            let name = it.key.trim_start_matches("/registry/g/past/");
+            format!("{name} {} {}", it.mod_revision == written[name], String::from_utf8_lossy(&it.value))
+        });
+        (told.collect::<Vec<_>>(), listing.rest)
+    };
+    assert_eq!(
+        past("", 9).await,
+        (["a true old", "b true old", "c true old", "d true old"].map(str::to_owned).into(), 0)
+    );
+    assert_eq!(past("", 2).await.1, 2);
+    assert_eq!(past("/registry/g/past/b", 1).await, (vec!["c true old".to_owned()], 1));
+    let now = storage.current_revision().await.unwrap();
+    (subject.compact)(now).await;
+    let compacted = storage.list_past("/registry/g/past/", "", then, 9).await;
+    assert!(matches!(compacted, Err(StorageError::Compacted { .. })), "{compacted:?}");
+    assert!(storage.list_past("/registry/g/past/", "", now, 9).await.unwrap().values.len() == 4);
 }
 
 /// Reads events until `enough`, and checks what holds for every watch.

@@ -4,7 +4,7 @@
 //! buffer: it is woken when the revision moves and takes what is new from the shared list.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,7 +16,8 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 
 use super::{
-    Guard, Listing, Revision, Storage, StorageError, StorageEvent, StoredValue, WatchBatch, WatchBatches, check_size,
+    Guard, Listing, PastListing, Revision, Storage, StorageError, StorageEvent, StoredValue, WatchBatch, WatchBatches,
+    check_size,
 };
 
 /// How many past changes are kept; older ones are compacted away. A watch that falls behind further has to list again.
@@ -140,6 +141,35 @@ impl State {
         Err(StorageError::Conflict { key: key.to_owned(), expected, current: entry.stored(key) })
     }
 
+    /// What stood below `prefix` at `revision`.
+    fn past(&self, prefix: &str, revision: Revision) -> Result<BTreeMap<String, StoredValue>, StorageError> {
+        let below = self.keys.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let mut past: BTreeMap<String, StoredValue> = below
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, entry)| (key.clone(), entry.stored(key)))
+            .collect();
+        let after = self.history.partition_point(|event| event.revision() <= revision);
+        let mut seen = BTreeSet::new();
+        for event in self.history.range(after..).filter(|event| event.key().starts_with(prefix)) {
+            let key = event.key();
+            // the first change after the revision tells whether the key was there
+            if !seen.insert(key) {
+                continue;
+            }
+            past.remove(key);
+            match self.history.range(..after).rev().find(|event| event.key() == key) {
+                Some(StorageEvent::Put { value, revision, .. }) => {
+                    let stored = StoredValue { key: key.to_owned(), value: value.clone(), mod_revision: *revision };
+                    past.insert(key.to_owned(), stored);
+                }
+                Some(StorageEvent::Delete { .. }) => {}
+                None if matches!(event, StorageEvent::Put { created: true, .. }) => {}
+                None => return Err(StorageError::Compacted { asked: revision, oldest: self.compacted }),
+            }
+        }
+        Ok(past)
+    }
+
     /// What happened below `prefix` after `after`.
     fn changes(&self, prefix: &str, after: Revision) -> Result<WatchBatch, StorageError> {
         if after < self.compacted {
@@ -219,6 +249,25 @@ impl Storage for MemoryStorage {
             .map(|(key, entry)| entry.stored(key))
             .collect();
         Ok(Listing { revision: state.revision, values })
+    }
+
+    async fn list_past(
+        &self,
+        prefix: &str,
+        after: &str,
+        revision: Revision,
+        limit: usize,
+    ) -> Result<PastListing, StorageError> {
+        let state = self.shared.lock();
+        if revision > state.revision {
+            return Err(StorageError::FutureRevision { asked: revision, current: state.revision });
+        }
+        if revision < state.compacted {
+            return Err(StorageError::Compacted { asked: revision, oldest: state.compacted });
+        }
+        let mut values = state.past(prefix, revision)?.into_values().filter(|value| value.key.as_str() > after);
+        let page = values.by_ref().take(limit).collect();
+        Ok(PastListing { values: page, rest: values.count() })
     }
 
     async fn current_revision(&self) -> Result<Revision, StorageError> {

@@ -77,6 +77,15 @@ pub struct Listing {
     pub values: Vec<StoredValue>,
 }
 
+/// A part of what stood below a prefix at a revision of the past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastListing {
+    /// In key order.
+    pub values: Vec<StoredValue>,
+    /// How many keys follow them.
+    pub rest: usize,
+}
+
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageEvent {
@@ -177,6 +186,21 @@ pub trait Storage: Send + Sync + 'static {
 
     /// All keys that begin with `prefix`, at one revision that includes every write answered before this call.
     async fn list(&self, prefix: &str) -> Result<Listing, StorageError>;
+
+    /// Up to `limit` of the keys that begin with `prefix` and come after the key `after`, as they were at `revision`.
+    ///
+    /// # Errors
+    /// [`StorageError::Compacted`] if that past is no longer kept; a store that keeps none says so always.
+    async fn list_past(
+        &self,
+        prefix: &str,
+        after: &str,
+        revision: Revision,
+        limit: usize,
+    ) -> Result<PastListing, StorageError> {
+        let _ = (prefix, after, limit);
+        Err(StorageError::Compacted { asked: revision, oldest: Revision(0) })
+    }
 
     /// A revision that includes every write answered before this call (linearizable). Cheap: no value is read.
     async fn current_revision(&self) -> Result<Revision, StorageError>;

@@ -8,7 +8,7 @@ use kube::api::PostParams;
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{Harness, Slow, Widget, eventually, raw, request, widget};
+use crate::support::{Harness, Slow, Widget, eventually, failure, raw, request, widget};
 
 const PATH: &str = "/apis/test.example.com/v1/namespaces/default/widgets";
 
@@ -72,6 +72,25 @@ async fn every_write_is_told_with_the_name_of_its_object() {
     let told = log.writes();
     let told: Vec<_> = told.iter().map(|(verb, name, code)| (verb.as_str(), name.as_str(), *code)).collect();
     assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_told() {
+    let (log, _guard) = Log::begin();
+    let harness = Harness::start().await;
+    let denied = failure(harness.client("viewer").await.request_text(request("DELETE", PATH, "", "")).await);
+    assert_eq!(denied.code, 403);
+    let stranger = harness.client("").await;
+    failure(stranger.request_text(request("GET", PATH, "", "")).await);
+    harness.widgets().await.get_opt("none").await.unwrap();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<Value> =
+        lines.filter(|line| line["target"] == "audit" && line["fields"]["resource"] == "widgets").collect();
+    let verdicts: Vec<&Value> = told.iter().map(|line| &line["fields"]["verdict"]).collect();
+    assert_eq!(verdicts, ["denied", "unauthenticated"], "reads that are allowed are no news");
+    assert_eq!((&told[0]["fields"]["user"], &told[1]["fields"]["user"]), (&"viewer".into(), &"".into()));
+    assert!(told.iter().all(|line| !line["fields"]["audit_id"].as_str().unwrap().is_empty()));
 }
 
 #[tokio::test]

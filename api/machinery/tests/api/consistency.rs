@@ -35,6 +35,7 @@ async fn a_write_is_one_write() {
 #[tokio::test]
 async fn exact_lists_are_exact() {
     let harness = Harness::start().await;
+    harness.widgets().await.create(&PostParams::default(), &widget("before", "red")).await.unwrap();
     let client = harness.client("admin").await;
     let widgets = harness.widgets().await;
     let list = widgets.list(&kube::api::ListParams::default()).await.unwrap();
@@ -46,5 +47,11 @@ async fn exact_lists_are_exact() {
     let (code, _, body) = raw(&client, request("GET", &at_least, "", "")).await;
     assert_eq!(code, 200);
     assert!(body.contains(r#""name":"a""#), "{body}");
-    assert_eq!(raw(&client, request("GET", &exact, "", "")).await.0, 410);
+    let (code, _, body) = raw(&client, request("GET", &exact, "", "")).await;
+    assert_eq!(code, 200, "{body}");
+    assert!(body.contains(r#""name":"before""#) && !body.contains(r#""name":"a""#), "as it was then: {body}");
+    let future = format!("{PATH}?resourceVersion=999999&resourceVersionMatch=Exact");
+    let (code, headers, body) = raw(&client, request("GET", &future, "", "")).await;
+    assert_eq!((code, headers["retry-after"].to_str().unwrap()), (504, "1"), "{body}");
+    assert!(body.contains("ResourceVersionTooLarge"), "{body}");
 }

@@ -70,5 +70,8 @@ async fn schemas_are_served() {
     let (_, _, document) = get(&harness, url, "application/json").await;
     let schema = &document["components"]["schemas"]["com.example.test.v1.Widget"];
     assert_eq!(schema["properties"]["spec"]["properties"]["color"]["description"], "The colour that it has.");
-    assert_eq!(get(&harness, "/openapi/v2", "application/json").await.0, 404);
+    let (_, _, document) = get(&harness, "/openapi/v2", "application/json").await;
+    let schema = &document["definitions"]["com.example.test.v1.Widget"];
+    assert_eq!(schema["properties"]["spec"]["properties"]["color"]["description"], "The colour that it has.");
+    assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
 }

@@ -300,3 +300,23 @@ async fn kinds_at_run_time() {
     // kubectl remembers that there was such a kind, so it asks
     assert!(kubectl.fails(&["get", "gadgets"]).await.contains("could not find the requested resource"));
 }
+
+#[tokio::test]
+async fn lists_in_chunks_and_schemas() {
+    let kubectl = Kubectl::start().await;
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        let file = kubectl.file("widget.yaml", &MANIFEST.replace("name: web", &format!("name: {name}")));
+        kubectl.ok(&["create", "--validate=true", "-f", &file]).await;
+    }
+    let listed = kubectl.ok(&["get", "widgets", "--chunk-size=2", "-o", "name"]).await;
+    assert_eq!(listed.lines().collect::<Vec<_>>(), names.map(|name| format!("widget.test.example.com/{name}")));
+    assert_eq!(kubectl.ok(&["get", "widgets", "--chunk-size=2"]).await.lines().count(), 1 + names.len());
+
+    let explained = kubectl.ok(&["explain", "widget.spec.parts", "--recursive"]).await;
+    assert!(explained.contains("Its parts.") && explained.contains("size"), "{explained}");
+    let old = kubectl.ok(&["explain", "widget.spec", "--output=plaintext-openapiv2"]).await;
+    assert!(old.contains("The colour that it has.") && old.contains("-required-"), "{old}");
+    let categories = kubectl.ok(&["api-resources", "--categories=toys", "-o", "name"]).await;
+    assert_eq!(categories, "widgets.test.example.com\n");
+}

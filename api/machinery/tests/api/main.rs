@@ -5,16 +5,21 @@
 
 mod apply;
 mod audit;
+mod compression;
 mod consistency;
 mod crud;
 mod custom_kinds;
 mod discovery;
+mod documents;
+mod fairness;
 mod hostile;
 mod kubectl;
 mod lifecycle;
 mod outage;
+mod pages;
 mod server;
 mod support;
 mod tables;
 mod validation;
 mod watch;
+mod websocket;

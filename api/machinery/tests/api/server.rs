@@ -24,17 +24,30 @@ async fn requests_are_counted() {
     ] {
         raw(&client, request("GET", made_up, "", "")).await;
     }
+    widgets.get("a").await.expect("it is in the cache by now");
     let (code, _, metrics) = raw(&client, request("GET", "/metrics", "", "")).await;
     assert_eq!(code, 200);
-    let created = r#"apiserver_request_total{verb="POST""#;
-    assert!(!metrics.contains(created), "verbs are Kubernetes'");
+    let widgets = r#"group="test.example.com",version="v1",resource="widgets",subresource="",scope="resource",component="apiserver""#;
     for line in [
-        r#"apiserver_request_total{verb="CREATE",group="test.example.com",version="v1",resource="widgets",subresource="",code="201"} 1"#,
-        r#"apiserver_request_total{verb="CREATE",group="test.example.com",version="v1",resource="widgets",subresource="",code="409"} 1"#,
-        r#"apiserver_request_total{verb="GET",group="test.example.com",version="v1",resource="widgets",subresource="",code="404"} 1"#,
+        "# TYPE apiserver_request_total counter".to_owned(),
+        format!(r#"apiserver_request_total{{verb="POST",dry_run="",{widgets},code="201"}} 1"#),
+        format!(r#"apiserver_request_total{{verb="POST",dry_run="",{widgets},code="409"}} 1"#),
+        format!(r#"apiserver_request_total{{verb="GET",dry_run="",{widgets},code="404"}} 1"#),
+        format!(r#"apiserver_request_duration_seconds_count{{verb="POST",dry_run="",{widgets}}} 2"#),
+        r#"apiserver_storage_objects{resource="widgets.test.example.com"} 1"#.to_owned(),
+        r#"apiserver_current_inflight_requests{request_kind="mutating"} 0"#.to_owned(),
+        r#"etcd_requests_total{operation="create",type="widgets.test.example.com"} "#.to_owned(),
+        r#"apiserver_flowcontrol_nominal_limit_seats{priority_level="workload"} 256"#.to_owned(),
+        r#"apiserver_flowcontrol_current_executing_requests{priority_level="workload"} 0"#.to_owned(),
+        "process_resident_memory_bytes ".to_owned(),
+        "process_open_fds ".to_owned(),
     ] {
-        assert!(metrics.contains(line), "{metrics}");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
     }
+    let open_metrics = http::Request::get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");
+    let (_, headers, open_metrics) = raw(&client, open_metrics.body(Vec::new()).unwrap()).await;
+    assert!(headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    assert!(open_metrics.ends_with("# EOF\n") && open_metrics.contains("# TYPE apiserver_request counter"));
     assert!(!metrics.contains("made.up"), "clients cannot make up labels");
 }
 

@@ -28,7 +28,7 @@ use ucloud_machinery::storage::{
 use ucloud_machinery::strategy::{
     Context, Lister, Method, Strategy, SubresourceHandler, SubresourceRequest, SubresourceResponse,
 };
-use ucloud_machinery::{ApiServer, ServerTls};
+use ucloud_machinery::{ApiServer, ApiServerBuilder, ServerTls};
 
 /// Nothing that a test waits for takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -225,6 +225,15 @@ impl Harness {
 
     /// Starts a server over `storage`, which keeps its data in `memory`.
     pub async fn start_over(storage: impl Storage, memory: MemoryStorage) -> Self {
+        Self::start_configured(storage, memory, |builder| builder).await
+    }
+
+    /// Starts a server that is configured otherwise.
+    pub async fn start_configured(
+        storage: impl Storage,
+        memory: MemoryStorage,
+        configure: impl FnOnce(ApiServerBuilder) -> ApiServerBuilder,
+    ) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test-ca");
@@ -240,13 +249,12 @@ impl Harness {
                 .unwrap();
 
         let resource = Resource::from_crd(&Widget::crd()).unwrap().strategy(WidgetStrategy).subresource("bind", Bind);
-        let server = ApiServer::builder(storage, Rules)
+        let builder = ApiServer::builder(storage, Rules)
             .resource(resource)
             .product("test-1.0")
             .namespace("default")
-            .bookmark_interval(Duration::from_millis(100))
-            .build()
-            .unwrap();
+            .bookmark_interval(Duration::from_millis(100));
+        let server = configure(builder).build().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -344,10 +352,15 @@ pub struct Slow {
 impl Slow {
     /// A server over it.
     pub async fn start() -> (Self, Harness) {
+        Self::start_configured(|builder| builder).await
+    }
+
+    /// A server over it that is configured otherwise.
+    pub async fn start_configured(configure: impl FnOnce(ApiServerBuilder) -> ApiServerBuilder) -> (Self, Harness) {
         let memory = MemoryStorage::new();
         let zero = || Arc::new(Semaphore::new(0));
         let slow = Self { memory: memory.clone(), arrived: zero(), released: zero(), updates: Arc::default() };
-        let harness = Harness::start_over(slow.clone(), memory).await;
+        let harness = Harness::start_configured(slow.clone(), memory, configure).await;
         (slow, harness)
     }
 }

@@ -16,7 +16,11 @@ struct Lines(futures::stream::BoxStream<'static, std::io::Result<String>>);
 
 impl Lines {
     async fn open(client: &Client, query: &str, accept: &str) -> Self {
-        let request = http::Request::get(format!("{PATH}?watch=true&{query}")).header("accept", accept);
+        Self::open_at(client, &format!("{PATH}?watch=true&{query}"), accept).await
+    }
+
+    async fn open_at(client: &Client, path: &str, accept: &str) -> Self {
+        let request = http::Request::get(path).header("accept", accept);
         let lines = client.request_stream(request.body(Vec::new()).unwrap()).await.unwrap().lines();
         Self(lines.boxed())
     }
@@ -121,6 +125,54 @@ async fn a_selector_sees_objects_come_and_go() {
 }
 
 #[tokio::test]
+async fn a_single_object_can_be_watched() {
+    let harness = Harness::start().await;
+    let client = harness.client("admin").await;
+    let widgets = harness.widgets().await;
+    for name in ["a", "b"] {
+        widgets.create(&PostParams::default(), &widget(name, "red")).await.unwrap();
+    }
+    let old = "/apis/test.example.com/v1/watch/namespaces/default/widgets";
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let by_field = format!("{PATH}?watch=1&fieldSelector=metadata.name%3Db");
+    let mut watches = Vec::new();
+    for path in [by_field.clone(), format!("{old}/b"), format!("{old}?fieldSelector=metadata.name%3Db")] {
+        watches.push(Lines::open_at(&client, &path, "application/json").await);
+    }
+    let mut rows = Lines::open_at(&client, &by_field, table).await;
+    let patch = json!({"spec": {"count": 2}});
+    for name in ["a", "b"] {
+        widgets.patch(name, &PatchParams::default(), &Patch::Merge(patch.clone())).await.unwrap();
+    }
+    for watch in &mut watches {
+        assert_eq!(watch.change().await, change("ADDED", "b"));
+        assert_eq!(watch.change().await, change("MODIFIED", "b"));
+    }
+    for (type_, columns) in [("ADDED", 5), ("MODIFIED", 0)] {
+        let (told, object) = rows.next().await.unwrap();
+        assert_eq!((told.as_str(), &object["kind"]), (type_, &json!("Table")));
+        assert_eq!(object["columnDefinitions"].as_array().unwrap().len(), columns);
+        assert_eq!(object["rows"][0]["object"]["metadata"]["name"], "b");
+    }
+    let (code, _, _) = raw(&client, request("DELETE", &format!("{old}/b"), "", "")).await;
+    assert_eq!(code, 405, "such a path is for watches");
+}
+
+#[tokio::test]
+async fn a_head_has_no_body() {
+    let harness = Harness::start().await;
+    let client = harness.client("admin").await;
+    for path in [PATH, "/api/v1/namespaces/default", "/openapi/v3", "/version"] {
+        let (code, headers, body) = raw(&client, request("HEAD", path, "", "")).await;
+        assert_eq!((code, body.as_str(), &headers["content-type"]), (200, "", &"application/json".parse().unwrap()));
+    }
+    let metadata =
+        http::Request::get(PATH).header("accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+    let (code, _, body) = raw(&client, metadata.body(Vec::new()).unwrap()).await;
+    assert_eq!(code, 406, "a list is no single object: {body}");
+}
+
+#[tokio::test]
 async fn bookmarks_move_on_while_nothing_happens_to_the_kind() {
     let harness = Harness::start().await;
     let client = harness.client("admin").await;
@@ -192,7 +244,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
 }
 
 /// Writes widgets of so many bytes past the server; answers the last revision.
-async fn fill(storage: &MemoryStorage, count: usize, size: usize) -> u64 {
+pub async fn fill(storage: &MemoryStorage, count: usize, size: usize) -> u64 {
     let mut last = 0;
     for index in 0..count {
         let name = format!("w{index}");

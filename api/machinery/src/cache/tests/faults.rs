@@ -60,7 +60,7 @@ async fn after_a_compaction_the_difference_is_told() {
             (end.0, thing("b/1 old"), None),
         ]
     );
-    assert_eq!(version_in_json(events[4].previous.as_ref().unwrap()), end.to_string());
+    assert_eq!(version_in_json(events[4].departed().unwrap()), end.to_string());
     assert_eq!(shown(&bench.things().list(None).1), bench.expected().await);
     assert_eq!((bench.cache.revision(), bench.store.lists.load(Ordering::SeqCst)), (end, 2));
     assert!(Arc::ptr_eq(&same, &bench.things().get(Some("a"), "same").unwrap()), "what is the same is left alone");

@@ -4,6 +4,7 @@ mod coming;
 mod consistency;
 mod faults;
 mod fresh_reads;
+mod pages;
 mod serving;
 
 use std::{
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
-use crate::storage::{Guard, Listing, MemoryStorage, Storage, StoredValue, WatchBatches};
+use crate::storage::{Guard, Listing, MemoryStorage, PastListing, Storage, StoredValue, WatchBatches};
 
 const THINGS: &str = "/registry/example.org/things/";
 const NODES: &str = "/registry/example.org/nodes/";
@@ -121,6 +122,16 @@ impl Storage for Faulty {
         let listing = self.reach()?.list(prefix).await;
         self.lists.fetch_add(1, Ordering::SeqCst);
         listing
+    }
+
+    async fn list_past(
+        &self,
+        prefix: &str,
+        after: &str,
+        revision: Revision,
+        limit: usize,
+    ) -> Result<PastListing, StorageError> {
+        self.reach()?.list_past(prefix, after, revision, limit).await
     }
 
     async fn current_revision(&self) -> Result<Revision, StorageError> {

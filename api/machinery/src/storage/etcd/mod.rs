@@ -24,7 +24,7 @@ use self::{
     members::Members,
     outcome::{Attempt, Outcome},
 };
-use super::{Guard, Listing, Revision, Storage, StorageError, StoredValue, WatchBatches, check_size};
+use super::{Guard, Listing, PastListing, Revision, Storage, StorageError, StoredValue, WatchBatches, check_size};
 
 /// Keys per request of a list.
 const LIST_PAGE_KEYS: i64 = 500;
@@ -190,6 +190,26 @@ impl Storage for EtcdStorage {
                 other => return other,
             }
         }
+    }
+
+    async fn list_past(
+        &self,
+        prefix: &str,
+        after: &str,
+        revision: Revision,
+        limit: usize,
+    ) -> Result<PastListing, StorageError> {
+        let end = range_end(&self.etcd_key(prefix));
+        // the smallest key after that one
+        let from = format!("{}\0", self.etcd_key(after.max(prefix))).into_bytes();
+        let options = GetOptions::new()
+            .with_range(end)
+            .with_limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .with_revision(i64_revision(revision));
+        let mut page = self.members.get(&from, &options).await?;
+        let (count, values) = (usize::try_from(page.count()).unwrap_or_default(), page.take_kvs());
+        let rest = count.saturating_sub(values.len());
+        Ok(PastListing { values: values.into_iter().filter_map(|value| self.listed(value)).collect(), rest })
     }
 
     async fn current_revision(&self) -> Result<Revision, StorageError> {
