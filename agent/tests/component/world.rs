@@ -203,7 +203,10 @@ impl World {
         let stored = stored.into_iter().find(|value| value.key.ends_with(&key)).unwrap();
         let mut object: Value = serde_json::from_slice(&stored.value).unwrap();
         object["status"]["binding"]["epoch"] = json!(epoch);
-        storage.update(&stored.key, object.to_string().into_bytes().into(), stored.mod_revision, None).await.unwrap();
+        storage
+            .update(&stored.key, object.to_string().into_bytes().into(), stored.mod_revision, None, &[])
+            .await
+            .unwrap();
     }
 
     /// Asks for a start, stop or restart.

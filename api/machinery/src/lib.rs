@@ -23,6 +23,7 @@ mod metrics;
 mod openapi;
 pub mod patch;
 mod protobuf;
+pub mod quantity;
 pub mod registry;
 mod rest;
 pub mod schema;

@@ -4,6 +4,8 @@
 //! A body is the bytes `k8s\0` and a `runtime.Unknown` message that names the kind and holds the object. What a kind's
 //! messages look like is data (the numbers are those of Kubernetes' `generated.proto` files).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -33,9 +35,15 @@ pub(crate) enum Shape {
     Texts,
     Messages(Message),
     TextMap,
+    /// A map of texts to bytes, which JSON has in base64.
+    BytesMap,
+    /// A map of texts to messages with one text in field 1 (`Quantity`).
+    QuantityMap,
 }
 
 const TYPE_META: Message = &[(1, "apiVersion", Shape::Text), (2, "kind", Shape::Text)];
+
+const QUANTITY: Message = &[(1, "string", Shape::Text)];
 
 const OWNER_REFERENCE: Message = &[
     (1, "kind", Shape::Text),
@@ -61,6 +69,16 @@ pub(crate) const OBJECT_META: Message = &[
     (12, "annotations", Shape::TextMap),
     (13, "ownerReferences", Shape::Messages(OWNER_REFERENCE)),
     (14, "finalizers", Shape::Texts),
+];
+
+/// `DeleteOptions`.
+pub(crate) const DELETE_OPTIONS: Message = &[
+    (1, "gracePeriodSeconds", Shape::Integer),
+    (2, "preconditions", Shape::Message(&[(1, "uid", Shape::Text), (2, "resourceVersion", Shape::Text)])),
+    (3, "orphanDependents", Shape::Bool),
+    (4, "propagationPolicy", Shape::Text),
+    (5, "dryRun", Shape::Texts),
+    (6, "ignoreStoreReadErrorWithClusterBreakingPotential", Shape::Bool),
 ];
 
 /// A body that is not what it says.
@@ -133,10 +151,18 @@ fn read(bytes: &[u8], message: Message, depth: usize) -> Result<Map<String, Valu
             (Shape::Message(inner), Wire::Bytes(bytes)) => {
                 map.insert((*name).to_owned(), read(bytes, inner, depth + 1)?.into());
             }
-            (Shape::TextMap, Wire::Bytes(bytes)) => {
+            (Shape::TextMap | Shape::BytesMap | Shape::QuantityMap, Wire::Bytes(bytes)) => {
                 let (key, value) = entry(bytes)?;
+                let value = match shape {
+                    Shape::BytesMap => STANDARD.encode(value),
+                    Shape::QuantityMap => read(value, QUANTITY, depth + 1)?
+                        .remove("string")
+                        .and_then(|text| text.as_str().map(str::to_owned))
+                        .unwrap_or_default(),
+                    _ => text(value)?.to_owned(),
+                };
                 if let Some(entries) = map.entry(*name).or_insert_with(|| json!({})).as_object_mut() {
-                    entries.insert(key, value.into());
+                    entries.insert(key.to_owned(), value.into());
                 }
             }
             _ => {}
@@ -149,13 +175,14 @@ fn text(bytes: &[u8]) -> Result<&str, ProtobufError> {
     std::str::from_utf8(bytes).map_err(|_| ProtobufError::Text)
 }
 
-fn entry(bytes: &[u8]) -> Result<(String, String), ProtobufError> {
-    let (mut key, mut value) = (String::new(), String::new());
+/// The key and the value of a map's entry.
+fn entry(bytes: &[u8]) -> Result<(&str, &[u8]), ProtobufError> {
+    let (mut key, mut value) = ("", &[][..]);
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
         match (number, wire) {
-            (1, Wire::Bytes(bytes)) => text(bytes)?.clone_into(&mut key),
-            (2, Wire::Bytes(bytes)) => text(bytes)?.clone_into(&mut value),
+            (1, Wire::Bytes(bytes)) => key = text(bytes)?,
+            (2, Wire::Bytes(bytes)) => value = bytes,
             _ => {}
         }
     }
@@ -256,6 +283,15 @@ mod tests {
                 "name": "team", "labels": {"a": "b"}, "finalizers": ["x/y"], "deletionTimestamp": "2026-01-01T00:00:00Z",
             }})
         );
+    }
+
+    #[test]
+    fn maps_of_bytes_and_of_quantities() {
+        const BOTH: Message = &[(2, "data", Shape::BytesMap), (3, "hard", Shape::QuantityMap)];
+        let data = [field(1, b"a"), field(2, b"\xff\x00")].concat();
+        let hard = [field(1, b"cpu"), field(2, &field(1, b"500m"))].concat();
+        let body = [MAGIC, &field(2, &[field(2, &data), field(3, &hard)].concat())].concat();
+        assert_eq!(decode(&body, BOTH).unwrap(), json!({"data": {"a": "/wA="}, "hard": {"cpu": "500m"}}));
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Begins to put a server together: where objects are kept, and who decides what callers may do. The standard kinds
-    /// (Namespace, Event, Lease) are served by every server; callers are recognised by their client certificates.
+    /// (Namespace, Event, Lease, Secret, ConfigMap, ResourceQuota, reviews) are served by every server; callers are recognised by their client certificates.
     pub fn builder(storage: impl Storage, authorizer: impl Authorizer) -> ApiServerBuilder {
         ApiServerBuilder {
             storage: Arc::new(storage),

@@ -1,5 +1,6 @@
 //! What one kind does differently from all others: [`Strategy`] for its rules, [`SubresourceHandler`] for its
-//! actions, [`Conversion`] for a kind that is served in another form than it is stored in.
+//! actions, [`Conversion`] for a kind that is served in another form than it is stored in, [`Review`] for one that is a
+//! question and is not stored at all.
 //!
 //! Everything else (metadata, generations, the separation of spec and status, schema validation, finalizers,
 //! compare-and-swap) is done once, in [`crate::registry`] and [`crate::rest`], for every kind alike.
@@ -7,7 +8,8 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::auth::UserInfo;
+use crate::auth::{Authorizer, UserInfo};
+use crate::quantity::Quantity;
 use crate::registry::ResourceDescription;
 use crate::status::{ApiError, FieldError, success};
 
@@ -38,6 +40,17 @@ pub struct Context<'a> {
     pub dry_run: bool,
     /// Looks at other objects.
     pub lister: &'a dyn Lister,
+}
+
+/// What an object takes of something that quotas limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Its name in a `ResourceQuota`, such as `requests.memory`.
+    pub resource: &'static str,
+    /// How much, as far as the object tells.
+    pub amount: Quantity,
+    /// The fields that would tell the rest, where they are missing.
+    pub unknown: Vec<String>,
 }
 
 /// The rules of one kind, beyond its schema. Every method has a default that does nothing.
@@ -114,6 +127,22 @@ pub trait Strategy: Send + Sync + 'static {
         0
     }
 
+    /// What the object takes of what quotas limit, by its `spec` alone, besides that it is one object of its kind.
+    fn usage(&self, object: &Value) -> Vec<Usage> {
+        let _ = object;
+        Vec::new()
+    }
+
+    /// The fields whose values nobody should read by chance: errors do not show them.
+    fn confidential_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether the kind's objects may own others: whether a deletion can say what becomes of those.
+    fn supports_garbage_collection(&self) -> bool {
+        true
+    }
+
     /// Whether something other than `metadata.finalizers` still holds an object that is being deleted.
     fn holds_deletion(&self, object: &Value) -> bool {
         let _ = object;
@@ -131,6 +160,26 @@ pub trait Strategy: Send + Sync + 'static {
 pub struct NoStrategy;
 
 impl Strategy for NoStrategy {}
+
+/// A question that is asked by creating an object of a kind of which none is stored.
+pub struct ReviewRequest<'a> {
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// The kind of the question.
+    pub resource: &'a ResourceDescription,
+    /// The namespace that it is asked in; `None` for cluster-scoped kinds.
+    pub namespace: Option<&'a str>,
+    /// Who decides what callers may do.
+    pub authorizer: &'a dyn Authorizer,
+    /// Looks at objects.
+    pub lister: &'a dyn Lister,
+}
+
+/// Answers the questions of one kind.
+pub trait Review: Send + Sync + 'static {
+    /// Writes the answer into the object's status. The object fits its schema.
+    fn answer(&self, request: &ReviewRequest<'_>, object: &mut Value) -> Result<(), ApiError>;
+}
 
 /// Translates between the form in which a kind is stored and the one in which a version of it is served.
 pub trait Conversion: Send + Sync + 'static {

@@ -84,6 +84,34 @@ impl VMSpec {
     }
 }
 
+/// What a VM takes of its project's quotas (`requests.cpu`, `requests.memory`, `requests.storage`), by its spec, whether it
+/// runs or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory of the guest.
+    pub memory: Quantity,
+    /// The sizes of its disks together, as far as the spec tells them.
+    pub storage: Quantity,
+    /// The places of disks in the spec that have the size of their image, which the spec does not tell.
+    pub unsized_disks: Vec<usize>,
+}
+
+impl VMSpec {
+    /// What the VM takes of its project's quotas.
+    pub fn requests(&self) -> Requests {
+        let sizes = self.disks.iter().filter_map(|disk| disk.size).map(Quantity::bytes);
+        let unsized_disks = self.disks.iter().enumerate().filter(|(_, disk)| disk.size.is_none());
+        Requests {
+            cpus: self.cpus,
+            memory: self.memory,
+            storage: Quantity::from_bytes(sizes.fold(0, u64::saturating_add)),
+            unsized_disks: unsized_disks.map(|(index, _)| index).collect(),
+        }
+    }
+}
+
 /// Whether a VM runs, and what happens when it stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RunStrategy {

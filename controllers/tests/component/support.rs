@@ -148,7 +148,10 @@ impl Cloud {
             storage.list("").await.unwrap().values.into_iter().find(|value| value.key.ends_with(path)).unwrap();
         let mut object: Value = serde_json::from_slice(&stored.value).unwrap();
         edit(&mut object);
-        storage.update(&stored.key, object.to_string().into_bytes().into(), stored.mod_revision, None).await.unwrap();
+        storage
+            .update(&stored.key, object.to_string().into_bytes().into(), stored.mod_revision, None, &[])
+            .await
+            .unwrap();
     }
 
     /// All allocations, by VNI, with the name of their network.

@@ -113,6 +113,38 @@ pub enum Decision {
     Deny(String),
 }
 
+/// Something that a caller may do, for people to read: `*` stands for everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    /// To objects.
+    Resources {
+        /// What.
+        verbs: Vec<String>,
+        /// In these API groups.
+        groups: Vec<String>,
+        /// To these resources, as their plural names, with `/SUBRESOURCE` where it is one.
+        resources: Vec<String>,
+        /// To the objects of these names alone; to all if there are none.
+        names: Vec<String>,
+    },
+    /// To paths that are no resources.
+    Paths {
+        /// What.
+        verbs: Vec<String>,
+        /// The paths; one may end in `*`.
+        paths: Vec<String>,
+    },
+}
+
+/// What a caller may do in a namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The rules.
+    pub rules: Vec<Rule>,
+    /// There may be more that cannot be said in this form.
+    pub incomplete: bool,
+}
+
 /// Decides what callers may do.
 pub trait Authorizer: Send + Sync + 'static {
     /// Whether the request may be carried out. Asked once for each request, before its body is read.
@@ -129,5 +161,11 @@ pub trait Authorizer: Send + Sync + 'static {
     ) -> Decision {
         let _ = (attributes, old, new, lister);
         Decision::Allow
+    }
+
+    /// What the caller may do in a namespace, for people to read (`kubectl auth can-i --list`). Nothing is decided by it.
+    fn rules(&self, user: &UserInfo, namespace: &str) -> Rules {
+        let _ = (user, namespace);
+        Rules { rules: Vec::new(), incomplete: true }
     }
 }

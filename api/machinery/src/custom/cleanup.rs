@@ -98,7 +98,7 @@ async fn delete(
     let object = resource.and_then(|resource| Some((resource, api.store.cached(resource, namespace, name)?)));
     let Some((resource, object)) = object else {
         // nobody could read it, so nobody can be waiting for it
-        return match api.store.storage.delete(&value.key, value.mod_revision).await {
+        return match api.store.storage.delete(&value.key, value.mod_revision, &[]).await {
             Ok(_) | Err(StorageError::NotFound { .. } | StorageError::Conflict { .. }) => Ok(()),
             Err(error) => Err(ApiError::unavailable(error.to_string())),
         };

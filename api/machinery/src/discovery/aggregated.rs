@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Document, VERBS, subresources};
+use super::{Document, subresources};
 use crate::registry::{Resource, Resources};
 
 /// `/api`: the core group.
@@ -63,7 +63,7 @@ fn kind(resource: &Resource) -> Value {
         "responseKind": response_kind(&description.kind),
         "scope": if description.is_namespaced() { "Namespaced" } else { "Cluster" },
         "singularResource": description.singular,
-        "verbs": VERBS,
+        "verbs": resource.verbs(),
     });
     for (field, value) in [
         ("shortNames", json!(description.short_names)),

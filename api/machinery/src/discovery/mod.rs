@@ -86,7 +86,7 @@ fn resource_list(resources: &Resources, group: &str, version: &str) -> Option<Va
             "singularName": description.singular,
             "namespaced": description.is_namespaced(),
             "kind": description.kind,
-            "verbs": VERBS,
+            "verbs": resource.verbs(),
         });
         if !description.short_names.is_empty() {
             entry["shortNames"] = json!(description.short_names);
@@ -111,9 +111,6 @@ fn resource_list(resources: &Resources, group: &str, version: &str) -> Option<Va
     }
     Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries}))
 }
-
-/// The verbs of every kind.
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 struct Subresource<'a> {
     name: &'a str,

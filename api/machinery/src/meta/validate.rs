@@ -1,6 +1,6 @@
 //! The rules for the values in `metadata` (Kubernetes' `ValidateObjectMeta` and `ValidateObjectMetaUpdate`).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::managed_fields::MAX_ENTRIES;
 use super::{finalizers, get, is_terminating, names, text};
@@ -30,6 +30,11 @@ pub(crate) fn validate(object: &Value, validate_name: &dyn Fn(&str) -> Result<()
         if let Err(rule) = names::qualified_name(finalizer) {
             errors.push(FieldError::invalid(root.child("finalizers").index(index), finalizer, &rule));
         }
+    }
+    let given = finalizers(object);
+    if ["orphan", "foregroundDeletion"].iter().all(|name| given.contains(name)) {
+        let detail = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid(root.child("finalizers"), json!(given), detail));
     }
     errors
 }
@@ -92,6 +97,11 @@ fn owner_references(object: &Value, path: &FieldPath, errors: &mut Vec<FieldErro
                 errors.push(FieldError::required(path.index(index).child(field), "must not be empty"));
             }
         }
+        let field = |name: &str| reference.get(name).and_then(Value::as_str).unwrap_or_default();
+        if field("apiVersion") == "v1" && field("kind") == "Event" {
+            let detail = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(path.index(index), reference.clone(), detail));
+        }
         if reference.get("controller") == Some(&Value::Bool(true)) {
             controllers += 1;
         }
@@ -105,7 +115,6 @@ fn owner_references(object: &Value, path: &FieldPath, errors: &mut Vec<FieldErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn paths(metadata: &Value) -> Vec<String> {
         let object = json!({"metadata": metadata});
@@ -128,6 +137,12 @@ mod tests {
         assert_eq!(paths(&json!({"name": "a", "finalizers": ["ok/x", "not ok"]})), ["metadata.finalizers[1]"]);
         let owner = json!({"apiVersion": "v1", "kind": "A", "name": "a", "uid": "u", "controller": true});
         assert_eq!(paths(&json!({"name": "a", "ownerReferences": [owner, owner]})), ["metadata.ownerReferences"]);
+        let event = json!({"apiVersion": "v1", "kind": "Event", "name": "a", "uid": "u"});
+        assert_eq!(paths(&json!({"name": "a", "ownerReferences": [event]})), ["metadata.ownerReferences[0]"]);
+        assert_eq!(
+            paths(&json!({"name": "a", "finalizers": ["orphan", "foregroundDeletion"]})),
+            ["metadata.finalizers"]
+        );
         assert_eq!(
             paths(&json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "A", "name": "a"}]})),
             ["metadata.ownerReferences[0].uid"]

@@ -100,12 +100,13 @@ impl Storage for Measured {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
-        self.metrics.measure("update", key, self.inner.update(key, value, expected, ttl)).await
+        self.metrics.measure("update", key, self.inner.update(key, value, expected, ttl, guards)).await
     }
 
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
-        self.metrics.measure("delete", key, self.inner.delete(key, expected)).await
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError> {
+        self.metrics.measure("delete", key, self.inner.delete(key, expected, guards)).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {

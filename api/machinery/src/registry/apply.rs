@@ -125,8 +125,8 @@ impl Write<'_> {
         let mut object = config.create(&self.writer(stamp));
         complete(&self.resource.description, &mut object);
         let admitted = Admitted { object, warnings: warnings.clone(), errors: Vec::new() };
-        let mut guards = self.require_surroundings(false).await?;
-        create.create_named(admitted, &Ownership::Noted, &mut guards).await
+        let surroundings = self.require_surroundings(false).await?;
+        create.create_named(admitted, &Ownership::Noted, surroundings).await
     }
 
     async fn merge_applied(&self, application: &Application<'_>) -> Result<Written, ApiError> {

@@ -40,5 +40,5 @@ pub(crate) async fn require(store: &Store, resource: &Resource, fresh: bool) -> 
         let why = format!("create not allowed while custom resource definition {} is terminating", definition.name);
         return Err(ApiError::new(Reason::MethodNotAllowed, why));
     }
-    Ok(Some(Guard { key: format!("{prefix}{}", definition.name), revision: found.resource_version() }))
+    Ok(Some(Guard::unchanged(format!("{prefix}{}", definition.name), found.resource_version())))
 }

@@ -15,12 +15,10 @@ pub(crate) fn of_write(error: &StorageError, resource: &Resource, name: &str) ->
         StorageError::AlreadyExists { .. } => ApiError::already_exists(group, plural, name),
         StorageError::NotFound { .. } => ApiError::not_found(group, plural, name),
         StorageError::Conflict { .. } => ApiError::modified(group, plural, name),
-        StorageError::GuardChanged { .. } => ApiError::conflict(
-            group,
-            plural,
-            name,
-            "its namespace, or the definition of its kind, is written all the time; please try again",
-        ),
+        StorageError::GuardChanged { .. } => ApiError::too_many_requests(format!(
+            "{plural} {name:?}: its namespace, a quota there, or the definition of its kind is written all the time; please \
+             try again"
+        )),
         StorageError::TooLarge { .. } => ApiError::too_large(MAX_REQUEST_BYTES),
         StorageError::NoSpace => ApiError::new(Reason::InsufficientStorage, error.to_string()),
         StorageError::OutcomeUnknown { .. } => ApiError::timeout(format!(

@@ -4,6 +4,7 @@ use super::description::ResourceDescription;
 use super::failure;
 use super::resource::storage_prefix;
 use super::store::{Store, decode_cached};
+use crate::cache::Object;
 use crate::meta;
 use crate::status::ApiError;
 use crate::storage::Guard;
@@ -35,5 +36,27 @@ pub(crate) async fn require(
             "metadata.namespace",
         ));
     }
-    Ok(Guard { key: format!("{prefix}{namespace}"), revision: found.resource_version() })
+    Ok(guard(&found, &prefix))
+}
+
+/// The namespace as it is in the cache, for a write to something in it that exists already; none if it is not there.
+pub(crate) fn known(store: &Store, namespace: &str) -> Option<Guard> {
+    let prefix = storage_prefix("", "namespaces");
+    store.cache.kind(&prefix)?.get(None, namespace).map(|found| guard(&found, &prefix))
+}
+
+fn guard(namespace: &Object, prefix: &str) -> Guard {
+    Guard::unchanged(format!("{prefix}{}", namespace.name()), namespace.resource_version())
+}
+
+/// Makes a write that depends on the namespace write it too, as it is: all other writes that depend on it are decided anew.
+pub(crate) fn touch(store: &Store, guard: Guard) -> Result<Guard, ApiError> {
+    let prefix = storage_prefix("", "namespaces");
+    let name = guard.key.strip_prefix(&prefix).unwrap_or_default();
+    let found = store.cache.kind(&prefix).and_then(|kind| kind.get(None, name));
+    let found = found.ok_or_else(|| ApiError::not_found("", "namespaces", name))?;
+    let mut object = decode_cached(&found)?;
+    meta::set(&mut object, "resourceVersion", None);
+    // where the cache has moved on meanwhile, the revision does not hold any more, and nothing is written
+    Ok(Guard::becomes(guard.key, guard.revision, object.to_string().into()))
 }

@@ -87,7 +87,7 @@ pub(crate) fn create(
         errors = resource.strategy.validate_create(ctx, &object);
     }
     if !errors.is_empty() {
-        return Err(ApiError::invalid(&description.group, &description.kind, ctx.name, &errors));
+        return Err(refusal(resource, ctx, errors));
     }
     warnings.extend(resource.strategy.warnings(ctx, &object, None));
     Ok(Prepared { object, warnings })
@@ -152,7 +152,7 @@ pub(crate) fn update(
         };
     }
     if !errors.is_empty() {
-        return Err(ApiError::invalid(&description.group, &description.kind, ctx.name, &errors));
+        return Err(refusal(resource, ctx, errors));
     }
     warnings.extend(resource.strategy.warnings(ctx, &new, Some(old)));
     Ok(Prepared { object: new, warnings })
@@ -174,6 +174,20 @@ fn note_owners(
             Ok(())
         }
     }
+}
+
+/// All that is wrong with an object. What it keeps to itself is not shown.
+fn refusal(resource: &Resource, ctx: &Context<'_>, mut errors: Vec<FieldError>) -> ApiError {
+    let confidential = resource.strategy.confidential_fields();
+    for error in &mut errors {
+        let root = error.field.as_str().split(['.', '[']).next().unwrap_or_default();
+        if error.value.is_some() && confidential.contains(&root) {
+            error.value = Some(json!("<redacted>"));
+            // what follows the rule may quote the value
+            error.detail.truncate(error.detail.find(':').unwrap_or(error.detail.len()));
+        }
+    }
+    ApiError::invalid(&resource.description.group, &resource.description.kind, ctx.name, &errors)
 }
 
 /// The error of an update that names no resource version, for a kind that demands one.

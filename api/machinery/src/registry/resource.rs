@@ -14,7 +14,7 @@ use crate::apply::Type;
 use crate::cache::Normaliser;
 use crate::meta::names::NO_NAMESPACE;
 use crate::protobuf::Message;
-use crate::strategy::{Conversion, NoStrategy, Strategy, SubresourceHandler};
+use crate::strategy::{Conversion, NoStrategy, Review, Strategy, SubresourceHandler};
 
 /// A kind as it is served.
 #[derive(Clone)]
@@ -32,6 +32,8 @@ pub struct Resource {
     pub(crate) normaliser: Option<Normaliser>,
     /// How the kind's fields merge.
     pub(crate) type_: Arc<Type>,
+    /// The kind is a question: objects are answered, and not stored.
+    pub(crate) review: Option<Arc<dyn Review>>,
     prefix: String,
 }
 
@@ -60,6 +62,7 @@ impl Resource {
             definition: None,
             normaliser: None,
             type_,
+            review: None,
             prefix,
         }
     }
@@ -87,6 +90,13 @@ impl Resource {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
+        self
+    }
+
+    /// Makes the kind a question: an object of it can be created and nothing else, and is not stored.
+    #[must_use]
+    pub fn review(mut self, review: impl Review) -> Self {
+        self.review = Some(Arc::new(review));
         self
     }
 
@@ -135,6 +145,14 @@ impl Resource {
             format!("{}{name}", self.prefix)
         } else {
             format!("{}{namespace}/{name}", self.prefix)
+        }
+    }
+
+    /// The verbs of the kind's objects.
+    pub(crate) fn verbs(&self) -> &'static [&'static str] {
+        match self.review {
+            Some(_) => &["create"],
+            None => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         }
     }
 

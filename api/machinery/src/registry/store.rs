@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::failure;
+use super::quota::Turns;
 use super::resource::{Resource, storage_prefix};
 use crate::cache::{Cache, KindCache, KindConfig, Normaliser, Object};
 use crate::jsonpath::JsonPath;
@@ -30,13 +31,14 @@ pub(crate) enum Freshness {
 pub(crate) struct Store {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Store {
     /// Begins to cache the kinds of `resources`.
     pub(crate) fn new<'a>(storage: Arc<dyn Storage>, resources: impl Iterator<Item = &'a Resource>) -> Self {
         let cache = Cache::new(storage.clone(), kind_configs(resources));
-        Self { storage, cache }
+        Self { storage, cache, turns: Arc::default() }
     }
 
     /// Waits until the cache is as new as asked.
@@ -105,7 +107,7 @@ type Kind = (bool, Vec<(String, JsonPath)>, Option<Normaliser>);
 /// serve it.
 pub(crate) fn kind_configs<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<KindConfig> {
     let mut by_prefix: BTreeMap<String, Kind> = BTreeMap::new();
-    for resource in resources {
+    for resource in resources.filter(|resource| resource.review.is_none()) {
         let description = &resource.description;
         let (_, fields, _) = by_prefix
             .entry(resource.prefix().to_owned())

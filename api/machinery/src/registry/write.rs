@@ -9,11 +9,12 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 
 use super::admit::{Admitted, FieldValidation, admit};
+use super::charged::{Conditions, Operation, Rejection};
 use super::deletion::{DeleteOptions, Deletion, is_held, plan_deletion};
 use super::prepare::{self, Ownership, Part, is_unchanged};
 use super::resource::Resource;
 use super::store::{Freshness, Store, decode_cached};
-use super::{definitions, failure, namespaces};
+use super::{definitions, failure, namespaces, quota};
 use crate::apply::Writer;
 use crate::auth::{Attributes, Authorizer, Decision};
 use crate::cache::Object;
@@ -24,7 +25,7 @@ use crate::storage::{Guard, Revision, StorageError, StoredValue};
 use crate::strategy::Context;
 
 /// How often a write is tried when other writers are faster.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 /// How many names are tried for `generateName`.
 const NAME_ATTEMPTS: usize = 8;
 /// The longest `generateName` that is used whole; a label's 63 bytes less the random part.
@@ -142,17 +143,17 @@ impl<'a> Write<'a> {
         if !meta::text(&admitted.object, "resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        let mut guards = self.require_surroundings(false).await?;
+        let surroundings = self.require_surroundings(false).await?;
         let base = meta::text(&admitted.object, "generateName").to_owned();
         if !meta::text(&admitted.object, "name").is_empty() || base.is_empty() {
-            return self.create_named(admitted, &Ownership::Changes, &mut guards).await;
+            return self.create_named(admitted, &Ownership::Changes, surroundings).await;
         }
         let mut attempts = NAME_ATTEMPTS;
         loop {
             attempts -= 1;
             let mut attempt = admitted.clone();
             meta::set(&mut attempt.object, "name", Some(generate_name(&base).into()));
-            match self.create_named(attempt, &Ownership::Changes, &mut guards).await {
+            match self.create_named(attempt, &Ownership::Changes, surroundings.clone()).await {
                 Err(error) if attempts > 0 && error.reason() == Reason::AlreadyExists => {}
                 result => return result,
             }
@@ -174,7 +175,7 @@ impl<'a> Write<'a> {
         &self,
         admitted: Admitted,
         ownership: &Ownership<'_>,
-        guards: &mut Vec<Guard>,
+        surroundings: Vec<Guard>,
     ) -> Result<Written, ApiError> {
         let name = meta::text(&admitted.object, "name").to_owned();
         let uid = uuid::Uuid::new_v4().to_string();
@@ -184,14 +185,19 @@ impl<'a> Write<'a> {
         self.authorize(&name, None, Some(&prepared.object))?;
         let mut object = prepared.object;
         let namespace = self.attributes.namespace;
+        let change = quota::Change::between(self.resource, None, Some(&object));
         if self.dry_run {
             self.store.reach(Freshness::Consistent).await?;
+            quota::charge(self.store, self.resource, namespace, &name, &change)?;
             if self.store.cached(self.resource, namespace, &name).is_some() {
                 let (group, plural) = self.names();
                 return Err(ApiError::already_exists(group, plural, &name));
             }
         } else {
-            let revision = self.store_new(&name, encode(&object)?, guards).await?;
+            let conditions = Conditions { surroundings, creates: true, touches: quota::is_quota(self.resource) };
+            let value = encode(&object)?;
+            let stored = self.charged(&name, Operation::Create(&value), &change, conditions).await;
+            let revision = stored.map_err(|rejection| self.answer(&name, rejection))?;
             // as it will be read
             self.resource.normalise(&mut object);
             meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
@@ -199,19 +205,10 @@ impl<'a> Write<'a> {
         Ok(Written { object, cached: None, removed: false, warnings: prepared.warnings })
     }
 
-    /// Stores a new object in a namespace, and of a kind, that is still there and stays.
-    async fn store_new(&self, name: &str, value: Bytes, guards: &mut Vec<Guard>) -> Result<Revision, ApiError> {
-        let key = self.resource.key(self.attributes.namespace, name);
-        let mut attempts = ATTEMPTS;
-        loop {
-            attempts -= 1;
-            match self.store.storage.create(&key, value.clone(), self.resource.ttl, guards).await {
-                // a namespace that was only labelled is good still
-                Err(StorageError::GuardChanged { .. }) if attempts > 0 => {
-                    *guards = self.require_surroundings(true).await?;
-                }
-                created => return created.map_err(|error| failure::of_write(&error, self.resource, name)),
-            }
+    fn answer(&self, name: &str, rejection: Rejection) -> ApiError {
+        match rejection {
+            Rejection::Refused(error) => error,
+            Rejection::Storage(error) => failure::of_write(&error, self.resource, name),
         }
     }
 
@@ -338,10 +335,12 @@ impl<'a> Write<'a> {
                 Change::Put(object) => (object, false),
                 Change::Remove(object) => (object, true),
             };
-            match self.commit(name, object, removed, current.revision).await {
+            match self.commit(name, object, removed, &current).await {
                 Ok(written) => return Ok(written),
-                Err(StorageError::Conflict { current: stored, .. }) => current = self.current_stored(&stored)?,
-                Err(error) => return Err(failure::of_write(&error, self.resource, name)),
+                Err(Rejection::Storage(StorageError::Conflict { current: stored, .. })) => {
+                    current = self.current_stored(&stored)?;
+                }
+                Err(rejection) => return Err(self.answer(name, rejection)),
             }
         }
         let (group, plural) = self.names();
@@ -353,16 +352,29 @@ impl<'a> Write<'a> {
         name: &str,
         mut object: Value,
         removed: bool,
-        expected: Revision,
-    ) -> Result<Written, StorageError> {
-        let key = self.resource.key(self.attributes.namespace, name);
-        let revision = if self.dry_run {
-            expected
-        } else if removed {
-            self.store.storage.delete(&key, expected).await?
+        current: &Current,
+    ) -> Result<Written, Rejection> {
+        let namespace = self.attributes.namespace;
+        let old = &current.object;
+        let change = if removed && !quota::exist(self.store, namespace) {
+            // what nobody limits need not be given back
+            quota::Change::default()
         } else {
+            quota::Change::between(self.resource, Some(old), (!removed).then_some(&object))
+        };
+        let revision = if self.dry_run {
+            quota::charge(self.store, self.resource, namespace, name, &change)?;
+            current.revision
+        } else if removed {
+            let conditions = Conditions { surroundings: Vec::new(), creates: false, touches: false };
+            self.charged(name, Operation::Delete(current.revision), &change, conditions).await?
+        } else {
+            let touches = quota::is_quota(self.resource) && quota::limits_change(Some(old), &object);
+            let guard = if touches || change.takes() { namespaces::known(self.store, namespace) } else { None };
+            let conditions = Conditions { surroundings: guard.into_iter().collect(), creates: false, touches };
             meta::set(&mut object, "resourceVersion", None);
-            self.store.storage.update(&key, object.to_string().into(), expected, self.resource.ttl).await?
+            let value = Bytes::from(object.to_string());
+            self.charged(name, Operation::Update(&value, current.revision), &change, conditions).await?
         };
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         Ok(Written { object, cached: None, removed, warnings: Vec::new() })

@@ -8,8 +8,12 @@ use super::query::{self, WriteOptions};
 use super::respond::Body;
 use super::{Call, body, respond};
 use crate::meta;
-use crate::registry::{DeleteOptions, Written};
+use crate::protobuf;
+use crate::registry::{DeleteOptions, Propagation, Written};
 use crate::status::{ApiError, FieldError, FieldPath, IN_USE, Reason, shown, success};
+
+/// The option of a deletion that would remove an object whose finalizers cannot be read.
+const IGNORE_STORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 impl Call<'_> {
     pub(super) async fn delete(&self, bytes: &[u8]) -> Result<Response<Body>, ApiError> {
@@ -46,7 +50,11 @@ impl Call<'_> {
     /// understood must not count as none.
     fn delete_options(&self, bytes: &[u8]) -> Result<(DeleteOptions, WriteOptions), ApiError> {
         let mut write = WriteOptions::parse(self.query)?;
-        let body = if bytes.is_empty() { Value::Null } else { body::object(self.headers, bytes, None)?.value };
+        let body = if bytes.is_empty() {
+            Value::Null
+        } else {
+            body::object(self.headers, bytes, Some(protobuf::DELETE_OPTIONS))?.value
+        };
         if !body.is_null() && !body.is_object() {
             return Err(ApiError::bad_request("the body must be a DeleteOptions object"));
         }
@@ -62,15 +70,12 @@ impl Call<'_> {
             }
             Some(other) => return Err(malformed("dryRun", "a list of strings", other)),
         }
-        let policy = match text(&body, "propagationPolicy")? {
-            Some(policy) => policy,
-            None => self.query.get("propagationPolicy"),
-        };
-        if !matches!(policy, "" | "Orphan" | "Background" | "Foreground") {
-            let supported = ["Background", "Foreground", "Orphan"].map(str::to_owned);
-            let error = FieldError::not_supported(FieldPath::new("propagationPolicy"), policy, &supported);
-            return Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+        if self.flag(&body, IGNORE_STORE_READ_ERROR)? == Some(true) {
+            return Err(ApiError::bad_request(format!(
+                "{IGNORE_STORE_READ_ERROR} is not supported by this server: an object that cannot be read is removed in etcd"
+            )));
         }
+        let propagation = self.propagation(&body)?;
         let grace_period_seconds = match in_body("gracePeriodSeconds") {
             Some(value) => Some(value.as_i64().ok_or_else(|| malformed("gracePeriodSeconds", "an integer", value))?),
             None => self.query.number("gracePeriodSeconds")?,
@@ -81,11 +86,53 @@ impl Call<'_> {
         }
         let precondition = |name: &str| Ok(text(preconditions, name)?.map(str::to_owned));
         let options = DeleteOptions {
+            propagation,
             grace_period_seconds,
             uid: precondition("uid")?,
             resource_version: precondition("resourceVersion")?,
         };
         Ok((options, write))
+    }
+
+    /// What becomes of the dependents: `propagationPolicy`, or what stood for it before.
+    fn propagation(&self, body: &Value) -> Result<Option<Propagation>, ApiError> {
+        let refused = |error| Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+        let policy = match text(body, "propagationPolicy")? {
+            Some(policy) => policy,
+            None => self.query.get("propagationPolicy"),
+        };
+        let path = FieldPath::new("propagationPolicy");
+        let orphan = self.flag(body, "orphanDependents")?;
+        if orphan.is_some() && !policy.is_empty() {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            return refused(FieldError::invalid(path, policy, detail));
+        }
+        match (policy, orphan) {
+            ("", None) => Ok(None),
+            ("Orphan", _) | ("", Some(true)) => Ok(Some(Propagation::Orphan)),
+            ("Background", _) | ("", Some(false)) => Ok(Some(Propagation::Background)),
+            ("Foreground", _) => Ok(Some(Propagation::Foreground)),
+            _ => refused(FieldError::not_supported(
+                path,
+                policy,
+                &["Background", "Foreground", "Orphan"].map(str::to_owned),
+            )),
+        }
+    }
+
+    /// A truth value in the body, or else in the query.
+    fn flag(&self, body: &Value, name: &str) -> Result<Option<bool>, ApiError> {
+        match body.get(name) {
+            None | Some(Value::Null) => match self.query.get(name) {
+                "" => Ok(None),
+                text => {
+                    let flag = text.parse().map_err(|_| malformed(name, "true or false", &text.into()))?;
+                    Ok(Some(flag))
+                }
+            },
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(malformed(name, "true or false", other)),
+        }
     }
 }
 

@@ -1,21 +1,22 @@
 //! The REST layer: from an HTTP request to an answer.
 //!
-//! `path`, `query`, `options`, `continuation`, `negotiate` and `body` read the request; `read`, `watch`, `write`, `delete`
-//! and `subresource` carry it out, `document` answers for what is no object; `respond` writes the answer, which `compress`
+//! `path`, `query`, `options`, `continuation`, `negotiate` and `body` read the request; `read`, `watch`, `write`, `delete`,
+//! `subresource` and `review` carry it out, `document` answers for what is no object; `respond` writes the answer, which `compress`
 //! and `websocket` send in other ways. Which kind a path means is looked up for each request, so that kinds may come and go.
 
 mod body;
 mod compress;
 mod continuation;
 mod delete;
-mod field_manager;
 mod document;
+mod field_manager;
 mod negotiate;
 mod options;
 mod path;
 mod query;
 mod read;
 mod respond;
+mod review;
 mod room;
 mod subresource;
 mod watch;
@@ -342,6 +343,13 @@ impl Call<'_> {
         B: http_body::Body<Data = Bytes> + Unpin + Send,
         B::Error: std::fmt::Display,
     {
+        if let Some(review) = &self.resource.review {
+            return match (self.path.subresource.as_str(), self.verb) {
+                ("", Verb::Create) => self.review(&**review, &self.receive(body).await?),
+                ("", _) => Err(self.method_not_allowed()),
+                _ => Err(ApiError::no_such_path()),
+            };
+        }
         match (self.path.subresource.as_str(), self.verb) {
             ("", Verb::Get) => self.get().await,
             ("", Verb::List) => self.list().await,

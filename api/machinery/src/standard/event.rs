@@ -123,6 +123,10 @@ impl Strategy for EventStrategy {
     fn allows_unconditional_update(&self) -> bool {
         true
     }
+
+    fn supports_garbage_collection(&self) -> bool {
+        false
+    }
 }
 
 fn validate(ctx: &Context<'_>, object: &Value) -> Vec<FieldError> {

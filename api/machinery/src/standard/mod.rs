@@ -1,11 +1,17 @@
-//! Kinds of Kubernetes that every server has: namespaces, events, leases, definitions of other kinds. They are described like all others; what
+//! Kinds of Kubernetes that every server has: namespaces, events, leases, secrets, config maps, quotas, definitions of other
+//! kinds, and the reviews by which clients ask who they are and what they may do. They are described like all others; what
 //! Kubernetes does for them specially stands in their strategies.
 
+mod config_map;
+mod data;
 mod definition;
 mod event;
 mod lease;
 mod merging;
 mod namespace;
+mod resource_quota;
+mod review;
+mod secret;
 
 use std::sync::Arc;
 
@@ -33,7 +39,17 @@ pub enum StandardKindError {
 
 /// All standard kinds but the definitions of others, which have to know what else is built in.
 pub(crate) fn resources() -> Result<Vec<Resource>, StandardKindError> {
-    Ok(vec![namespace::resource()?, event::core()?, event::events_k8s_io()?, lease::resource()?])
+    let mut all = vec![
+        namespace::resource()?,
+        event::core()?,
+        event::events_k8s_io()?,
+        lease::resource()?,
+        config_map::resource()?,
+        secret::resource()?,
+        resource_quota::resource()?,
+    ];
+    all.extend(review::resources()?);
+    Ok(all)
 }
 
 /// What the descriptions of standard kinds differ in.
@@ -120,6 +136,14 @@ mod tests {
                 "/registry/core/events/",
                 "/registry/core/events/",
                 "/registry/coordination.k8s.io/leases/",
+                "/registry/core/configmaps/",
+                "/registry/core/secrets/",
+                "/registry/core/resourcequotas/",
+                "/registry/authorization.k8s.io/selfsubjectaccessreviews/",
+                "/registry/authorization.k8s.io/subjectaccessreviews/",
+                "/registry/authorization.k8s.io/localsubjectaccessreviews/",
+                "/registry/authorization.k8s.io/selfsubjectrulesreviews/",
+                "/registry/authentication.k8s.io/selfsubjectreviews/",
             ]
         );
     }

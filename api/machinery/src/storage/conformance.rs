@@ -40,7 +40,8 @@ pub(super) async fn run_all(fresh: impl AsyncFn() -> Subject) {
     watch_of_a_compacted_past_is_refused(fresh().await).await;
     watch_of_the_future_is_refused(&*fresh().await.storage).await;
     what_has_a_time_to_live_goes(&*fresh().await.storage).await;
-    a_create_depends_on_its_guards(&*fresh().await.storage).await;
+    a_write_depends_on_its_guards(&*fresh().await.storage).await;
+    what_guards_become_is_written_with_the_key_or_not_at_all(&*fresh().await.storage).await;
     what_is_too_large_is_refused_before_it_is_sent(&*fresh().await.storage).await;
 }
 
@@ -54,10 +55,10 @@ async fn the_past_can_be_listed_until_it_is_compacted(subject: Subject) {
     }
     storage.create("/registry/g/pastries/x", text("other"), None, &[]).await.unwrap();
     let then = storage.current_revision().await.unwrap();
-    storage.update("/registry/g/past/b", text("new"), written["b"], None).await.unwrap();
-    storage.delete("/registry/g/past/c", written["c"]).await.unwrap();
+    storage.update("/registry/g/past/b", text("new"), written["b"], None, &[]).await.unwrap();
+    storage.delete("/registry/g/past/c", written["c"], &[]).await.unwrap();
     let new = storage.create("/registry/g/past/e", text("new"), None, &[]).await.unwrap();
-    storage.update("/registry/g/past/e", text("newer"), new, None).await.unwrap();
+    storage.update("/registry/g/past/e", text("newer"), new, None, &[]).await.unwrap();
 
     let past = async |after: &str, limit| {
         let listing = storage.list_past("/registry/g/past/", after, then, limit).await.unwrap();
@@ -130,26 +131,26 @@ async fn create_finds_out_whether_the_key_is_in_use(storage: &dyn Storage) {
     let again = storage.create(key, text("2"), None, &[]).await;
     assert!(matches!(again, Err(StorageError::AlreadyExists { key: ref k }) if k == key), "{again:?}");
     assert_eq!(storage.get(key).await.unwrap(), Some(stored));
-    storage.delete(key, revision).await.unwrap();
+    storage.delete(key, revision, &[]).await.unwrap();
     storage.create(key, text("3"), None, &[]).await.unwrap();
 }
 
 async fn update_and_delete_compare_the_revision(storage: &dyn Storage) {
     let key = "/registry/g/things/n/a";
-    let missing = storage.update(key, text("1"), Revision(1), None).await;
+    let missing = storage.update(key, text("1"), Revision(1), None, &[]).await;
     assert!(matches!(missing, Err(StorageError::NotFound { .. })), "{missing:?}");
-    let missing = storage.delete(key, Revision(1)).await;
+    let missing = storage.delete(key, Revision(1), &[]).await;
     assert!(matches!(missing, Err(StorageError::NotFound { .. })), "{missing:?}");
 
     let first = storage.create(key, text("1"), None, &[]).await.unwrap();
-    let second = storage.update(key, text("2"), first, None).await.unwrap();
+    let second = storage.update(key, text("2"), first, None, &[]).await.unwrap();
     let now = StoredValue { key: key.into(), value: text("2"), mod_revision: second };
-    for late in [storage.update(key, text("3"), first, None).await, storage.delete(key, first).await] {
+    for late in [storage.update(key, text("3"), first, None, &[]).await, storage.delete(key, first, &[]).await] {
         let Err(StorageError::Conflict { current, expected, .. }) = late else { panic!("{late:?}") };
         assert_eq!((current, expected), (now.clone(), first));
     }
     assert_eq!(storage.get(key).await.unwrap(), Some(now));
-    let deleted = storage.delete(key, second).await.unwrap();
+    let deleted = storage.delete(key, second, &[]).await.unwrap();
     assert!(deleted > second);
     assert_eq!(storage.get(key).await.unwrap(), None);
 }
@@ -157,11 +158,11 @@ async fn update_and_delete_compare_the_revision(storage: &dyn Storage) {
 async fn each_write_moves_the_revision_by_one(storage: &dyn Storage) {
     let start = storage.current_revision().await.unwrap();
     let a = storage.create("/registry/g/things/n/a", text("1"), None, &[]).await.unwrap();
-    let b = storage.update("/registry/g/things/n/a", text("2"), a, None).await.unwrap();
+    let b = storage.update("/registry/g/things/n/a", text("2"), a, None, &[]).await.unwrap();
     assert_eq!(storage.current_revision().await.unwrap(), b);
-    let c = storage.delete("/registry/g/things/n/a", b).await.unwrap();
+    let c = storage.delete("/registry/g/things/n/a", b, &[]).await.unwrap();
     assert_eq!([a, b, c], [1, 2, 3].map(|step| Revision(start.0 + step)));
-    storage.delete("/registry/g/things/n/a", c).await.unwrap_err();
+    storage.delete("/registry/g/things/n/a", c, &[]).await.unwrap_err();
     assert_eq!(storage.current_revision().await.unwrap(), c, "what fails moves nothing");
 }
 
@@ -199,7 +200,7 @@ async fn list_is_one_revision_while_others_write(storage: Arc<dyn Storage>) {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                revisions[index] = storage.update(&keys[index], text("1"), revisions[index], None).await.unwrap();
+                revisions[index] = storage.update(&keys[index], text("1"), revisions[index], None, &[]).await.unwrap();
             }
         }
     });
@@ -232,7 +233,7 @@ async fn of_eight_writers_none_loses_an_update(storage: Arc<dyn Storage>) {
             while done.len() < EACH {
                 let count: usize = std::str::from_utf8(&current.value).unwrap().parse().unwrap();
                 let next = text(&(count + 1).to_string());
-                match storage.update(KEY, next.clone(), current.mod_revision, None).await {
+                match storage.update(KEY, next.clone(), current.mod_revision, None, &[]).await {
                     Ok(revision) => {
                         done.push(revision);
                         current = StoredValue { key: KEY.into(), value: next, mod_revision: revision };
@@ -253,9 +254,9 @@ async fn watch_brings_the_past_and_the_present(storage: &dyn Storage) {
     let start = storage.current_revision().await.unwrap();
     let (a, b) = ("/registry/g/things/n/a", "/registry/g/things/n/b");
     let created = storage.create(a, text("1"), None, &[]).await.unwrap();
-    let updated = storage.update(a, text("2"), created, None).await.unwrap();
+    let updated = storage.update(a, text("2"), created, None, &[]).await.unwrap();
     storage.create("/registry/g/others/n/a", text("x"), None, &[]).await.unwrap();
-    let deleted = storage.delete(a, updated).await.unwrap();
+    let deleted = storage.delete(a, updated, &[]).await.unwrap();
     let mut expected = vec![
         StorageEvent::Put { key: a.into(), value: text("1"), revision: created, created: true },
         StorageEvent::Put { key: a.into(), value: text("2"), revision: updated, created: false },
@@ -278,8 +279,8 @@ async fn watch_of_a_compacted_past_is_refused(subject: Subject) {
     let storage = &*subject.storage;
     let start = storage.current_revision().await.unwrap();
     let a = storage.create("/registry/g/things/n/a", text("1"), None, &[]).await.unwrap();
-    let b = storage.update("/registry/g/things/n/a", text("2"), a, None).await.unwrap();
-    let c = storage.delete("/registry/g/things/n/a", b).await.unwrap();
+    let b = storage.update("/registry/g/things/n/a", text("2"), a, None, &[]).await.unwrap();
+    let c = storage.delete("/registry/g/things/n/a", b, &[]).await.unwrap();
     let d = storage.create("/registry/g/things/n/b", text("3"), None, &[]).await.unwrap();
     (subject.compact)(c).await;
     for gone in [start, a, b] {
@@ -310,11 +311,11 @@ async fn what_has_a_time_to_live_goes(storage: &dyn Storage) {
     let (short, changed, stays) = ("/registry/g/things/n/a", "/registry/g/things/n/b", "/registry/g/things/n/c");
     storage.create(short, text("1"), ttl, &[]).await.unwrap();
     let created = storage.create(changed, text("1"), ttl, &[]).await.unwrap();
-    let updated = storage.update(changed, text("2"), created, None).await.unwrap();
+    let updated = storage.update(changed, text("2"), created, None, &[]).await.unwrap();
     storage.create(stays, text("1"), None, &[]).await.unwrap();
     let renewed = "/registry/g/things/n/d";
     let first = storage.create(renewed, text("1"), ttl, &[]).await.unwrap();
-    storage.update(renewed, text("2"), first, Some(Duration::from_hours(1))).await.unwrap();
+    storage.update(renewed, text("2"), first, Some(Duration::from_hours(1)), &[]).await.unwrap();
     assert_eq!(storage.list("/registry/").await.unwrap().values.len(), 4);
 
     let mut watch = storage.watch("/registry/", start).await.unwrap();
@@ -328,35 +329,70 @@ async fn what_has_a_time_to_live_goes(storage: &dyn Storage) {
     assert_eq!(storage.get(changed).await.unwrap(), None);
 }
 
-async fn a_create_depends_on_its_guards(storage: &dyn Storage) {
+async fn a_write_depends_on_its_guards(storage: &dyn Storage) {
     let (key, other) = ("/registry/g/things/n/a", "/registry/core/namespaces/n");
-    let guard = |revision| Guard { key: other.to_owned(), revision };
-    let changed = |result: &Result<Revision, StorageError>| matches!(result, Err(StorageError::GuardChanged { .. }));
-    let missing = storage.create(key, text("1"), None, &[guard(Revision(1))]).await;
+    let guard = |revision| [Guard::unchanged(other, revision)];
+    let changed = |result: &Result<Revision, StorageError>| matches!(result, Err(StorageError::GuardChanged { key }) if key == other);
+    let missing = storage.create(key, text("1"), None, &guard(Revision(1))).await;
     assert!(changed(&missing), "{missing:?}");
     let first = storage.create(other, text("1"), None, &[]).await.unwrap();
-    let second = storage.update(other, text("2"), first, None).await.unwrap();
-    let late = storage.create(key, text("1"), None, &[guard(first)]).await;
+    let second = storage.update(other, text("2"), first, None, &[]).await.unwrap();
+    let late = storage.create(key, text("1"), None, &guard(first)).await;
     assert!(changed(&late), "{late:?}");
     assert_eq!(storage.get(key).await.unwrap(), None);
-    let created = storage.create(key, text("1"), None, &[guard(second)]).await.unwrap();
+    let created = storage.create(key, text("1"), None, &guard(second)).await.unwrap();
     assert_eq!(created, Revision(second.0 + 1));
-    // that the key is there is told first
+    // what is wrong with the key itself is told first
     for guard in [guard(first), guard(second)] {
-        let again = storage.create(key, text("1"), None, &[guard]).await;
+        let again = storage.create(key, text("1"), None, &guard).await;
         assert!(matches!(again, Err(StorageError::AlreadyExists { .. })), "{again:?}");
+        for late in
+            [storage.update(key, text("2"), first, None, &guard).await, storage.delete(key, first, &guard).await]
+        {
+            assert!(matches!(late, Err(StorageError::Conflict { .. })), "{late:?}");
+        }
     }
-    storage.delete(other, second).await.unwrap();
-    let gone = storage.create("/registry/g/things/n/b", text("1"), None, &[guard(second)]).await;
+    for late in [
+        storage.update(key, text("2"), created, None, &guard(first)).await,
+        storage.delete(key, created, &guard(first)).await,
+    ] {
+        assert!(changed(&late), "{late:?}");
+    }
+    assert_eq!(storage.get(key).await.unwrap().unwrap().mod_revision, created, "nothing was written");
+    storage.update(key, text("2"), created, None, &guard(second)).await.unwrap();
+    storage.delete(other, second, &[]).await.unwrap();
+    let gone = storage.create("/registry/g/things/n/b", text("1"), None, &guard(second)).await;
     assert!(changed(&gone), "{gone:?}");
+}
 
-    let third = storage.create(other, text("3"), None, &[]).await.unwrap();
-    let both = |revision| [guard(third), Guard { key: key.to_owned(), revision }];
-    for revision in [first, second] {
-        let one_holds = storage.create("/registry/g/things/n/b", text("1"), None, &both(revision)).await;
-        assert!(changed(&one_holds), "{one_holds:?}");
-    }
-    storage.create("/registry/g/things/n/b", text("1"), None, &both(created)).await.unwrap();
+async fn what_guards_become_is_written_with_the_key_or_not_at_all(storage: &dyn Storage) {
+    let (key, count, other) = ("/registry/g/things/n/a", "/registry/g/counts/n/a", "/registry/g/counts/n/b");
+    let start = storage.create(count, text("0"), None, &[]).await.unwrap();
+    let other_at = storage.create(other, text("x"), None, &[]).await.unwrap();
+    let counted = |value: &str, at| Guard::becomes(count, at, text(value));
+    let before = storage.current_revision().await.unwrap();
+    let stale = [counted("1", start), Guard::unchanged(other, start)];
+    let refused = storage.create(key, text("1"), None, &stale).await;
+    assert!(matches!(&refused, Err(StorageError::GuardChanged { key }) if key == other), "{refused:?}");
+    assert_eq!(storage.current_revision().await.unwrap(), before, "nothing was written");
+
+    let mut watch = storage.watch("/registry/", before).await.unwrap();
+    let created =
+        storage.create(key, text("1"), None, &[counted("1", start), Guard::unchanged(other, other_at)]).await.unwrap();
+    assert_eq!(created, Revision(before.0 + 1), "one revision for both");
+    let updated = storage.update(key, text("2"), created, None, &[counted("2", created)]).await.unwrap();
+    let late = storage.delete(key, updated, &[counted("9", created)]).await;
+    assert!(matches!(late, Err(StorageError::GuardChanged { .. })), "{late:?}");
+    let deleted = storage.delete(key, updated, &[counted("0", updated)]).await.unwrap();
+    let now = storage.get(count).await.unwrap().unwrap();
+    assert_eq!((now.value, now.mod_revision), (text("0"), deleted));
+    assert_eq!(storage.get(other).await.unwrap().unwrap().mod_revision, other_at);
+
+    let events = events_until(&mut watch, |events| events.len() == 6).await;
+    let revisions: Vec<Revision> = events.iter().map(StorageEvent::revision).collect();
+    assert_eq!(revisions, [created, created, updated, updated, deleted, deleted]);
+    let of_count = events.iter().filter(|event| event.key() == count).count();
+    assert_eq!(of_count, 3);
 }
 
 async fn what_is_too_large_is_refused_before_it_is_sent(storage: &dyn Storage) {
@@ -368,9 +404,9 @@ async fn what_is_too_large_is_refused_before_it_is_sent(storage: &dyn Storage) {
     let overhead = super::REQUEST_OVERHEAD_BYTES + 3 * key.len();
     let fits = large.slice(overhead..);
     let created = storage.create(key, fits.clone(), None, &[]).await.unwrap();
-    let refused = storage.update(key, large, created, None).await;
+    let refused = storage.update(key, large, created, None, &[]).await;
     assert!(matches!(refused, Err(StorageError::TooLarge { .. })), "{refused:?}");
-    storage.update(key, fits.clone(), created, None).await.unwrap();
+    storage.update(key, fits.clone(), created, None, &[]).await.unwrap();
     // and several of them are not too much for one list and one watch
     for key in ["/registry/g/things/n/b", "/registry/g/things/n/c", "/registry/g/things/n/d"] {
         storage.create(key, fits.clone(), None, &[]).await.unwrap();

@@ -16,7 +16,7 @@ pub enum StorageError {
         /// The key that was to be created.
         key: String,
     },
-    /// A create found one of its guards written or deleted since the revision that the caller knows.
+    /// A write found one of its guards written or deleted since the revision that the caller knows.
     #[error("key {key} was changed, on which the write depends")]
     GuardChanged {
         /// The guard's key.

@@ -99,27 +99,45 @@ impl Shared {
     fn expire(&self, key: &str, given: Revision) {
         let mut state = self.lock();
         if state.keys.get(key).is_some_and(|entry| entry.expires_by == Some(given)) {
-            self.apply_delete(&mut state, key);
+            self.apply_delete(&mut state, key, &[]);
         }
     }
 
-    fn apply_put(&self, state: &mut State, key: &str, value: Bytes) -> Revision {
+    /// Writes the key, and what the guards become, at one revision.
+    fn apply_put(&self, state: &mut State, key: &str, value: Bytes, guards: &[Guard]) -> Revision {
+        let revision = Self::apply_guards(state, guards);
+        Self::put_at(state, revision, key, value);
+        self.announce(state);
+        revision
+    }
+
+    fn apply_delete(&self, state: &mut State, key: &str, guards: &[Guard]) -> Revision {
+        let revision = Self::apply_guards(state, guards);
+        state.keys.remove(key);
+        Self::record(state, StorageEvent::Delete { key: key.to_owned(), revision });
+        self.announce(state);
+        revision
+    }
+
+    /// Begins the next revision with what the guards become.
+    fn apply_guards(state: &mut State, guards: &[Guard]) -> Revision {
         let revision = Revision(state.revision.0 + 1);
+        for guard in guards {
+            if let Some(value) = &guard.put {
+                Self::put_at(state, revision, &guard.key, value.clone());
+            }
+        }
+        revision
+    }
+
+    fn put_at(state: &mut State, revision: Revision, key: &str, value: Bytes) {
         let before = state.keys.get(key);
         let (created, expires_by) = (before.is_none(), before.and_then(|entry| entry.expires_by));
         state.keys.insert(key.to_owned(), Entry { value: value.clone(), mod_revision: revision, expires_by });
-        self.record(state, StorageEvent::Put { key: key.to_owned(), value, revision, created });
-        revision
+        Self::record(state, StorageEvent::Put { key: key.to_owned(), value, revision, created });
     }
 
-    fn apply_delete(&self, state: &mut State, key: &str) -> Revision {
-        let revision = Revision(state.revision.0 + 1);
-        state.keys.remove(key);
-        self.record(state, StorageEvent::Delete { key: key.to_owned(), revision });
-        revision
-    }
-
-    fn record(&self, state: &mut State, event: StorageEvent) {
+    fn record(state: &mut State, event: StorageEvent) {
         state.revision = event.revision();
         state.history.push_back(event);
         if state.history.len() > HISTORY_LIMIT
@@ -127,6 +145,10 @@ impl Shared {
         {
             state.compacted = oldest.revision();
         }
+    }
+
+    /// Wakes the watches: the revision is complete.
+    fn announce(&self, state: &State) {
         self.revision.send_replace(state.revision);
     }
 }
@@ -170,6 +192,16 @@ impl State {
         Ok(past)
     }
 
+    /// Whether every guard's key is as the writer knows it.
+    fn expect_guards(&self, guards: &[Guard]) -> Result<(), StorageError> {
+        let holds =
+            |guard: &&Guard| self.keys.get(&guard.key).is_some_and(|entry| entry.mod_revision == guard.revision);
+        match guards.iter().find(|guard| !holds(guard)) {
+            None => Ok(()),
+            Some(guard) => Err(StorageError::GuardChanged { key: guard.key.clone() }),
+        }
+    }
+
     /// What happened below `prefix` after `after`.
     fn changes(&self, prefix: &str, after: Revision) -> Result<WatchBatch, StorageError> {
         if after < self.compacted {
@@ -196,17 +228,13 @@ impl Storage for MemoryStorage {
         ttl: Option<Duration>,
         guards: &[Guard],
     ) -> Result<Revision, StorageError> {
-        check_size(key, &value)?;
+        check_size(key, &value, guards)?;
         let mut state = self.shared.lock();
         if state.keys.contains_key(key) {
             return Err(StorageError::AlreadyExists { key: key.to_owned() });
         }
-        for guard in guards {
-            if state.keys.get(&guard.key).is_none_or(|entry| entry.mod_revision != guard.revision) {
-                return Err(StorageError::GuardChanged { key: guard.key.clone() });
-            }
-        }
-        let revision = self.shared.apply_put(&mut state, key, value);
+        state.expect_guards(guards)?;
+        let revision = self.shared.apply_put(&mut state, key, value, guards);
         if let Some(ttl) = ttl {
             self.shared.expire_after(&mut state, key, ttl);
         }
@@ -219,21 +247,25 @@ impl Storage for MemoryStorage {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
-        check_size(key, &value)?;
+        check_size(key, &value, guards)?;
         let mut state = self.shared.lock();
         state.expect(key, expected)?;
-        let revision = self.shared.apply_put(&mut state, key, value);
+        state.expect_guards(guards)?;
+        let revision = self.shared.apply_put(&mut state, key, value, guards);
         if let Some(ttl) = ttl {
             self.shared.expire_after(&mut state, key, ttl);
         }
         Ok(revision)
     }
 
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError> {
+        check_size(key, &[], guards)?;
         let mut state = self.shared.lock();
         state.expect(key, expected)?;
-        Ok(self.shared.apply_delete(&mut state, key))
+        state.expect_guards(guards)?;
+        Ok(self.shared.apply_delete(&mut state, key, guards))
     }
 
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
@@ -350,7 +382,7 @@ mod tests {
         let mut watch = storage.watch("/registry/", Revision(1)).await.unwrap();
         let mut revision = storage.create("/registry/a", Bytes::from_static(b"0"), None, &[]).await.unwrap();
         for _ in 0..HISTORY_LIMIT {
-            revision = storage.update("/registry/a", Bytes::from_static(b"1"), revision, None).await.unwrap();
+            revision = storage.update("/registry/a", Bytes::from_static(b"1"), revision, None, &[]).await.unwrap();
         }
         assert!(matches!(watch.next().await, Some(Err(StorageError::Compacted { .. }))));
         assert!(watch.next().await.is_none(), "a failed watch ends");

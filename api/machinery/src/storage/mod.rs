@@ -27,8 +27,11 @@ pub use self::{
 /// The largest request that is sent to the store, in bytes: etcd's default for `--max-request-bytes`.
 pub const MAX_REQUEST_BYTES: usize = 1536 * 1024;
 
-/// What one write adds to its request besides keys and value (message framing, compares, lease, a guard), rounded up.
+/// What one write adds to its request besides keys and values (message framing, compares, lease), rounded up.
 const REQUEST_OVERHEAD_BYTES: usize = 1024;
+
+/// The most guards of one write. etcd carries out 128 operations in a transaction by default (`--max-txn-ops`).
+pub const MAX_GUARDS: usize = 100;
 
 /// The store's revision: one counter for all keys, which grows by one with each write. 0 means "before any write".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,13 +62,28 @@ pub struct StoredValue {
     pub mod_revision: Revision,
 }
 
-/// A key that must still be as it was for a write to happen, besides the one that is written.
+/// A key that must still be as it was for a write to happen, besides the one that is written; it may be overwritten in the
+/// same transaction, so that the write and what is kept about it (a quota's usage) change together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guard {
     /// The full key.
     pub key: String,
     /// The revision of its last write, as the writer knows it.
     pub revision: Revision,
+    /// What the key holds after the write; it stays as it is if nothing is given.
+    pub put: Option<Bytes>,
+}
+
+impl Guard {
+    /// The key must be as it was, and stays so.
+    pub fn unchanged(key: impl Into<String>, revision: Revision) -> Self {
+        Self { key: key.into(), revision, put: None }
+    }
+
+    /// The key must be as it was, and holds `value` afterwards.
+    pub fn becomes(key: impl Into<String>, revision: Revision, value: Bytes) -> Self {
+        Self { key: key.into(), revision, put: Some(value) }
+    }
 }
 
 /// All values below a prefix, as they were at one revision.
@@ -142,18 +160,20 @@ pub type WatchBatches = BoxStream<'static, Result<WatchBatch, StorageError>>;
 
 /// A key-value store with revisions. Each write is one transaction and answers with the revision of that transaction.
 ///
+/// A write happens only if each of its guards still holds (no more than [`MAX_GUARDS`], of different keys than its own), else
+/// it ends in [`StorageError::GuardChanged`]; what is wrong with its own key is told first.
+///
 /// A write whose answer is lost is looked up again, and ends in [`StorageError::OutcomeUnknown`] where that does not tell;
 /// no write is ever sent twice.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
-    /// Creates the key, if all `guards` still hold.
+    /// Creates the key.
     ///
     /// With `ttl` the store deletes it after that time, or a little later (a twentieth of it, at most a minute, and the
     /// store's own second or two), since keys share leases.
     ///
     /// # Errors
-    /// [`StorageError::AlreadyExists`] if there is such a key, else [`StorageError::GuardChanged`] if a guard's key was
-    /// written or deleted since.
+    /// [`StorageError::AlreadyExists`] if there is such a key.
     async fn create(
         &self,
         key: &str,
@@ -173,13 +193,14 @@ pub trait Storage: Send + Sync + 'static {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError>;
 
     /// Deletes the key if its last write was at `expected`.
     ///
     /// # Errors
     /// [`StorageError::Conflict`] with the present value, or [`StorageError::NotFound`].
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError>;
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError>;
 
     /// The key's value after every write that was answered before this call (linearizable).
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError>;
@@ -214,10 +235,11 @@ pub trait Storage: Send + Sync + 'static {
 }
 
 /// Refuses what etcd would refuse for its size, before anything is sent.
-fn check_size(key: &str, value: &Bytes) -> Result<(), StorageError> {
-    // the key stands in the compare, in the put and in the read of a failed compare
-    let size = value.len() + 3 * key.len() + REQUEST_OVERHEAD_BYTES;
-    if size > MAX_REQUEST_BYTES {
+fn check_size(key: &str, value: &[u8], guards: &[Guard]) -> Result<(), StorageError> {
+    // each key stands in the compare, in the put and in the read of a failed compare
+    let guarded = guards.iter().map(|guard| guard.put.as_ref().map_or(0, Bytes::len) + 3 * guard.key.len());
+    let size = value.len() + 3 * key.len() + guarded.sum::<usize>() + REQUEST_OVERHEAD_BYTES;
+    if size > MAX_REQUEST_BYTES || guards.len() > MAX_GUARDS {
         return Err(StorageError::TooLarge { key: key.to_owned(), size, limit: MAX_REQUEST_BYTES });
     }
     Ok(())

@@ -104,10 +104,10 @@ impl Storage for Counting {
         key: &str,
         value: Bytes,
         ttl: Option<Duration>,
-        guard: Option<&Guard>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         self.writes.fetch_add(1, Ordering::SeqCst);
-        self.memory.create(key, value, ttl, guard).await
+        self.memory.create(key, value, ttl, guards).await
     }
     async fn update(
         &self,
@@ -115,13 +115,14 @@ impl Storage for Counting {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         self.writes.fetch_add(1, Ordering::SeqCst);
-        self.memory.update(key, value, expected, ttl).await
+        self.memory.update(key, value, expected, ttl, guards).await
     }
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError> {
         self.writes.fetch_add(1, Ordering::SeqCst);
-        self.memory.delete(key, expected).await
+        self.memory.delete(key, expected, guards).await
     }
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
         self.memory.get(key).await

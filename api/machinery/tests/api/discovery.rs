@@ -17,7 +17,15 @@ async fn kinds_are_found_group_by_group() {
     assert_eq!(plain("/api").await["versions"], json!(["v1"]));
     let groups = plain("/apis").await;
     let names: Vec<&Value> = groups["groups"].as_array().unwrap().iter().map(|group| &group["name"]).collect();
-    assert_eq!(names, ["apiextensions.k8s.io", "coordination.k8s.io", "events.k8s.io", "test.example.com"]);
+    let expected = [
+        "apiextensions.k8s.io",
+        "authentication.k8s.io",
+        "authorization.k8s.io",
+        "coordination.k8s.io",
+        "events.k8s.io",
+        "test.example.com",
+    ];
+    assert_eq!(names, expected);
     assert_eq!(plain("/apis/test.example.com").await["preferredVersion"]["groupVersion"], "test.example.com/v1");
     let resources = plain("/apis/test.example.com/v1").await;
     let names: Vec<&Value> = resources["resources"].as_array().unwrap().iter().map(|entry| &entry["name"]).collect();

@@ -320,3 +320,48 @@ async fn lists_in_chunks_and_schemas() {
     let categories = kubectl.ok(&["api-resources", "--categories=toys", "-o", "name"]).await;
     assert_eq!(categories, "widgets.test.example.com\n");
 }
+
+#[tokio::test]
+async fn secrets_config_maps_quotas_and_reviews() {
+    let kubectl = Kubectl::start().await;
+    kubectl.ok(&["create", "secret", "generic", "s", "--from-literal=password=x", "--from-literal=user=y"]).await;
+    kubectl.ok(&["create", "configmap", "c", "--from-literal=a=b"]).await;
+    kubectl.ok(&["create", "quota", "q", "--hard=pods=5,count/widgets.test.example.com=3"]).await;
+    assert_eq!(kubectl.ok(&["get", "secret", "s", "-o", "jsonpath={.data.password} {.type}"]).await, "eA== Opaque");
+    assert_eq!(kubectl.ok(&["get", "cm", "c", "-o", "jsonpath={.data.a}"]).await, "b");
+    let hard =
+        kubectl.ok(&["get", "quota", "q", "-o", r"jsonpath={.spec.hard.count/widgets\.test\.example\.com}"]).await;
+    assert_eq!(hard, "3");
+    let table = kubectl.ok(&["get", "secrets"]).await;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NAME", "TYPE", "DATA", "AGE"]);
+    assert_eq!(lines[1][..3], ["s", "Opaque", "2"]);
+    let described = kubectl.ok(&["describe", "secret", "s"]).await;
+    assert!(described.contains("password:") && !described.contains("eA=="), "{described}");
+    assert!(kubectl.ok(&["describe", "quota", "q"]).await.contains("Resource"));
+    let map = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: applied}
+data: {a: b, c: d}
+";
+    let file = kubectl.file("map.yaml", map);
+    assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "configmap/applied created\n");
+    let file = kubectl.file("map.yaml", &map.replace(", c: d", ""));
+    assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "configmap/applied configured\n");
+    assert_eq!(kubectl.ok(&["get", "cm", "applied", "-o", "jsonpath={.data}"]).await, r#"{"a":"b"}"#);
+
+    assert_eq!(kubectl.ok(&["auth", "can-i", "create", "widgets"]).await, "yes\n");
+    assert_eq!(kubectl.ok(&["auth", "can-i", "get", "/metrics"]).await, "yes\n");
+    kubectl.run(&["auth", "can-i", "--list"]).await;
+    let me = kubectl.ok(&["auth", "whoami"]).await;
+    assert!(me.contains("admin") && me.contains("masters"), "{me}");
+
+    for (cascade, finalizer) in [("foreground", "foregroundDeletion"), ("orphan", "orphan")] {
+        let name = format!("by-{cascade}");
+        kubectl.ok(&["create", "configmap", &name]).await;
+        kubectl.ok(&["delete", "cm", &name, &format!("--cascade={cascade}"), "--wait=false"]).await;
+        let held = kubectl.ok(&["get", "cm", &name, "-o", "jsonpath={.metadata.finalizers[0]}"]).await;
+        assert_eq!(held, finalizer);
+        kubectl.ok(&["delete", "cm", &name, "--cascade=background"]).await;
+    }
+}

@@ -79,13 +79,14 @@ impl Storage for Patient {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         self.write()?;
-        self.answer(key, self.memory.update(key, value, expected, ttl).await)
+        self.answer(key, self.memory.update(key, value, expected, ttl, guards).await)
     }
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError> {
         self.write()?;
-        self.answer(key, self.memory.delete(key, expected).await)
+        self.answer(key, self.memory.delete(key, expected, guards).await)
     }
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
         self.read()?;

@@ -1,7 +1,7 @@
 //! Lists in pages: one state, whatever happens between the pages.
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use ucloud_machinery::storage::Revision;
 

@@ -20,13 +20,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use ucloud_machinery::auth::{Attributes, Authorizer, Decision};
+use ucloud_machinery::quantity::Quantity;
 use ucloud_machinery::registry::Resource;
 use ucloud_machinery::status::{ApiError, FieldError, FieldPath};
 use ucloud_machinery::storage::{
     Guard, Listing, MemoryStorage, Revision, Storage, StorageError, StoredValue, WatchBatches,
 };
 use ucloud_machinery::strategy::{
-    Context, Lister, Method, Strategy, SubresourceHandler, SubresourceRequest, SubresourceResponse,
+    Context, Lister, Method, Strategy, SubresourceHandler, SubresourceRequest, SubresourceResponse, Usage,
 };
 use ucloud_machinery::{ApiServer, ApiServerBuilder, ServerTls};
 
@@ -134,6 +135,12 @@ impl Strategy for WidgetStrategy {
 
     fn grace_period_seconds(&self, _: &Value, requested: Option<i64>) -> i64 {
         requested.unwrap_or(30)
+    }
+
+    fn usage(&self, object: &Value) -> Vec<Usage> {
+        let count = object["spec"]["count"].as_i64();
+        let unknown = if count.is_none() { vec!["spec.count".to_owned()] } else { Vec::new() };
+        vec![Usage { resource: "requests.cpu", amount: Quantity::count(count.unwrap_or_default()), unknown }]
     }
 }
 
@@ -386,12 +393,13 @@ impl Storage for Slow {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
         self.updates.lock().unwrap().push((key.to_owned(), ttl));
-        self.memory.update(key, value, expected, ttl).await
+        self.memory.update(key, value, expected, ttl, guards).await
     }
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
-        self.memory.delete(key, expected).await
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError> {
+        self.memory.delete(key, expected, guards).await
     }
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
         self.memory.get(key).await

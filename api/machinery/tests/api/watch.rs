@@ -339,6 +339,6 @@ async fn objects_that_other_servers_write_are_seen() {
     // an outsider deletes the key
     let key = "/registry/test.example.com/widgets/default/a";
     let stored = storage.get(key).await.unwrap().unwrap();
-    storage.delete(key, stored.mod_revision).await.unwrap();
+    storage.delete(key, stored.mod_revision, &[]).await.unwrap();
     eventually("it is gone", async || here.get_opt("a").await.unwrap().is_none()).await;
 }

@@ -1,16 +1,27 @@
 //! What the controllers may do: read everything, and write the parts that are theirs. Never a spec.
+//!
+//! The garbage collector deletes objects of any kind, and takes owners out of others. It may do so with objects that have
+//! owners, and to let an object go whose deletion waits for it; with nothing else.
 
 use serde_json::Value;
-use ucloud_machinery::{auth::Attributes, meta, strategy::Lister};
+use ucloud_machinery::{
+    auth::{Attributes, Rule},
+    meta,
+    strategy::Lister,
+};
 use ucloud_types::{GROUP, meta::SYSTEM_NAMESPACE};
 
-use super::{NO_RULE, Refusal, change::only_finalizers};
+use super::{
+    NO_RULE, Refusal,
+    change::{only_finalizers, only_releases},
+    listing::resources,
+};
 
 /// Kinds on which controllers hold finalizers: what else changes in them is judged with the objects.
 const HELD: [&str; 3] = ["vms", "networks", "images"];
 
 /// What they may write anywhere: group, resources, verbs.
-const WRITES: [(&str, &[&str], &[&str]); 7] = [
+const WRITES: [(&str, &[&str], &[&str]); 8] = [
     (
         GROUP,
         &[
@@ -29,7 +40,11 @@ const WRITES: [(&str, &[&str], &[&str]); 7] = [
     ("", &["events"], &["create", "update", "patch"]),
     ("events.k8s.io", &["events"], &["create", "update", "patch"]),
     ("", &["namespaces/status", "namespaces/finalize"], &["update", "patch"]),
+    ("", &["resourcequotas/status"], &["update", "patch"]),
 ];
+
+/// Who may be the garbage collector's to patch or to delete is judged with the object.
+const COLLECTION: [&str; 2] = ["delete", "patch"];
 
 pub fn authorize(request: &Attributes<'_>, lister: &dyn Lister) -> Result<(), Refusal> {
     let resource = match request.subresource {
@@ -44,18 +59,63 @@ pub fn authorize(request: &Attributes<'_>, lister: &dyn Lister) -> Result<(), Re
             WRITES.iter().any(|(in_group, resources, verbs)| {
                 *in_group == group && resources.contains(&resource) && verbs.contains(&verb)
             }) || (matches!(verb, "delete" | "deletecollection") && is_terminating(request.namespace, lister))
+                || (request.subresource.is_empty() && COLLECTION.contains(&verb))
         }
     };
     if allowed { Ok(()) } else { Err(NO_RULE) }
 }
 
-pub fn authorize_object(request: &Attributes<'_>, old: Option<&Value>, new: Option<&Value>) -> Result<(), Refusal> {
-    match (request.group, request.subresource, old, new) {
-        (GROUP, "", Some(old), Some(new)) if HELD.contains(&request.resource) && !only_finalizers(old, new) => {
-            Err("controllers change nothing of it but the finalizers and the status".to_owned())
+pub fn authorize_object(
+    request: &Attributes<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    lister: &dyn Lister,
+) -> Result<(), Refusal> {
+    if !request.subresource.is_empty() {
+        return Ok(());
+    }
+    let own = |verbs: &[&str]| {
+        WRITES.iter().any(|(group, resources, own)| {
+            *group == request.group
+                && resources.contains(&request.resource)
+                && verbs.iter().all(|verb| own.contains(verb))
+        })
+    };
+    match (old, new) {
+        (Some(old), None) => {
+            let allowed = own(&["delete"]) || has_owners(old) || is_terminating(request.namespace, lister);
+            if allowed { Ok(()) } else { Err("controllers delete nothing that has no owner".to_owned()) }
+        }
+        (Some(old), Some(new)) if HELD.contains(&request.resource) => {
+            if only_finalizers(old, new) || only_releases(old, new) {
+                return Ok(());
+            }
+            Err("controllers change nothing of it but the finalizers, its owners and the status".to_owned())
+        }
+        (Some(old), Some(new)) => {
+            let leader = request.group == "coordination.k8s.io" && request.namespace == SYSTEM_NAMESPACE;
+            if leader || own(&["patch"]) || only_releases(old, new) {
+                return Ok(());
+            }
+            Err("controllers change nothing of it but to take owners away".to_owned())
         }
         _ => Ok(()),
     }
+}
+
+fn has_owners(object: &Value) -> bool {
+    object.pointer("/metadata/ownerReferences").and_then(Value::as_array).is_some_and(|owners| !owners.is_empty())
+}
+
+/// What they may do, for people to read.
+pub fn rules() -> Vec<Rule> {
+    let mut rules = vec![
+        resources(&["get", "list", "watch"], "*", &["*"], &[]),
+        resources(&COLLECTION, "*", &["*"], &[]),
+        resources(&["create", "update", "patch"], "coordination.k8s.io", &["leases"], &[]),
+    ];
+    rules.extend(WRITES.iter().map(|(group, names, verbs)| resources(verbs, group, names, &[])));
+    rules
 }
 
 /// Whether the namespace is being deleted, and what is in it with it.
@@ -102,16 +162,29 @@ mod tests {
     #[test]
     fn they_write_no_spec_and_delete_nothing_of_users() {
         let user = controllers();
+        let (old, mut new) = (json!({"metadata": {"name": "x"}, "spec": {}}), json!({"metadata": {"name": "x"}}));
+        new["spec"]["a"] = json!(1);
         for request in [
-            Request::new(&user, "create", "vms").namespace("default"),
-            Request::new(&user, "create", "vms").namespace("default").subresource("start"),
-            Request::new(&user, "delete", "vms").namespace("default"),
-            Request::new(&user, "deletecollection", "vms").namespace("default"),
-            Request::new(&user, "delete", "hosts"),
             Request::new(&user, "patch", "hosts"),
             Request::new(&user, "patch", "networkpools"),
             Request::new(&user, "patch", "networkallocations"),
+            Request::new(&user, "patch", "secrets").group("").namespace("default"),
             Request::new(&user, "patch", "leases").group("coordination.k8s.io").namespace(HOSTS_NAMESPACE),
+        ] {
+            assert!(!request.name("x").allowed(Some(&old), Some(&new), &Objects::default()));
+        }
+        for request in [
+            Request::new(&user, "delete", "vms").namespace("default"),
+            Request::new(&user, "delete", "hosts"),
+            Request::new(&user, "delete", "namespaces").group(""),
+        ] {
+            assert!(!request.name("x").allowed(Some(&old), None, &Objects::default()));
+        }
+        for request in [
+            Request::new(&user, "create", "vms").namespace("default"),
+            Request::new(&user, "create", "vms").namespace("default").subresource("start"),
+            Request::new(&user, "deletecollection", "vms").namespace("default"),
+            Request::new(&user, "update", "secrets").group("").namespace("default"),
             Request::new(&user, "create", "namespaces").group(""),
         ] {
             assert_ne!(request.decide(), Decision::Allow);
@@ -126,16 +199,42 @@ mod tests {
     }
 
     #[test]
+    fn the_garbage_collector_touches_what_has_owners_alone() {
+        let user = controllers();
+        let none = Objects::default();
+        let owner = |name: &str, block: bool| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": name, "blockOwnerDeletion": block});
+        let secret = |owners: Value, finalizers: Value| json!({"metadata": {"name": "x", "ownerReferences": owners, "finalizers": finalizers}, "data": {"a": "eA=="}});
+        let owned = secret(json!([owner("a", true), owner("b", true)]), json!(["orphan", "x/y"]));
+        let delete = Request::new(&user, "delete", "secrets").group("").namespace("default").name("x");
+        assert!(delete.allowed(Some(&owned), None, &none));
+        let patch = Request::new(&user, "patch", "secrets").group("").namespace("default").name("x");
+        for (new, allowed) in [
+            (secret(json!([owner("b", true)]), json!(["orphan", "x/y"])), true),
+            (secret(json!([owner("a", false), owner("b", true)]), json!(["orphan", "x/y"])), true),
+            (secret(json!([owner("a", true), owner("b", true)]), json!(["x/y"])), true),
+            (secret(json!([owner("a", true), owner("b", true)]), json!(["orphan"])), false),
+            (secret(json!([owner("a", true), owner("c", true)]), json!(["orphan", "x/y"])), false),
+            (secret(json!([owner("a", true), owner("b", true), owner("c", true)]), json!(["orphan", "x/y"])), false),
+        ] {
+            assert_eq!(patch.allowed(Some(&owned), Some(&new), &none), allowed, "{new}");
+        }
+        let mut other = owned.clone();
+        other["data"]["a"] = json!("");
+        assert!(!patch.allowed(Some(&owned), Some(&other), &none), "not the data");
+    }
+
+    #[test]
     fn a_namespace_that_goes_is_emptied() {
         let user = controllers();
         let objects = Objects::default()
             .with("namespaces", json!({"metadata": {"name": "going", "deletionTimestamp": "2026-01-01T00:00:00Z"}}))
             .with("namespaces", json!({"metadata": {"name": "staying"}}));
+        let vm = json!({"metadata": {"name": "x"}});
         for (namespace, allowed) in [("going", true), ("staying", false), ("unknown", false), ("", false)] {
-            for verb in ["delete", "deletecollection"] {
-                let request = Request::new(&user, verb, "vms").namespace(namespace);
-                assert_eq!(request.decide_with(&objects) == Decision::Allow, allowed, "{verb} {namespace}");
-            }
+            let collection = Request::new(&user, "deletecollection", "vms").namespace(namespace);
+            assert_eq!(collection.decide_with(&objects) == Decision::Allow, allowed, "{namespace}");
+            let one = Request::new(&user, "delete", "vms").namespace(namespace).name("x");
+            assert_eq!(one.allowed(Some(&vm), None, &objects), allowed, "{namespace}");
         }
     }
 }

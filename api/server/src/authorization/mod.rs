@@ -12,15 +12,23 @@
 mod agent;
 mod change;
 mod controllers;
+mod listing;
 
 use serde_json::Value;
 use ucloud_machinery::{
-    auth::{Attributes, Authorizer, Decision, UserInfo},
+    auth::{Attributes, Authorizer, Decision, Rules, UserInfo},
     strategy::Lister,
 };
 use ucloud_types::meta::{ADMIN_GROUP, AGENT_USER_PREFIX, CONTROLLERS_GROUP};
 
 use crate::protection;
+
+/// The questions that everybody may ask of themselves.
+const SELF_REVIEWS: [(&str, &str); 3] = [
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authentication.k8s.io", "selfsubjectreviews"),
+];
 
 /// The rules of all roles.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +68,7 @@ impl Authorizer for RoleAuthorizer {
         let role = role(attributes.user);
         decision(match role {
             Role::Administrator => Ok(()),
+            _ if asks_about_itself(attributes) => Ok(()),
             _ if !attributes.is_resource() => authorize_path(attributes),
             Role::Controllers => controllers::authorize(attributes, lister),
             Role::Agent(host) => agent::authorize(host, attributes, lister),
@@ -76,7 +85,7 @@ impl Authorizer for RoleAuthorizer {
     ) -> Decision {
         let answer = match role(attributes.user) {
             Role::Administrator => Ok(()),
-            Role::Controllers => controllers::authorize_object(attributes, old, new),
+            Role::Controllers => controllers::authorize_object(attributes, old, new, lister),
             Role::Agent(host) => agent::authorize_object(host, attributes, old, new, lister),
             Role::Stranger => Err(NO_RULE),
         };
@@ -85,6 +94,17 @@ impl Authorizer for RoleAuthorizer {
             (answer, _, _) => decision(answer),
         }
     }
+
+    fn rules(&self, user: &UserInfo, namespace: &str) -> Rules {
+        listing::rules(role(user), namespace)
+    }
+}
+
+/// Who am I, and what may I do? Everybody may ask that of themselves (Kubernetes' role `system:basic-user`).
+fn asks_about_itself(attributes: &Attributes<'_>) -> bool {
+    SELF_REVIEWS.contains(&(attributes.group, attributes.resource))
+        && attributes.subresource.is_empty()
+        && attributes.verb == "create"
 }
 
 /// Paths that are no resource: discovery, as Kubernetes' role `system:discovery` allows it to all who are known.
@@ -129,6 +149,13 @@ mod tests {
                 assert_ne!(Request::path(&stranger, "get", path).decide(), Decision::Allow, "{path}");
             }
             assert_ne!(Request::path(&stranger, "post", "/apis").decide(), Decision::Allow);
+            for (group, resource) in SELF_REVIEWS {
+                let ask = Request::new(&stranger, "create", resource).group(group);
+                assert_eq!(ask.decide(), Decision::Allow, "{resource}");
+                assert_ne!(Request::new(&stranger, "get", resource).group(group).decide(), Decision::Allow);
+            }
+            let of_others = Request::new(&stranger, "create", "subjectaccessreviews").group("authorization.k8s.io");
+            assert_ne!(of_others.decide(), Decision::Allow);
             for verb in ["get", "list", "watch", "create", "update", "patch", "delete"] {
                 for resource in ["vms", "hosts", "events", "namespaces"] {
                     assert_ne!(Request::new(&stranger, verb, resource).decide(), Decision::Allow, "{verb} {resource}");

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use ucloud_machinery::{
     meta::{self, names},
+    quantity::Quantity as Amount,
     status::FieldError,
-    strategy::{Context, Lister, Strategy},
+    strategy::{Context, Lister, Strategy, Usage},
 };
-use ucloud_types::{GROUP, MacAddr, Quantity, VM, vm::ImageRef};
+use ucloud_types::{
+    GROUP, MacAddr, Quantity, VM,
+    vm::{ImageRef, VMSpec},
+};
 
 use super::{check_name, field::Field, status_errors};
 
@@ -24,6 +29,23 @@ pub struct VmStrategy;
 impl Strategy for VmStrategy {
     fn prepare_for_create(&self, _: &Context<'_>, object: &mut Value) {
         object["status"] = json!({"phase": "Pending"});
+    }
+
+    fn usage(&self, object: &Value) -> Vec<Usage> {
+        // what is no VM was refused, or comes from another version, whose amounts nobody knows
+        let Ok(spec) = VMSpec::deserialize(&object["spec"]) else { return Vec::new() };
+        let requests = spec.requests();
+        let known = |resource, amount| Usage { resource, amount, unknown: Vec::new() };
+        let unsized_disks = requests.unsized_disks.iter().map(|index| format!("spec.disks[{index}].size"));
+        vec![
+            known("requests.cpu", Amount::count(requests.cpus.into())),
+            known("requests.memory", Amount::bytes(requests.memory.bytes())),
+            Usage {
+                resource: "requests.storage",
+                amount: Amount::bytes(requests.storage.bytes()),
+                unknown: unsized_disks.collect(),
+            },
+        ]
     }
 
     fn protected_status(&self) -> &'static [&'static str] {

@@ -114,7 +114,7 @@ async fn what_cannot_be_read_is_shown_and_stops_nothing() {
     let memory = bench.store.memory();
     let first = bench.create("a/1", "u").await;
     let bad = |key: &str| format!("{THINGS}{key}");
-    let second = memory.update(&bad("a/1"), Bytes::from_static(b"{"), first, None).await.unwrap();
+    let second = memory.update(&bad("a/1"), Bytes::from_static(b"{"), first, None, &[]).await.unwrap();
     memory.create(&bad("a/2"), stored("b/9", "u", "h"), None, &[]).await.unwrap();
     memory.create(&bad("no-namespace"), stored("no-namespace", "u", "h"), None, &[]).await.unwrap();
     let last = bench.create("a/3", "u").await;
@@ -124,15 +124,15 @@ async fn what_cannot_be_read_is_shown_and_stops_nothing() {
 
     // a relist keeps the last readable state of what is still there
     bench.cut().await;
-    let third = memory.update(&bad("a/1"), Bytes::from_static(b"[]"), second, None).await.unwrap();
+    let third = memory.update(&bad("a/1"), Bytes::from_static(b"[]"), second, None, &[]).await.unwrap();
     memory.compact(third);
     bench.mend();
     bench.caught_up(third).await;
     assert_eq!(bench.things().get(Some("a"), "1").unwrap().resource_version(), first);
 
-    let mended = memory.update(&bad("a/1"), stored("a/1", "u", "h2"), third, None).await.unwrap();
+    let mended = memory.update(&bad("a/1"), stored("a/1", "u", "h2"), third, None, &[]).await.unwrap();
     let other = memory.get(&bad("a/2")).await.unwrap().unwrap();
-    let deleted = memory.delete(&bad("a/2"), other.mod_revision).await.unwrap();
+    let deleted = memory.delete(&bad("a/2"), other.mod_revision, &[]).await.unwrap();
     bench.caught_up(deleted).await;
     assert_eq!(bench.things().get(Some("a"), "1").unwrap().resource_version(), mended);
     assert_eq!(bench.cache.undecodable(), 1);

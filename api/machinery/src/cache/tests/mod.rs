@@ -106,12 +106,13 @@ impl Storage for Faulty {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
-        self.reach()?.update(key, value, expected, ttl).await
+        self.reach()?.update(key, value, expected, ttl, guards).await
     }
 
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
-        self.reach()?.delete(key, expected).await
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError> {
+        self.reach()?.delete(key, expected, guards).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
@@ -184,13 +185,13 @@ impl Bench {
         let current = memory.get(&key).await.unwrap().unwrap();
         let object: Value = serde_json::from_slice(&current.value).unwrap();
         let uid = object["metadata"]["uid"].as_str().unwrap();
-        memory.update(&key, stored(path, uid, host), current.mod_revision, None).await.unwrap()
+        memory.update(&key, stored(path, uid, host), current.mod_revision, None, &[]).await.unwrap()
     }
 
     async fn delete(&self, path: &str) -> Revision {
         let (key, memory) = (format!("{THINGS}{path}"), self.store.memory());
         let current = memory.get(&key).await.unwrap().unwrap();
-        memory.delete(&key, current.mod_revision).await.unwrap()
+        memory.delete(&key, current.mod_revision, &[]).await.unwrap()
     }
 
     /// Cuts the cache off from its store, and waits until its watch has ended.

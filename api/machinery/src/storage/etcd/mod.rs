@@ -76,9 +76,15 @@ impl EtcdStorage {
     }
 
     /// Sends a write once, and finds out what became of it.
-    async fn write(&self, key: &str, attempt: Attempt<'_>, txn: Txn) -> Result<Outcome, StorageError> {
-        match self.members.write(txn).await {
-            Ok(answer) => Ok(read_answer(key, &answer)),
+    async fn write(
+        &self,
+        key: &str,
+        attempt: Attempt<'_>,
+        op: TxnOp,
+        guards: &[Guard],
+    ) -> Result<Outcome, StorageError> {
+        match self.members.write(self.transaction(key, attempt, op, guards)).await {
+            Ok(answer) => Ok(self.read_answer(key, guards, &answer)),
             Err(Failure::Definite(error)) => Err(error),
             Err(Failure::LeaseNotFound) => {
                 self.leases.forget().await;
@@ -90,6 +96,47 @@ impl EtcdStorage {
                 Ok(None) | Err(_) => Err(StorageError::OutcomeUnknown { key: key.to_owned(), source: cause }),
             },
         }
+    }
+
+    /// `op` and what the guards become, if the key and all guards are as expected. Else reads them all, for a transaction
+    /// does not tell which of its compares has failed.
+    fn transaction(&self, key: &str, attempt: Attempt<'_>, op: TxnOp, guards: &[Guard]) -> Txn {
+        let etcd_key = self.etcd_key(key);
+        // what an existing key holds is needed to go on; of a key that should not be there, that it is there
+        let (expected, look) = match attempt {
+            Attempt::Put { expected: Revision(0), .. } => (Revision(0), Some(GetOptions::new().with_keys_only())),
+            Attempt::Put { expected, .. } | Attempt::Delete { expected } => (expected, None),
+        };
+        let mut compares = vec![Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, i64_revision(expected))];
+        let mut writes = vec![op];
+        let mut looks = vec![TxnOp::get(etcd_key.as_str(), look)];
+        for guard in guards {
+            let etcd_key = self.etcd_key(&guard.key);
+            compares.push(Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, i64_revision(guard.revision)));
+            if let Some(value) = &guard.put {
+                let options = PutOptions::new().with_ignore_lease();
+                writes.push(TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options)));
+            }
+            looks.push(TxnOp::get(etcd_key.as_str(), Some(GetOptions::new().with_keys_only())));
+        }
+        Txn::new().when(compares).and_then(writes).or_else(looks)
+    }
+
+    fn read_answer(&self, key: &str, guards: &[Guard], answer: &TxnResponse) -> Outcome {
+        if answer.succeeded() {
+            return Outcome::Applied(header_revision(answer.header()));
+        }
+        // in the order of the reads: the key, then the guards
+        let mut found = answer.op_responses().into_iter().map(|op| match op {
+            TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
+            _ => None,
+        });
+        let current = found.next().flatten().map(|value| stored(key, value));
+        let changed = guards.iter().zip(found).find_map(|(guard, now)| {
+            let revision = now.map_or(Revision(0), |now| revision(now.mod_revision()));
+            (revision != guard.revision).then(|| guard.key.clone())
+        });
+        Outcome::Lost { current, changed }
     }
 
     /// All pages of a list, the later ones at the revision of the first.
@@ -128,27 +175,17 @@ impl Storage for EtcdStorage {
         ttl: Option<Duration>,
         guards: &[Guard],
     ) -> Result<Revision, StorageError> {
-        check_size(key, &value)?;
-        let etcd_key = self.etcd_key(key);
+        check_size(key, &value, guards)?;
         let mut options = PutOptions::new();
         if let Some(ttl) = ttl {
             options = options.with_lease(self.leases.lease_for(&self.members, ttl).await?);
         }
-        let mut compares = vec![Compare::mod_revision(etcd_key.as_str(), CompareOp::Equal, 0)];
-        for guard in guards {
-            let (key, revision) = (self.etcd_key(&guard.key), i64_revision(guard.revision));
-            compares.push(Compare::mod_revision(key, CompareOp::Equal, revision));
-        }
-        // whether the key is there tells which of the compares has failed
-        let txn = Txn::new()
-            .when(compares)
-            .and_then([TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options))])
-            .or_else([TxnOp::get(etcd_key.as_str(), Some(GetOptions::new().with_keys_only()))]);
-        match (self.write(key, Attempt::Put { value: &value, expected: Revision(0) }, txn).await?, guards) {
-            (Outcome::Applied(revision), _) => Ok(revision),
-            // which one it was is not asked for: whoever tries again reads all of them again
-            (Outcome::Lost(None), [guard, ..]) => Err(StorageError::GuardChanged { key: guard.key.clone() }),
-            (Outcome::Lost(_), _) => Err(StorageError::AlreadyExists { key: key.to_owned() }),
+        let put = TxnOp::put(self.etcd_key(key), value.as_ref(), Some(options));
+        let attempt = Attempt::Put { value: &value, expected: Revision(0) };
+        match self.write(key, attempt, put, guards).await? {
+            Outcome::Applied(revision) => Ok(revision),
+            Outcome::Lost { current: None, changed: Some(guard) } => Err(StorageError::GuardChanged { key: guard }),
+            Outcome::Lost { .. } => Err(StorageError::AlreadyExists { key: key.to_owned() }),
         }
     }
 
@@ -158,22 +195,21 @@ impl Storage for EtcdStorage {
         value: Bytes,
         expected: Revision,
         ttl: Option<Duration>,
+        guards: &[Guard],
     ) -> Result<Revision, StorageError> {
-        check_size(key, &value)?;
-        let etcd_key = self.etcd_key(key);
+        check_size(key, &value, guards)?;
         let options = match ttl {
             Some(ttl) => PutOptions::new().with_lease(self.leases.lease_for(&self.members, ttl).await?),
             None => PutOptions::new().with_ignore_lease(),
         };
-        let put = TxnOp::put(etcd_key.as_str(), value.as_ref(), Some(options));
-        let txn = compare_and(&etcd_key, expected, put);
-        swapped(key, expected, self.write(key, Attempt::Put { value: &value, expected }, txn).await?)
+        let put = TxnOp::put(self.etcd_key(key), value.as_ref(), Some(options));
+        swapped(key, expected, self.write(key, Attempt::Put { value: &value, expected }, put, guards).await?)
     }
 
-    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision, StorageError> {
-        let etcd_key = self.etcd_key(key);
-        let txn = compare_and(&etcd_key, expected, TxnOp::delete(etcd_key.as_str(), None));
-        swapped(key, expected, self.write(key, Attempt::Delete { expected }, txn).await?)
+    async fn delete(&self, key: &str, expected: Revision, guards: &[Guard]) -> Result<Revision, StorageError> {
+        check_size(key, &[], guards)?;
+        let delete = TxnOp::delete(self.etcd_key(key), None);
+        swapped(key, expected, self.write(key, Attempt::Delete { expected }, delete, guards).await?)
     }
 
     async fn get(&self, key: &str) -> Result<Option<StoredValue>, StorageError> {
@@ -231,30 +267,17 @@ fn plain_key(cluster: &str, key: &[u8]) -> Option<String> {
     text.ok().map(str::to_owned)
 }
 
-/// `op` if the key's last write was at `expected`; else reads the key in the same transaction.
-fn compare_and(etcd_key: &str, expected: Revision, op: TxnOp) -> Txn {
-    Txn::new()
-        .when([Compare::mod_revision(etcd_key, CompareOp::Equal, i64_revision(expected))])
-        .and_then([op])
-        .or_else([TxnOp::get(etcd_key, None)])
-}
-
-fn read_answer(key: &str, answer: &TxnResponse) -> Outcome {
-    if answer.succeeded() {
-        return Outcome::Applied(header_revision(answer.header()));
-    }
-    Outcome::Lost(answer.op_responses().into_iter().find_map(|op| match op {
-        TxnOpResponse::Get(mut found) => found.take_kvs().pop().map(|value| stored(key, value)),
-        _ => None,
-    }))
-}
-
 /// The outcome of a compare-and-swap as its caller gets it.
 fn swapped(key: &str, expected: Revision, outcome: Outcome) -> Result<Revision, StorageError> {
     match outcome {
         Outcome::Applied(revision) => Ok(revision),
-        Outcome::Lost(Some(current)) => Err(StorageError::Conflict { key: key.to_owned(), expected, current }),
-        Outcome::Lost(None) => Err(StorageError::NotFound { key: key.to_owned() }),
+        Outcome::Lost { current: Some(current), changed: Some(guard) } if current.mod_revision == expected => {
+            Err(StorageError::GuardChanged { key: guard })
+        }
+        Outcome::Lost { current: Some(current), .. } => {
+            Err(StorageError::Conflict { key: key.to_owned(), expected, current })
+        }
+        Outcome::Lost { current: None, .. } => Err(StorageError::NotFound { key: key.to_owned() }),
     }
 }
 

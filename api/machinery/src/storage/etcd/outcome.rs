@@ -2,7 +2,8 @@
 //!
 //! A compare-and-swap can only be applied directly after the revision it expects. So the key's first change after that
 //! revision tells everything: it is this write, or this write has lost for good. Only while the key still is as
-//! expected nothing is known, because the request may still be on its way.
+//! expected nothing is known, because the request may still be on its way. What the write's guards became needs no look
+//! of its own: it was done together with the write, or not at all.
 
 use bytes::Bytes;
 use etcd_client::{EventType, GetOptions, WatchOptions};
@@ -31,8 +32,13 @@ pub(super) enum Attempt<'a> {
 pub(super) enum Outcome {
     /// It was applied at this revision. Should somebody else have made the very same change, that is the same.
     Applied(Revision),
-    /// Another write came first, so it never will be. With what is there now.
-    Lost(Option<StoredValue>),
+    /// Another write came first, so it never will be.
+    Lost {
+        /// What is under the key now.
+        current: Option<StoredValue>,
+        /// The first of the guards that was written or deleted, where that is known.
+        changed: Option<String>,
+    },
 }
 
 impl EtcdStorage {
@@ -57,7 +63,7 @@ impl EtcdStorage {
             (Attempt::Delete { .. }, None) => true,
             _ => false,
         };
-        Ok(Some(if ours { Outcome::Applied(at) } else { Outcome::Lost(current) }))
+        Ok(Some(if ours { Outcome::Applied(at) } else { Outcome::Lost { current, changed: None } }))
     }
 
     /// A create may be applied later than another's create and delete, so only a key that is there tells something.

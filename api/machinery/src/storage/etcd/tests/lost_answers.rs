@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{KEY, PATIENCE, server::TestServer, text};
-use crate::storage::{EtcdConfig, EtcdStorage, Revision, Storage, StorageError};
+use crate::storage::{EtcdConfig, EtcdStorage, Guard, Revision, Storage, StorageError};
 
 /// What the proxy does with the bytes of one direction.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -208,17 +208,44 @@ async fn an_update_that_was_applied_is_recognized_even_if_it_is_history() {
     let bench = Bench::start().await;
     let first = bench.direct.create(KEY, text("0"), None, &[]).await.unwrap();
     let second =
-        bench.lose_the_answer(async move |store| store.update(KEY, text("1"), first, None).await).await.unwrap();
+        bench.lose_the_answer(async move |store| store.update(KEY, text("1"), first, None, &[]).await).await.unwrap();
     assert_eq!(bench.direct.get(KEY).await.unwrap().unwrap().mod_revision, second);
 
     let meanwhile = async {
         let mine = bench.direct.get(KEY).await.unwrap().unwrap();
         assert_eq!(mine.value, "2");
-        bench.direct.update(KEY, text("theirs"), mine.mod_revision, None).await.unwrap();
+        bench.direct.update(KEY, text("theirs"), mine.mod_revision, None, &[]).await.unwrap();
     };
-    let write = async move |store: Arc<EtcdStorage>| store.update(KEY, text("2"), second, None).await;
+    let write = async move |store: Arc<EtcdStorage>| store.update(KEY, text("2"), second, None, &[]).await;
     let third = bench.lose_the_answer_and(write, meanwhile).await.unwrap();
     assert_eq!(third.0, second.0 + 1);
+}
+
+#[tokio::test]
+async fn what_is_written_with_it_is_known_by_the_key() {
+    let bench = Bench::start().await;
+    let count = "/registry/g/counts/n/a";
+    let start = bench.direct.create(count, text("0"), None, &[]).await.unwrap();
+    let create = async move |store: Arc<EtcdStorage>| {
+        store.create(KEY, text("mine"), None, &[Guard::becomes(count, start, text("1"))]).await
+    };
+    let meanwhile = async {
+        let mine = bench.direct.get(count).await.unwrap().unwrap();
+        bench.direct.update(count, text("theirs"), mine.mod_revision, None, &[]).await.unwrap();
+    };
+    let created = bench.lose_the_answer_and(create, meanwhile).await.unwrap();
+    assert_eq!(bench.direct.get(KEY).await.unwrap().unwrap().mod_revision, created);
+
+    let at = bench.direct.get(count).await.unwrap().unwrap().mod_revision;
+    let meanwhile = async {
+        bench.direct.update(count, text("more"), at, None, &[]).await.unwrap();
+    };
+    let update = async move |store: Arc<EtcdStorage>| {
+        store.update(KEY, large(), created, None, &[Guard::becomes(count, at, text("2"))]).await
+    };
+    let unknown = bench.lose_the_request_and(update, meanwhile).await;
+    assert!(matches!(unknown, Err(StorageError::OutcomeUnknown { .. })), "{unknown:?}");
+    assert_eq!(bench.direct.get(count).await.unwrap().unwrap().value, "more", "not applied by halves");
 }
 
 #[tokio::test]
@@ -228,7 +255,7 @@ async fn a_delete_that_was_applied_is_recognized_even_if_the_name_is_taken_anew(
     let meanwhile = async {
         bench.direct.create(KEY, text("theirs"), None, &[]).await.unwrap();
     };
-    let write = async move |store: Arc<EtcdStorage>| store.delete(KEY, created).await;
+    let write = async move |store: Arc<EtcdStorage>| store.delete(KEY, created, &[]).await;
     let deleted = bench.lose_the_answer_and(write, meanwhile).await.unwrap();
     assert_eq!(deleted.0, created.0 + 1);
 }
@@ -238,9 +265,9 @@ async fn an_update_that_lost_to_another_is_a_conflict() {
     let bench = Bench::start().await;
     let first = bench.direct.create(KEY, text("0"), None, &[]).await.unwrap();
     let meanwhile = async {
-        bench.direct.update(KEY, text("theirs"), first, None).await.unwrap();
+        bench.direct.update(KEY, text("theirs"), first, None, &[]).await.unwrap();
     };
-    let write = async move |store: Arc<EtcdStorage>| store.update(KEY, large(), first, None).await;
+    let write = async move |store: Arc<EtcdStorage>| store.update(KEY, large(), first, None, &[]).await;
     let lost = bench.lose_the_request_and(write, meanwhile).await;
     let Err(StorageError::Conflict { current, .. }) = lost else { panic!("{lost:?}") };
     assert_eq!(current.value, "theirs");
@@ -250,7 +277,7 @@ async fn an_update_that_lost_to_another_is_a_conflict() {
 async fn a_write_that_may_still_arrive_is_unknown() {
     let bench = Bench::start().await;
     let first = bench.direct.create(KEY, text("0"), None, &[]).await.unwrap();
-    let update = async move |store: Arc<EtcdStorage>| store.update(KEY, large(), first, None).await;
+    let update = async move |store: Arc<EtcdStorage>| store.update(KEY, large(), first, None, &[]).await;
     let unknown = bench.lose_the_request_and(update, async {}).await;
     assert!(matches!(unknown, Err(StorageError::OutcomeUnknown { ref key, .. }) if key == KEY), "{unknown:?}");
     let create = async |store: Arc<EtcdStorage>| store.create("/registry/g/things/n/b", large(), None, &[]).await;

@@ -106,13 +106,13 @@ async fn without_etcd_it_says_so_and_recovers_by_itself() {
         assert!(matches!(storage.get(KEY).await, Err(StorageError::Unavailable(_))));
         assert!(matches!(storage.current_revision().await, Err(StorageError::Unavailable(_))));
         // nothing was connected, so the write was certainly not applied
-        let refused = storage.update(KEY, text("2"), created, None).await;
+        let refused = storage.update(KEY, text("2"), created, None, &[]).await;
         assert!(matches!(refused, Err(StorageError::Unavailable(_))), "{refused:?}");
     }
     assert!(start.elapsed() < Duration::from_secs(5), "a refused connection is told at once");
     server.start_again().await;
     assert_eq!(storage.get(KEY).await.unwrap().unwrap().value, "1");
-    storage.update(KEY, text("2"), created, None).await.unwrap();
+    storage.update(KEY, text("2"), created, None, &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn an_unanswered_write_ends_as_unknown() {
     let storage = server.storage().await;
     let created = storage.create(KEY, text("1"), None, &[]).await.unwrap();
     server.signal(Signal::SIGSTOP);
-    let unknown = storage.update(KEY, text("2"), created, None).await;
+    let unknown = storage.update(KEY, text("2"), created, None, &[]).await;
     server.signal(Signal::SIGCONT);
     assert!(matches!(unknown, Err(StorageError::OutcomeUnknown { .. })), "{unknown:?}");
     // and it is one of the two
