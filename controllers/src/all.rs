@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Namespace, ResourceQuota},
+};
 use kube::{Api, Client, core::DeserializeGuard};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +17,7 @@ use ucloud_types::{
 };
 
 use crate::{
-    host, image, namespace, network,
+    garbage_collector, host, image, namespace, network, resource_quota,
     runtime::{
         Cache, Kind, Runtime,
         election::{Election, LEASE, Timing},
@@ -40,12 +43,24 @@ pub enum ControllerName {
     Host,
     /// Empties namespaces.
     Namespace,
+    /// Deletes what has lost its owners.
+    GarbageCollector,
+    /// Counts what quotas limit.
+    ResourceQuota,
 }
 
 impl ControllerName {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Scheduler, Self::Network, Self::Image, Self::StoragePool, Self::Host, Self::Namespace];
+    pub const ALL: [Self; 8] = [
+        Self::Scheduler,
+        Self::Network,
+        Self::Image,
+        Self::StoragePool,
+        Self::Host,
+        Self::Namespace,
+        Self::GarbageCollector,
+        Self::ResourceQuota,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -55,6 +70,8 @@ impl ControllerName {
             Self::StoragePool => "storage-pool",
             Self::Host => "host",
             Self::Namespace => "namespace",
+            Self::GarbageCollector => "garbage-collector",
+            Self::ResourceQuota => "resource-quota",
         }
     }
 }
@@ -245,6 +262,11 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     images: images.clone(),
                 };
                 Box::pin(namespace::run(runtime, &caches).instrument(span))
+            }
+            ControllerName::GarbageCollector => Box::pin(garbage_collector::run(runtime.clone()).instrument(span)),
+            ControllerName::ResourceQuota => {
+                let quotas = feeds.all::<ResourceQuota>();
+                Box::pin(resource_quota::run(runtime, &quotas).instrument(span))
             }
         }
     };

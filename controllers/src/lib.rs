@@ -11,12 +11,16 @@
 //! | storage-pool | what hosts have of a storage pool |
 //! | host | which hosts are silent, and that nobody knows how their VMs are |
 //! | namespace | when a namespace that is being deleted is empty |
+//! | garbage-collector | what goes with its owners, and when an object may go that waits for its dependents |
+//! | resource-quota | how much of a quota is used, when the quota is new or limits something new |
 
 mod all;
+mod garbage_collector;
 mod host;
 mod image;
 mod namespace;
 mod network;
+mod resource_quota;
 pub mod runtime;
 mod scheduler;
 mod storage_pool;

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use kube::{
-    Api, Client, ResourceExt as _,
-    api::{DeleteParams, DynamicObject, ListParams, Preconditions},
+    Api, Client,
+    api::{DeleteParams, ListParams, Preconditions},
+    core::{DynamicObject, ObjectMeta, PartialObjectMeta},
     discovery::{ApiResource, Discovery, Scope, verbs},
 };
 
 use crate::runtime::{Failure, failure::is_not_found};
+
+type Meta = PartialObjectMeta<DynamicObject>;
 
 /// How many objects are deleted at once.
 const CONCURRENCY: usize = 8;
@@ -26,7 +29,7 @@ pub enum Part {
 /// The kinds whose objects live in namespaces and can be deleted.
 pub async fn discover(client: &Client) -> Result<Vec<Arc<ApiResource>>, Failure> {
     let discovery = Discovery::new(client.clone())
-        .run()
+        .run_aggregated()
         .await
         .map_err(|error| Failure::api("cannot tell which kinds there are", error))?;
     let all = discovery.groups().flat_map(kube::discovery::ApiGroup::recommended_resources);
@@ -58,45 +61,50 @@ fn part_of(resource: &ApiResource) -> Part {
 pub struct Item {
     /// Its kind.
     pub resource: Arc<ApiResource>,
-    /// The object.
-    pub object: DynamicObject,
+    /// Its metadata.
+    pub object: ObjectMeta,
 }
 
-/// What of one part is in the namespace, as the server has it.
+/// What of one part is in the namespace, as the server has it, and which kinds could not be listed.
 pub async fn list(
     client: &Client,
     namespace: &str,
     resources: &[Arc<ApiResource>],
     part: Part,
-) -> Result<Vec<Item>, Failure> {
-    let mut items = Vec::new();
+) -> (Vec<Item>, Vec<Failure>) {
+    let (mut items, mut failures) = (Vec::new(), Vec::new());
     for resource in resources.iter().filter(|resource| part_of(resource) == part) {
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource.as_ref());
-        let list = api.list(&ListParams::default()).await;
-        let list =
-            list.map_err(|error| Failure::api(format!("cannot list {} in {namespace}", name_of(resource)), error))?;
-        items.extend(list.items.into_iter().map(|object| Item { resource: Arc::clone(resource), object }));
+        let api: Api<Meta> = Api::namespaced_with(client.clone(), namespace, resource.as_ref());
+        match api.list_metadata(&ListParams::default()).await {
+            Ok(list) => {
+                let objects = list.items.into_iter();
+                items.extend(objects.map(|object| Item { resource: Arc::clone(resource), object: object.metadata }));
+            }
+            // the kind went with its definition, and its objects with it
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => {
+                failures.push(Failure::api(format!("cannot list {} in {namespace}", name_of(resource)), error));
+            }
+        }
     }
-    Ok(items)
+    (items, failures)
 }
 
-/// Deletes the objects, each only if it is still the same one. Those that are being deleted are left alone.
-pub async fn delete(client: &Client, namespace: &str, items: &[Item]) -> Result<(), Failure> {
-    futures::stream::iter(items.iter().filter(|item| item.object.metadata.deletion_timestamp.is_none()))
-        .map(Ok)
-        .try_for_each_concurrent(CONCURRENCY, async |Item { resource, object }| {
-            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource.as_ref());
-            let uid = object.metadata.uid.clone();
-            let same = Preconditions { uid, resource_version: None };
-            let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
-            match api.delete(&object.name_any(), &params).await {
-                Ok(_) => Ok(()),
-                Err(error) if is_not_found(&error) => Ok(()),
-                Err(error) => {
-                    let doing = format!("cannot delete {} {namespace}/{}", name_of(resource), object.name_any());
-                    Err(Failure::api(doing, error))
-                }
-            }
-        })
-        .await
+/// Deletes the objects, each only if it is still the same one, and tells what could not be deleted. Those that are being
+/// deleted are left alone.
+pub async fn delete(client: &Client, namespace: &str, items: &[Item]) -> Vec<Failure> {
+    let present = items.iter().filter(|item| item.object.deletion_timestamp.is_none());
+    let deletions = present.map(async |Item { resource, object }| {
+        let api: Api<Meta> = Api::namespaced_with(client.clone(), namespace, resource.as_ref());
+        let same = Preconditions { uid: object.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(same), ..DeleteParams::background() };
+        let name = object.name.as_deref().unwrap_or_default();
+        match api.delete(name, &params).await {
+            Ok(_) => None,
+            Err(error) if is_not_found(&error) => None,
+            Err(error) => Some(Failure::api(format!("cannot delete {} {namespace}/{name}", name_of(resource)), error)),
+        }
+    });
+    let deletions: Vec<_> = deletions.collect();
+    futures::stream::iter(deletions).buffer_unordered(CONCURRENCY).filter_map(async |failure| failure).collect().await
 }

@@ -16,6 +16,7 @@ use kube::{
     Client, Resource as _, ResourceExt as _,
     api::PostParams,
     core::Request,
+    discovery::ApiResource,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use ucloud_types::{Image, Network, VM};
@@ -81,23 +82,31 @@ impl Namespaces {
         Ok(live.filter(|live| uid_of(live) == uid_of(namespace) && is_deleting(live)))
     }
 
-    /// Deletes what is in the namespace and tells what is left. None if the namespace is not this one any more.
-    async fn empty(&self, namespace: &Namespace) -> Result<Option<(Namespace, Remains)>, Failure> {
+    /// Deletes what is in the namespace and tells what is left, and the first failure. None if the namespace is not this one
+    /// any more. What fails for one kind keeps none of the others.
+    async fn empty(
+        &self,
+        namespace: &Namespace,
+        resources: &[Arc<ApiResource>],
+    ) -> Result<Option<(Namespace, Remains, Option<Failure>)>, Failure> {
         let name = namespace.name_any();
-        let resources = discover(&self.client).await?;
         for part in [Part::Objects, Part::Events] {
-            let items = content::list(&self.client, &name, &resources, part).await?;
+            let (items, mut failures) = content::list(&self.client, &name, resources, part).await;
             let Some(_) = self.still(namespace).await? else { return Ok(None) };
-            content::delete(&self.client, &name, &items).await?;
+            failures.extend(content::delete(&self.client, &name, &items).await);
             let mut remains = Remains::default();
             if !items.is_empty() {
-                for item in content::list(&self.client, &name, &resources, part).await? {
-                    remains.add(&content::name_of(&item.resource), item.object.finalizers());
+                let (left, unlisted) = content::list(&self.client, &name, resources, part).await;
+                for item in left {
+                    remains
+                        .add(&content::name_of(&item.resource), item.object.finalizers.as_deref().unwrap_or_default());
                 }
+                failures.extend(unlisted);
             }
+            failures.iter().for_each(|failure| remains.fail(failure.chain()));
             let Some(live) = self.still(namespace).await? else { return Ok(None) };
             if !remains.is_empty() || part == Part::Events {
-                return Ok(Some((live, remains)));
+                return Ok(Some((live, remains, failures.into_iter().next())));
             }
         }
         Ok(None)
@@ -141,7 +150,15 @@ impl Reconciler for Namespaces {
         if !is_deleting(&*namespace) || !is_held(&namespace) {
             return Ok(Action::await_change());
         }
-        let Some((live, remains)) = self.empty(&namespace).await? else {
+        let resources = match discover(&self.client).await {
+            Ok(resources) => resources,
+            Err(failure) => {
+                let status = plan::undiscovered(namespace.status.as_ref(), &failure.chain());
+                self.reports.write_namespace(&namespace, &status).await?;
+                return Err(failure);
+            }
+        };
+        let Some((live, remains, failure)) = self.empty(&namespace, &resources).await? else {
             return Ok(Action::await_change());
         };
         if remains.is_empty() {
@@ -149,11 +166,11 @@ impl Reconciler for Namespaces {
             return Ok(Action::await_change());
         }
         self.reports.write_namespace(&live, &plan::status(live.status.as_ref(), &remains)).await?;
-        Ok(Action::requeue(again(&live, Timestamp::now())))
+        failure.map_or_else(|| Ok(Action::requeue(again(&live, Timestamp::now()))), Err)
     }
 
     async fn report_failure(&self, namespace: Arc<Namespace>, _: &'static str, message: String) -> Result<(), Failure> {
-        if !is_deleting(&*namespace) {
+        if !is_deleting(&*namespace) || plan::tells_of_failure(namespace.status.as_ref()) {
             return Ok(());
         }
         let status = plan::failed(namespace.status.as_ref(), message);

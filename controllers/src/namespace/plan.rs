@@ -8,10 +8,14 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+/// It could not be told which kinds there are.
+const DISCOVERY: &str = "NamespaceDeletionDiscoveryFailure";
+/// Some of what there is has a version that cannot be read.
+const PARSING: &str = "NamespaceDeletionGroupVersionParsingFailure";
 const CONTENT: &str = "NamespaceContentRemaining";
 const FINALIZERS: &str = "NamespaceFinalizersRemaining";
 /// Something could not be listed or deleted.
-pub const FAILURE: &str = "NamespaceDeletionContentFailure";
+const FAILURE: &str = "NamespaceDeletionContentFailure";
 
 /// What is left in a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct Remains {
     objects: BTreeMap<String, usize>,
     /// The number of objects per finalizer.
     finalizers: BTreeMap<String, usize>,
+    /// What could not be listed or deleted.
+    failures: Vec<String>,
 }
 
 impl Remains {
@@ -31,9 +37,14 @@ impl Remains {
         }
     }
 
+    /// Something could not be listed or deleted, so more may be left.
+    pub fn fail(&mut self, why: String) {
+        self.failures.push(why);
+    }
+
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.objects.is_empty() && self.failures.is_empty()
     }
 }
 
@@ -64,6 +75,19 @@ fn set(status: &mut NamespaceStatus, type_: &str, holds: bool, reason: &str, mes
 /// The status of a namespace in which this is left.
 pub fn status(before: Option<&NamespaceStatus>, remains: &Remains) -> NamespaceStatus {
     let mut status = before.cloned().unwrap_or_default();
+    let fine = "All resources successfully discovered";
+    set(&mut status, DISCOVERY, false, "ResourcesDiscovered", fine.to_owned());
+    let fine = "All legacy kube types successfully parsed";
+    set(&mut status, PARSING, false, "ParsedGroupVersions", fine.to_owned());
+    if remains.failures.is_empty() {
+        let fine = "All content successfully deleted, may be waiting on finalization";
+        set(&mut status, FAILURE, false, "ContentDeleted", fine.to_owned());
+    } else {
+        let failures = &remains.failures;
+        let message =
+            format!("Failed to delete all resource types, {} remaining: {}", failures.len(), failures.join(", "));
+        set(&mut status, FAILURE, true, "ContentDeletionFailed", message);
+    }
     if remains.objects.is_empty() {
         set(&mut status, CONTENT, false, "ContentRemoved", "All content successfully removed".to_owned());
     } else {
@@ -78,14 +102,23 @@ pub fn status(before: Option<&NamespaceStatus>, remains: &Remains) -> NamespaceS
             format!("Some content in the namespace has finalizers remaining: {}", counted(&remains.finalizers, "in"));
         set(&mut status, FINALIZERS, true, "SomeFinalizersRemain", message);
     }
-    set(
-        &mut status,
-        FAILURE,
-        false,
-        "ContentDeleted",
-        "All content successfully deleted, may be waiting on finalization".to_owned(),
-    );
     status
+}
+
+/// The status of a namespace of which it cannot be told what may be in it.
+pub fn undiscovered(before: Option<&NamespaceStatus>, why: &str) -> NamespaceStatus {
+    let mut status = before.cloned().unwrap_or_default();
+    let message = format!("Discovery failed for some groups, 1 failing: {why}");
+    set(&mut status, DISCOVERY, true, "DiscoveryFailed", message);
+    status
+}
+
+/// Whether the status tells of a failure already.
+pub fn tells_of_failure(status: Option<&NamespaceStatus>) -> bool {
+    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    conditions
+        .into_iter()
+        .any(|condition| [DISCOVERY, FAILURE].contains(&&*condition.type_) && condition.status == "True")
 }
 
 /// The status of a namespace whose content could not be deleted.
@@ -108,20 +141,37 @@ mod tests {
         remains.add("secrets", &[]);
         let first = status(None, &remains);
         let conditions = first.conditions.clone().unwrap();
+        let message =
+            |type_: &str| conditions.iter().find(|c| c.type_ == type_ && c.status == "True")?.message.as_deref();
         assert_eq!(
-            conditions[0].message.as_deref(),
+            message(CONTENT),
             Some(
                 "Some resources are remaining: secrets has 1 resource instances, vms.ucloud.ungleich.ch has 2 resource instances"
             )
         );
         assert_eq!(
-            conditions[1].message.as_deref(),
+            message(FINALIZERS),
             Some(
                 "Some content in the namespace has finalizers remaining: ucloud.ungleich.ch/agent in 2 resource instances"
             )
         );
         assert_eq!(status(Some(&first), &remains), first, "pattern 13: nothing new, nothing to write");
         let last = status(Some(&first), &Remains::default());
+        assert_eq!(last.conditions.as_ref().map(Vec::len), Some(5));
         assert!(last.conditions.unwrap().iter().all(|condition| condition.status == "False"));
+    }
+
+    #[test]
+    fn says_what_failed() {
+        let mut remains = Remains::default();
+        assert!(remains.is_empty());
+        remains.fail("cannot list vms".to_owned());
+        assert!(!remains.is_empty(), "what cannot be listed is not gone");
+        let failed = status(None, &remains);
+        let found = failed.conditions.iter().flatten().find(|condition| condition.type_ == FAILURE).unwrap();
+        assert_eq!(found.message.as_deref(), Some("Failed to delete all resource types, 1 remaining: cannot list vms"));
+        assert!(tells_of_failure(Some(&failed)) && !tells_of_failure(None));
+        let lost = undiscovered(Some(&status(None, &Remains::default())), "no answer");
+        assert!(tells_of_failure(Some(&lost)));
     }
 }

@@ -57,9 +57,21 @@ impl Events {
         (action, reason): (&str, &str),
         note: &str,
     ) {
+        self.publish_about(controller, object.object_ref(&()), type_, (action, reason), note);
+    }
+
+    /// The same, of an object whose kind is not known at compile time.
+    pub fn publish_about(
+        &self,
+        controller: &'static str,
+        regarding: ObjectReference,
+        type_: EventType,
+        (action, reason): (&str, &str),
+        note: &str,
+    ) {
         let occurrence = Occurrence {
             controller,
-            regarding: object.object_ref(&()),
+            regarding,
             event: Event {
                 type_,
                 reason: reason.to_owned(),

@@ -5,7 +5,7 @@
 //! becomes an Event as well. (With server-side apply, this is the place that changes.)
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, NamespaceStatus},
+    api::core::v1::{Namespace, NamespaceStatus, ResourceQuota, ResourceQuotaStatus},
     jiff::Timestamp,
 };
 use kube::core::object::HasStatus;
@@ -134,6 +134,21 @@ impl Reports {
         }
         let difference = merge_patch(&to_value(namespace, &before)?, &to_value(namespace, status)?);
         patch_status(&self.runtime.client, namespace, &self.manager(), difference).await?;
+        Ok(true)
+    }
+
+    /// Writes the status of a ResourceQuota, which has no conditions.
+    pub async fn write_resource_quota(
+        &self,
+        quota: &ResourceQuota,
+        status: &ResourceQuotaStatus,
+    ) -> Result<bool, Failure> {
+        let before = quota.status.clone().unwrap_or_default();
+        if before == *status {
+            return Ok(false);
+        }
+        let difference = merge_patch(&to_value(quota, &before)?, &to_value(quota, status)?);
+        patch_status(&self.runtime.client, quota, &self.manager(), difference).await?;
         Ok(true)
     }
 

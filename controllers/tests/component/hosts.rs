@@ -121,7 +121,7 @@ async fn a_vm_whose_host_was_deleted_says_so() {
     // it goes all the same where a VM is bound to it in the moment in which it is deleted
     let key = "/registry/ucloud.ungleich.ch/hosts/h1";
     let stored = cloud.api.storage().get(key).await.unwrap().unwrap();
-    cloud.api.storage().delete(key, stored.mod_revision).await.unwrap();
+    cloud.api.storage().delete(key, stored.mod_revision, &[]).await.unwrap();
     let vm = until(&cloud.vms(), "web", "nobody knows how it is", is_unknown).await;
     assert_eq!(condition::get(&vm.status.unwrap().conditions, READY).unwrap().reason, "HostGone");
 }

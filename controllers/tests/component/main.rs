@@ -7,11 +7,13 @@
 mod allocation;
 mod crashes;
 mod faults;
+mod garbage;
 mod hosts;
 mod images;
 mod leadership;
 mod namespaces;
 mod networks;
+mod quotas;
 mod scheduling;
 mod support;
 mod writes;
