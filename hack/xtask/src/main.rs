@@ -1,9 +1,11 @@
 //! Project tasks, run as `cargo xtask TASK`: writes the files that are generated, and checks what no compiler does.
 
+mod bench;
 mod crds;
 mod dependencies;
 mod stubs;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -23,6 +25,12 @@ enum Task {
     Generate,
     /// Checks that generated files are up to date, who depends on whom, and that nothing was left undone.
     Check,
+    /// Measures a part of ucloud, once that and the benchmark are built: `cargo xtask bench api --help`.
+    Bench {
+        /// What to measure, and how.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// The root of the workspace: cargo tells each program it runs where its package is.
@@ -41,5 +49,6 @@ fn main() -> anyhow::Result<()> {
             println!("generated files, dependency rules and sources: no findings");
             Ok(())
         }
+        Task::Bench { arguments } => bench::run(&root, &arguments),
     }
 }
