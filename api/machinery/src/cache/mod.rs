@@ -180,7 +180,7 @@ impl Cache {
     /// # Errors
     /// [`NotFresh`] if the store does not answer, or the cache does not follow within 3 s.
     pub async fn wait_fresh(&self) -> Result<Revision, NotFresh> {
-        let current = self.shared.freshness.current_revision(&*self.shared.storage).await.map_err(NotFresh::Store)?;
+        let current = self.shared.freshness.current_revision(&self.shared.storage).await.map_err(NotFresh::Store)?;
         self.wait_for(current).await?;
         Ok(current)
     }

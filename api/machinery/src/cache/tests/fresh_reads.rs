@@ -59,3 +59,13 @@ async fn what_cannot_be_fresh_is_not_served_as_fresh() {
     assert!(matches!(bench.cache.wait_fresh().await, Err(NotFresh::Store(_))));
     assert!(bench.cache.is_synced(), "what is known is still served");
 }
+
+#[tokio::test]
+async fn a_read_that_nobody_waits_for_any_more_does_not_keep_others_from_reading() {
+    let bench = Bench::start().await;
+    bench.store.revision_permits.forget_permits(Semaphore::MAX_PERMITS);
+    let gone = tokio::time::timeout(Duration::ZERO, bench.cache.wait_fresh()).await;
+    assert!(gone.is_err(), "there is no permit to read");
+    bench.store.revision_permits.add_permits(2);
+    tokio::time::timeout(PATIENCE, bench.cache.wait_fresh()).await.unwrap().unwrap();
+}
