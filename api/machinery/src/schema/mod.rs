@@ -7,6 +7,7 @@
 mod compile;
 mod defaults;
 mod format;
+mod place;
 mod prune;
 mod validate;
 

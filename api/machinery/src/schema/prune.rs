@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::place::Place;
 use super::{Additional, Schema};
 use crate::status::FieldPath;
 
@@ -13,18 +14,18 @@ impl Schema {
     /// Removes unknown fields; answers their paths, in order. `apiVersion`, `kind` and `metadata` at the root are left alone.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut unknown = Vec::new();
-        self.prune_value(object, &FieldPath::root(), true, &mut unknown);
+        self.prune_value(object, &Place::At(&FieldPath::root()), true, &mut unknown);
         unknown
     }
 
     /// The same for a value that is only a part of an object.
     pub(crate) fn prune_part(&self, value: &mut Value, path: &FieldPath) -> Vec<String> {
         let mut unknown = Vec::new();
-        self.prune_value(value, path, false, &mut unknown);
+        self.prune_value(value, &Place::At(path), false, &mut unknown);
         unknown
     }
 
-    fn prune_value(&self, value: &mut Value, path: &FieldPath, is_object: bool, unknown: &mut Vec<String>) {
+    fn prune_value(&self, value: &mut Value, path: &Place<'_>, is_object: bool, unknown: &mut Vec<String>) {
         match value {
             Value::Object(map) => self.prune_map(map, path, is_object || self.embedded_resource, unknown),
             Value::Array(list) => {
@@ -38,7 +39,7 @@ impl Schema {
         }
     }
 
-    fn prune_map(&self, map: &mut Map<String, Value>, path: &FieldPath, is_object: bool, unknown: &mut Vec<String>) {
+    fn prune_map(&self, map: &mut Map<String, Value>, path: &Place<'_>, is_object: bool, unknown: &mut Vec<String>) {
         let keeps_unknown = self.preserve_unknown || matches!(self.additional, Additional::Anything);
         map.retain(|name, value| {
             if is_object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
@@ -53,7 +54,7 @@ impl Schema {
                 return true;
             }
             if !keeps_unknown && unknown.len() < MAX_TOLD {
-                unknown.push(path.child(name).as_str().to_owned());
+                unknown.push(path.child(name).path().as_str().to_owned());
             }
             keeps_unknown
         });

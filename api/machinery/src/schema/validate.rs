@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::place::Place;
 use super::{Additional, Format, ListType, Schema, Type};
 use crate::status::{FieldError, FieldPath};
 
@@ -14,7 +15,7 @@ impl Schema {
     /// Every way in which the object breaks the schema, in the order of its fields. `metadata` at the root is not looked at.
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        self.check(object, &FieldPath::root(), true, &mut errors);
+        self.check(object, &Place::At(&FieldPath::root()), true, &mut errors);
         errors.truncate(MAX_ERRORS);
         errors
     }
@@ -22,11 +23,11 @@ impl Schema {
     /// Every way in which a value, which is only a part of an object, breaks the schema.
     pub(crate) fn validate_part(&self, value: &Value, path: &FieldPath) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        self.check(value, path, false, &mut errors);
+        self.check(value, &Place::At(path), false, &mut errors);
         errors
     }
 
-    fn check(&self, value: &Value, path: &FieldPath, has_metadata: bool, errors: &mut Vec<FieldError>) {
+    fn check(&self, value: &Value, path: &Place<'_>, has_metadata: bool, errors: &mut Vec<FieldError>) {
         if errors.len() >= MAX_ERRORS || (value.is_null() && self.nullable) {
             return;
         }
@@ -47,7 +48,7 @@ impl Schema {
                 .filter(|allowed| !allowed.is_null())
                 .map(|allowed| allowed.as_str().map_or_else(|| allowed.to_string(), str::to_owned))
                 .collect();
-            errors.push(FieldError::not_supported(path.clone(), value.clone(), &supported));
+            errors.push(FieldError::not_supported(path.path(), value.clone(), &supported));
         }
         if let Some(format) = self.format
             && !format.accepts(value)
@@ -57,7 +58,7 @@ impl Schema {
         self.check_combinations(value, path, has_metadata, errors);
     }
 
-    fn check_type(&self, value: &Value, path: &FieldPath, errors: &mut Vec<FieldError>) -> bool {
+    fn check_type(&self, value: &Value, path: &Place<'_>, errors: &mut Vec<FieldError>) -> bool {
         let Some(type_) = self.type_ else {
             return true;
         };
@@ -79,21 +80,21 @@ impl Schema {
     fn check_object(
         &self,
         map: &Map<String, Value>,
-        path: &FieldPath,
+        path: &Place<'_>,
         has_metadata: bool,
         errors: &mut Vec<FieldError>,
     ) {
         if self.embedded_resource {
             for name in ["apiVersion", "kind"] {
                 if map.get(name).is_none_or(|value| value.as_str().is_none_or(str::is_empty)) {
-                    errors.push(FieldError::required(path.child(name), "must not be empty"));
+                    errors.push(FieldError::required(path.child(name).path(), "must not be empty"));
                 }
             }
         }
         for name in &self.required {
             let elsewhere = has_metadata && name == "metadata";
             if !elsewhere && !map.contains_key(name) {
-                errors.push(FieldError::required(path.child(name), ""));
+                errors.push(FieldError::required(path.child(name).path(), ""));
             }
         }
         for (name, value) in map {
@@ -110,26 +111,26 @@ impl Schema {
             && map.len() < min
         {
             let detail = in_body(path, &format!("should have at least {min} properties"));
-            errors.push(FieldError::invalid(path.clone(), map.len(), &detail));
+            errors.push(FieldError::invalid(path.path(), map.len(), &detail));
         }
         if let Some(max) = self.max_properties
             && map.len() > max
         {
-            errors.push(FieldError::too_many(path.clone(), map.len(), max));
+            errors.push(FieldError::too_many(path.path(), map.len(), max));
         }
     }
 
-    fn check_list(&self, list: &[Value], path: &FieldPath, errors: &mut Vec<FieldError>) {
+    fn check_list(&self, list: &[Value], path: &Place<'_>, errors: &mut Vec<FieldError>) {
         if let Some(min) = self.min_items
             && list.len() < min
         {
             let detail = in_body(path, &format!("should have at least {min} items"));
-            errors.push(FieldError::invalid(path.clone(), list.len(), &detail));
+            errors.push(FieldError::invalid(path.path(), list.len(), &detail));
         }
         if let Some(max) = self.max_items
             && list.len() > max
         {
-            errors.push(FieldError::too_many(path.clone(), list.len(), max));
+            errors.push(FieldError::too_many(path.path(), list.len(), max));
             return;
         }
         if let Some(items) = &self.items {
@@ -143,7 +144,10 @@ impl Schema {
         self.check_unique(list, path, errors);
     }
 
-    fn check_unique(&self, list: &[Value], path: &FieldPath, errors: &mut Vec<FieldError>) {
+    fn check_unique(&self, list: &[Value], path: &Place<'_>, errors: &mut Vec<FieldError>) {
+        if list.len() < 2 {
+            return;
+        }
         let identity = |value: &Value| match &self.list_type {
             ListType::Atomic => None,
             ListType::Set => Some(value.clone()),
@@ -158,39 +162,39 @@ impl Schema {
             if let Some(identity) = identity(value)
                 && !seen.insert(identity.to_string())
             {
-                errors.push(FieldError::duplicate(path.index(index), identity));
+                errors.push(FieldError::duplicate(path.index(index).path(), identity));
             }
         }
     }
 
-    fn check_string(&self, text: &str, path: &FieldPath, errors: &mut Vec<FieldError>) {
+    fn check_string(&self, text: &str, path: &Place<'_>, errors: &mut Vec<FieldError>) {
         let length = text.chars().count();
         if let Some(max) = self.max_length
             && length > max
         {
-            errors.push(FieldError::too_long(path.clone(), max));
+            errors.push(FieldError::too_long(path.path(), max));
         }
         if let Some(min) = self.min_length
             && length < min
         {
             let detail = in_body(path, &format!("should be at least {min} chars long"));
-            errors.push(FieldError::invalid(path.clone(), text, &detail));
+            errors.push(FieldError::invalid(path.path(), text, &detail));
         }
         if let Some(pattern) = &self.pattern
             && !pattern.is_match(text)
         {
             let detail = in_body(path, &format!("should match '{}'", pattern.as_str()));
-            errors.push(FieldError::invalid(path.clone(), text, &detail));
+            errors.push(FieldError::invalid(path.path(), text, &detail));
         }
     }
 
-    fn check_number(&self, number: &serde_json::Number, path: &FieldPath, errors: &mut Vec<FieldError>) {
+    fn check_number(&self, number: &serde_json::Number, path: &Place<'_>, errors: &mut Vec<FieldError>) {
         let Some(value) = number.as_f64() else {
             return;
         };
         let mut broken = |rule: String| {
             let given = Value::Number(number.clone());
-            errors.push(FieldError::invalid(path.clone(), given, &in_body(path, &rule)));
+            errors.push(FieldError::invalid(path.path(), given, &in_body(path, &rule)));
         };
         if let Some(min) = self.minimum {
             if min.exclusive && value <= min.value {
@@ -214,7 +218,7 @@ impl Schema {
         }
     }
 
-    fn check_combinations(&self, value: &Value, path: &FieldPath, has_metadata: bool, errors: &mut Vec<FieldError>) {
+    fn check_combinations(&self, value: &Value, path: &Place<'_>, has_metadata: bool, errors: &mut Vec<FieldError>) {
         let passes = |schema: &Self| {
             let mut found = Vec::new();
             schema.check(value, path, has_metadata, &mut found);
@@ -224,7 +228,7 @@ impl Schema {
             schema.check(value, path, has_metadata, errors);
         }
         let mut broken = |rule: &str| {
-            errors.push(FieldError::invalid(path.clone(), value.clone(), &in_body(path, rule)));
+            errors.push(FieldError::invalid(path.path(), value.clone(), &in_body(path, rule)));
         };
         if !self.any_of.is_empty() && !self.any_of.iter().any(passes) {
             broken("must validate at least one schema (anyOf)");
@@ -253,8 +257,8 @@ fn one_of_rule(alternatives: &[Schema], what: &str) -> String {
 }
 
 /// `spec.cpus in body should be ...`, as Kubernetes words it.
-fn in_body(path: &FieldPath, rule: &str) -> String {
-    format!("{} in body {rule}", path.as_str())
+fn in_body(path: &Place<'_>, rule: &str) -> String {
+    format!("{} in body {rule}", path.path().as_str())
 }
 
 fn is_integer(value: &Value) -> bool {
@@ -278,15 +282,15 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn wrong_type(path: &FieldPath, value: &Value, wanted: &str) -> FieldError {
+fn wrong_type(path: &Place<'_>, value: &Value, wanted: &str) -> FieldError {
     let given = type_name(value);
     let detail = in_body(path, &format!("must be of type {wanted}: {given:?}"));
-    FieldError::type_invalid(path.clone(), given, &detail)
+    FieldError::type_invalid(path.path(), given, &detail)
 }
 
-fn wrong_format(path: &FieldPath, value: &Value, format: Format) -> FieldError {
+fn wrong_format(path: &Place<'_>, value: &Value, format: Format) -> FieldError {
     let detail = in_body(path, &format!("must be of type {}: {value}", format.name()));
-    FieldError::invalid(path.clone(), value.clone(), &detail)
+    FieldError::invalid(path.path(), value.clone(), &detail)
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ use ucloud_machinery::{
 
 /// The object as its Rust type, or the place where it is none.
 fn typed<K: DeserializeOwned>(object: &Value) -> Result<K, FieldError> {
-    serde_path_to_error::deserialize(object).map_err(|error| {
+    // only where something is wrong is it worth the cost to follow where
+    K::deserialize(object).or_else(|_| serde_path_to_error::deserialize(object)).map_err(|error| {
         let path = error.path().to_string();
         let found = object.pointer(&pointer(error.path())).cloned().unwrap_or_default();
         FieldError::invalid(FieldPath::new(&path), found, &error.into_inner().to_string())
