@@ -10,7 +10,7 @@ use crate::targets::figure;
 
 const WIDTH: f64 = 1100.0;
 const LEFT: f64 = 80.0;
-const TOP: f64 = 70.0;
+const TOP: f64 = 84.0;
 const PANEL: f64 = 230.0;
 const GAP: f64 = 70.0;
 /// For one, two, three numbers of clients, and more.
