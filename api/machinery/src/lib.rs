@@ -15,6 +15,8 @@ mod custom;
 pub mod decode;
 mod discovery;
 mod flow;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 mod health;
 pub mod jsonpath;
 mod kinds;

@@ -3,6 +3,7 @@
 mod bench;
 mod crds;
 mod dependencies;
+mod fuzz;
 mod stubs;
 
 use std::ffi::OsString;
@@ -31,6 +32,8 @@ enum Task {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Feeds what strangers send to the parsers that read it, for some minutes each. Needs `cargo install cargo-fuzz`.
+    Fuzz(fuzz::Arguments),
 }
 
 /// The root of the workspace: cargo tells each program it runs where its package is.
@@ -50,5 +53,6 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Task::Bench { arguments } => bench::run(&root, &arguments),
+        Task::Fuzz(arguments) => fuzz::run(&root, &arguments),
     }
 }
