@@ -1,12 +1,16 @@
 //! What the end-to-end tests are written with: an installation of ucloud that `hack/up` made, the commands that
-//! users run against it, and looks at the machine behind it. Everything goes over the wire.
+//! users run against it, and looks at the machine behind it; for tests of clients, a control plane alone, and the
+//! checkers of what clients have seen. Everything goes over the wire.
 
 pub mod command;
+pub mod control_plane;
+pub mod history;
 pub mod installation;
 pub mod machine;
 pub mod manifest;
 pub mod wait;
 
 pub use command::Run;
+pub use control_plane::{ControlPlane, Program};
 pub use installation::Installation;
 pub use wait::eventually;

@@ -15,7 +15,7 @@ run_packages=(
 # shellcheck disable=SC2034
 guest_packages=(busybox-static cpio e2fsprogs fdisk mtools syslinux syslinux-common)
 # shellcheck disable=SC2034
-test_packages=(ndisc6 procps shellcheck)
+test_packages=(ndisc6 procps python3-venv shellcheck)
 
 # ensure_packages PACKAGE...: installs what is missing of these. Asks dpkg alone, and so is quick, when all is there.
 ensure_packages() {
