@@ -1,15 +1,20 @@
 //! "Discovery should ..." and "AggregatedDiscovery should ...".
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::wire::{JSON, Wire};
+use super::{
+    custom::Custom,
+    wire::{JSON, Wire},
+};
 
 super::tests!("discovery":
     each_group_has_its_version_and_a_resource,
     each_group_has_a_preferred_version,
     the_aggregated_document_has_all_that_the_plain_ones_have,
     accept_headers_choose_the_document,
+    a_kind_made_at_run_time_is_in_the_aggregated_document,
+    a_kind_made_at_run_time_is_in_the_raw_document_of_each_form,
 );
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -102,4 +107,22 @@ async fn accept_headers_choose_the_document(wire: &Wire) -> anyhow::Result<()> {
         ensure!(given == content_type && document["kind"] == kind, "{accept} is answered with {given}: {document}");
     }
     Ok(())
+}
+
+async fn a_kind_made_at_run_time_is_in_the_aggregated_document(wire: &Wire) -> anyhow::Result<()> {
+    let custom = Custom::create(wire, &json!({"type": "object"})).await?;
+    let document = wire.get_as("/apis", AGGREGATED).await?.ok()?;
+    let version = format!("{}/v1", custom.group);
+    let found = aggregated(&document).into_iter().find(|(name, _)| *name == version);
+    ensure!(found.is_some_and(|(_, resources)| resources == ["noxus"]), "{version} is not in {document}");
+    custom.delete(wire).await
+}
+
+async fn a_kind_made_at_run_time_is_in_the_raw_document_of_each_form(wire: &Wire) -> anyhow::Result<()> {
+    let custom = Custom::create(wire, &json!({"type": "object"})).await?;
+    for accept in [AGGREGATED.to_owned(), AGGREGATED_BETA.to_owned(), format!("{AGGREGATED},{JSON}"), JSON.to_owned()] {
+        let document = wire.get_as("/apis", &accept).await?.ok()?.to_string();
+        ensure!(document.contains(&custom.group), "with {accept} there is no {} in {document}", custom.group);
+    }
+    custom.delete(wire).await
 }

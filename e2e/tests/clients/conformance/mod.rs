@@ -1,6 +1,7 @@
 //! Those of Kubernetes' conformance tests that are about the API alone, written anew. docs/conformance.md names each with its
 //! test here. They are about ucloud's own kinds, or standard kinds, where Kubernetes' are about Pods and Deployments.
 
+mod custom;
 mod discovery;
 mod field_validation;
 mod version;

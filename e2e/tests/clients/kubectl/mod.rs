@@ -2,6 +2,7 @@
 //! each has a namespace of its own. What a version does not have yet is said by name.
 
 mod apply;
+mod custom;
 mod describe;
 mod edit;
 mod find;
@@ -36,6 +37,7 @@ const CHAPTERS: &[Chapter] = &[
     ("apply", apply::chapter),
     ("edit", edit::chapter),
     ("wait", wait::chapter),
+    ("custom", custom::chapter),
 ];
 
 pub fn trials(shared: &Shared) -> anyhow::Result<Vec<Trial>> {
