@@ -4,6 +4,7 @@
 mod custom;
 mod discovery;
 mod field_validation;
+mod namespaces;
 mod version;
 mod watch;
 mod wire;
@@ -26,7 +27,7 @@ macro_rules! tests {
 use tests;
 
 pub fn trials(shared: &Shared) -> Vec<Trial> {
-    let modules = [watch::TESTS, field_validation::TESTS, discovery::TESTS, version::TESTS];
+    let modules = [watch::TESTS, field_validation::TESTS, discovery::TESTS, namespaces::TESTS, version::TESTS];
     let tests = modules.iter().flat_map(|tests| tests.iter());
     let trial = |(number, &(name, test)): (usize, &Test)| {
         let shared = shared.clone();
