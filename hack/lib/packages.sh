@@ -2,7 +2,7 @@
 # Debian's packages: what is needed to build, run and test, and how what is missing gets installed.
 
 # shellcheck disable=SC2034 # not every script needs all of them
-build_packages=(gcc libc6-dev pkg-config libvirt-dev protobuf-compiler libprotobuf-dev)
+build_packages=(gcc libc6-dev make pkg-config libvirt-dev protobuf-compiler libprotobuf-dev)
 qemu_packages=(qemu-system-x86 qemu-utils qemu-block-extra)
 # shellcheck disable=SC2034
 run_packages=(

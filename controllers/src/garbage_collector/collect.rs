@@ -121,24 +121,19 @@ impl Collector {
 
     /// What the server says of an owner. None if nothing can be told from the reference, so that nothing may be done.
     async fn owner(&self, node: &Node, reference: &OwnerReference) -> Result<Option<Owner>, Failure> {
-        let served = match self.kinds().named(&reference.api_version, &reference.kind).cloned() {
-            Some(served) => served,
+        let mut served = self.kinds().named(&reference.api_version, &reference.kind).cloned();
+        if served.is_none() {
             // it may have come a moment ago
-            None => {
-                let kinds = self.refresh_kinds().await?;
-                let Some(served) = kinds.named(&reference.api_version, &reference.kind).cloned() else {
-                    return Err(Failure::Terminal {
-                        reason: "OwnerKindUnknown",
-                        message: format!(
-                            "{} is kept: the kind of its owner {} is not served",
-                            described(node),
-                            named(reference, None)
-                        ),
-                    });
-                };
-                served
-            }
-        };
+            served = self.refresh_kinds().await?.named(&reference.api_version, &reference.kind).cloned();
+        }
+        let served = served.ok_or_else(|| Failure::Terminal {
+            reason: "OwnerKindUnknown",
+            message: format!(
+                "{} is kept: the kind of its owner {} is not served",
+                described(node),
+                named(reference, None)
+            ),
+        })?;
         if served.namespaced && node.namespace.is_none() {
             let note = format!(
                 "ownerRef {} is in a namespace, which the owner of a cluster-scoped object cannot be",

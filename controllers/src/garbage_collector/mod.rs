@@ -191,7 +191,9 @@ impl Shared {
             let all = graph.of_kind(resource).map(|node| node.uid.clone());
             all.filter(|uid| !present.contains(uid)).collect()
         });
-        gone.iter().for_each(|uid| self.remove(uid));
+        for uid in &gone {
+            self.remove(uid);
+        }
     }
 
     fn forget_kind(&self, resource: &ApiResource) {

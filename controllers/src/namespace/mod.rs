@@ -103,7 +103,9 @@ impl Namespaces {
                 }
                 failures.extend(unlisted);
             }
-            failures.iter().for_each(|failure| remains.fail(failure.chain()));
+            for failure in &failures {
+                remains.fail(failure.chain());
+            }
             let Some(live) = self.still(namespace).await? else { return Ok(None) };
             if !remains.is_empty() || part == Part::Events {
                 return Ok(Some((live, remains, failures.into_iter().next())));

@@ -39,7 +39,9 @@ pub fn run(runtime: &Runtime, quotas: &Cache<ResourceQuota>) -> impl Future<Outp
     let known = counted.clone();
     let controller = Controller::new(NAME, runtime, quotas).watch(quotas, move |change| {
         let neighbours = neighbours(&all, change);
-        neighbours.iter().for_each(|quota| known.forget(uid_of(&**quota)));
+        for quota in &neighbours {
+            known.forget(uid_of(&**quota));
+        }
         neighbours.iter().map(|quota| ObjectRef::from_obj(&**quota)).collect::<Vec<_>>()
     });
     let reconciler = Quotas { client: runtime.client.clone(), reports: Reports::new(runtime, NAME), counted };

@@ -91,7 +91,9 @@ async fn what_was_made_is_adopted_even_if_no_list_shows_it() {
     cloud.network("net").await;
     until_network(&cloud, "net", READY, "Ready").await;
     assert_eq!(cloud.allocated().await.len(), 1);
-    assert_eq!(made.created.load(Ordering::SeqCst), 2, "the second attempt is at the same slot");
+    // all attempts are at the same slot: there would be more than one allocation else. How many there are depends on how
+    // soon the controllers see the status that they wrote
+    assert!(made.created.load(Ordering::SeqCst) >= 2, "it is tried again");
 }
 
 /// What allocating one network and deleting it again takes.

@@ -56,14 +56,10 @@ pub(super) fn refusal(mut conflicts: Vec<Conflict>) -> ApiError {
 }
 
 fn shown(owner: &Owner) -> String {
-    let mut text = format!("{:?}", owner.manager);
-    if !owner.subresource.is_empty() {
-        text.push_str(&format!(" with subresource {:?}", owner.subresource));
-    }
-    if owner.operation == Operation::Update {
-        text.push_str(&format!(" using {}", owner.api_version));
-    }
-    text
+    let Owner { manager, subresource, api_version, .. } = owner;
+    let part = if subresource.is_empty() { String::new() } else { format!(" with subresource {subresource:?}") };
+    let version = if owner.operation == Operation::Update { format!(" using {api_version}") } else { String::new() };
+    format!("{manager:?}{part}{version}")
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Type {
         let properties = openapi.get("properties").and_then(Value::as_object);
         let mut fields = fields(properties);
         add_type_meta(&mut fields);
-        Self::Map(MapType { fields, others: others(openapi.get("additionalProperties")) })
+        Self::Map(MapType { fields, others: Box::new(others(openapi.get("additionalProperties"))) })
     }
 
     fn compile(schema: &Value) -> Self {
@@ -124,7 +124,6 @@ impl Type {
     pub(super) fn shape<'t>(&'t self, value: Option<&Value>) -> Option<Shape<'t>> {
         match (self, value) {
             (_, None) => None,
-            (Self::Leaf, Some(_)) => Some(Shape::Leaf),
             (Self::Map(_) | Self::Set | Self::Keyed(_), Some(Value::Null)) => Some(self.natural()),
             (Self::Map(map), Some(Value::Object(_))) => Some(Shape::Map(map)),
             (Self::Deduced, Some(Value::Object(_))) => Some(Shape::Map(&DEDUCED_MAP)),
@@ -157,7 +156,7 @@ impl MapType {
         if schema.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)) {
             add_type_meta(&mut fields);
         }
-        Self { fields, others: others(schema.get("additionalProperties")) }
+        Self { fields, others: Box::new(others(schema.get("additionalProperties"))) }
     }
 
     /// A field's element and type, and whether the schema names it.
@@ -189,8 +188,8 @@ fn fields(properties: Option<&Map<String, Value>>) -> BTreeMap<String, (Element,
     properties.into_iter().flatten().map(compile).collect()
 }
 
-fn others(additional: Option<&Value>) -> Box<Type> {
-    Box::new(additional.map_or(Type::Deduced, Type::compile))
+fn others(additional: Option<&Value>) -> Type {
+    additional.map_or(Type::Deduced, Type::compile)
 }
 
 /// What every object has besides what its schema says.

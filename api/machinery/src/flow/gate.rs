@@ -258,7 +258,7 @@ mod tests {
     async fn thousands_of_one_user_do_not_delay_another() {
         let gate = Gate::new(RequestLimits { concurrent: 4, queued: 10_000, queued_per_user: 5_000, ..limits() });
         let mut flood: Vec<_> = (0..5_002).map(|_| Box::pin(gate.admit("bulk"))).collect();
-        let mut seats: Vec<_> = flood.iter_mut().filter_map(|request| request.now_or_never()).collect();
+        let mut seats: Vec<_> = flood.iter_mut().filter_map(futures::FutureExt::now_or_never).collect();
         assert_eq!((seats.len(), gate.occupancy()), (2, (2, 5_000)));
         for request in flood.iter_mut().skip(2).take(100) {
             let seat = gate.admit("other").now_or_never().expect("no wait").unwrap();

@@ -62,7 +62,7 @@ pub(super) fn add(schemas: &mut Map<String, Value>, description: &ResourceDescri
     let ResourceDescription { kind, list_kind, .. } = description;
     let mut object = (*description.openapi).clone();
     add_type(&mut object, description, kind);
-    object["properties"]["metadata"] = referring("Standard object metadata.", shared_reference("ObjectMeta"));
+    object["properties"]["metadata"] = referring("Standard object metadata.", &shared_reference("ObjectMeta"));
     schemas.insert(name(description, kind), object);
 
     let mut list = json!({
@@ -70,7 +70,7 @@ pub(super) fn add(schemas: &mut Map<String, Value>, description: &ResourceDescri
         "description": format!("A list of {}.", description.plural),
         "required": ["items"],
         "properties": {
-            "metadata": referring("Standard list metadata.", shared_reference("ListMeta")),
+            "metadata": referring("Standard list metadata.", &shared_reference("ListMeta")),
             "items": {
                 "type": "array",
                 "description": format!("The {}.", description.plural),
@@ -93,6 +93,6 @@ fn add_type(schema: &mut Value, description: &ResourceDescription, kind: &str) {
 }
 
 /// A field that refers to another schema. OpenAPI 3.0 allows nothing beside a reference, hence the detour.
-fn referring(description: &str, reference: Value) -> Value {
+fn referring(description: &str, reference: &Value) -> Value {
     json!({"description": description, "allOf": [reference], "default": {}})
 }

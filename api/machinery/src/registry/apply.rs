@@ -145,7 +145,7 @@ impl Write<'_> {
             let (mut object, ledger) = config.merge_into(&writer, type_, &served);
             complete(&self.resource.description, &mut object);
             let admitted = Admitted { object, warnings: Vec::new(), errors: Vec::new() };
-            let ownership = Ownership::Applies { config, ledger, force: *force };
+            let ownership = Ownership::Applies { config, ledger: Box::new(ledger), force: *force };
             let prepared = prepare::update(self.resource, &context, &writer, *part, admitted, ownership, old)?;
             self.authorize(name, Some(old), Some(&prepared.object))?;
             warnings = prepared.warnings;

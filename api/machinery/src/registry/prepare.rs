@@ -31,7 +31,7 @@ pub(crate) enum Ownership<'a> {
     Applies {
         config: &'a Configuration,
         /// Who owned what before.
-        ledger: Ledger,
+        ledger: Box<Ledger>,
         /// Whether to take what others own.
         force: bool,
     },

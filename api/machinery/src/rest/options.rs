@@ -36,7 +36,7 @@ pub(super) struct ListOptions {
 
 impl ListOptions {
     pub(super) fn parse(query: &Query) -> Result<Self, ApiError> {
-        refuse(list_errors(query))?;
+        refuse(&list_errors(query))?;
         let limit = query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
         let revision = revision(query)?;
         let token = query.get("continue");
@@ -107,7 +107,7 @@ pub(super) struct WatchOptions {
 
 impl WatchOptions {
     pub(super) fn parse(query: &Query) -> Result<Self, ApiError> {
-        refuse(watch_errors(query))?;
+        refuse(&watch_errors(query))?;
         let bookmarks = query.flag("allowWatchBookmarks");
         let initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
         let start = match (revision(query)?, initial) {
@@ -152,8 +152,8 @@ fn not_supported(given: &str, supported: &[&str]) -> FieldError {
     FieldError::not_supported(FieldPath::new(MATCH), Value::from(given), &supported)
 }
 
-fn refuse(errors: Vec<FieldError>) -> Result<(), ApiError> {
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
+fn refuse(errors: &[FieldError]) -> Result<(), ApiError> {
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", errors)) }
 }
 
 #[cfg(test)]

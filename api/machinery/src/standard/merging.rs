@@ -24,7 +24,7 @@ const MARKS: [(&str, &[&str], Merging); 6] = [
 /// Adds to the schema of a kind how its fields merge.
 pub(super) fn mark(kind: &str, openapi: &mut Value) {
     for (_, path, merging) in MARKS.iter().filter(|(of, _, _)| *of == kind) {
-        let pointer: String = path.iter().map(|field| format!("/properties/{field}")).collect();
+        let pointer = format!("/properties/{}", path.join("/properties/"));
         let Some(schema) = openapi.pointer_mut(&pointer).and_then(Value::as_object_mut) else { continue };
         match merging {
             Merging::By(key) => {

@@ -160,7 +160,7 @@ async fn what_is_not_there_is_created_and_owned() {
                 "f:metadata": {"f:labels": {"f:app": {}}},
                 "f:spec": {
                     "f:color": {}, "f:limits": {"f:cpu": {}}, "f:tags": {"v:\"a\"": {}},
-                    "f:ports": {"k:{\"number\":80,\"protocol\":\"TCP\"}": {".": {}, "f:number": {}}},
+                    "f:ports": {"k:{\"number\":80}": {".": {}, "f:number": {}}},
                 },
             })
         )]
@@ -238,26 +238,23 @@ async fn fields_are_shared_and_handed_over() {
 async fn lists_merge_as_the_schema_says() {
     let harness = Harness::start().await;
     let user = User::of(&harness).await;
-    let one = json!({"color": "red", "tags": ["a", "b"], "parts": [{"size": 1}], "ports": [{"number": 80}, {"number": 53, "protocol": "UDP"}]});
+    let one =
+        json!({"color": "red", "tags": ["a", "b"], "parts": [{"size": 1}], "ports": [{"number": 80}, {"number": 53}]});
     user.applied("one", one.clone()).await;
-    let two =
-        json!({"tags": ["c", "b"], "ports": [{"number": 80, "protocol": "TCP", "name": "http"}, {"number": 443}]});
+    let two = json!({"tags": ["c", "b"], "ports": [{"number": 80, "name": "http"}, {"number": 443}]});
     let merged = user.applied("two", two).await;
     assert_eq!(merged["spec"]["tags"], json!(["a", "c", "b"]));
-    assert_eq!(
-        merged["spec"]["ports"],
-        json!([{"number": 80, "protocol": "TCP", "name": "http"}, {"number": 53, "protocol": "UDP"}, {"number": 443}])
-    );
+    assert_eq!(merged["spec"]["ports"], json!([{"number": 80, "name": "http"}, {"number": 53}, {"number": 443}]));
     // an atomic list belongs to one
     let (code, status) = user.apply("two", json!({"parts": [{"size": 2}]})).await;
     assert_eq!((code, causes(&status)), (409, vec![".spec.parts"]));
     // items go with the last who owns them
     let less = user.applied("one", json!({"color": "red", "tags": ["a"]})).await;
     assert_eq!(less["spec"]["tags"], json!(["a", "c", "b"]));
-    assert_eq!(less["spec"]["ports"], json!([{"number": 80, "protocol": "TCP", "name": "http"}, {"number": 443}]));
+    assert_eq!(less["spec"]["ports"], json!([{"number": 80, "name": "http"}, {"number": 443}]));
     assert_eq!(less["spec"].get("parts"), None);
     let (_, status) = user.apply("one", json!({"color": "red", "ports": [{"number": 80, "name": "web"}]})).await;
-    assert_eq!(causes(&status), [r#".spec.ports[number=80,protocol="TCP"].name"#]);
+    assert_eq!(causes(&status), [".spec.ports[number=80].name"]);
     // an item that cannot be told from another is no configuration
     for (spec, problem) in [
         (json!({"tags": ["x", "x"]}), r#".spec.tags: duplicate entries for key [="x"]"#),

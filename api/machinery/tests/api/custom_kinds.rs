@@ -543,7 +543,9 @@ fn neutral(answer: &str) -> String {
             Value::Object(map) => {
                 for (name, value) in map.iter_mut() {
                     match name.as_str() {
-                        "uid" | "resourceVersion" | "creationTimestamp" if value.is_string() => *value = "?".into(),
+                        "uid" | "resourceVersion" | "creationTimestamp" | "time" if value.is_string() => {
+                            *value = "?".into();
+                        }
                         // the age
                         "cells" => drop(value.as_array_mut().unwrap().pop()),
                         "message" => {

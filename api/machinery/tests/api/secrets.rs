@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
-use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tracing_subscriber::fmt::MakeWriter;
@@ -42,7 +41,7 @@ async fn text_is_stored_as_data() {
         json!({"metadata": {"name": "tls"}, "type": "kubernetes.io/tls", "stringData": {"tls.crt": "", "tls.key": ""}});
     api.create(&PostParams::default(), &secret(tls)).await.unwrap();
     let found = api.list(&ListParams::default().fields("type=kubernetes.io/tls")).await.unwrap();
-    assert_eq!(found.items.iter().map(|secret| secret.name_any()).collect::<Vec<_>>(), ["tls"]);
+    assert_eq!(found.items.iter().map(kube::ResourceExt::name_any).collect::<Vec<_>>(), ["tls"]);
 
     let client = harness.client("admin").await;
     let mut table = request("GET", SECRETS, "", "");

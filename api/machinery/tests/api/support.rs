@@ -68,7 +68,7 @@ pub struct WidgetSpec {
     pub tags: Vec<String>,
     /// Where it can be reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number", "protocol"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["number"]))]
     pub ports: Vec<Port>,
     /// How much it may use of what.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -80,10 +80,6 @@ pub struct WidgetSpec {
 pub struct Port {
     /// Its number.
     pub number: i64,
-    /// TCP, unless it says otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = "TCP"))]
-    pub protocol: Option<String>,
     /// What it is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

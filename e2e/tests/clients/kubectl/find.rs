@@ -17,9 +17,6 @@ use super::Found;
 const WELL_KNOWN: [&str; 4] =
     ["/usr/local/bin", "/usr/lib/google-cloud-sdk/bin", "/opt/google-cloud-sdk/bin", "/snap/bin"];
 
-/// The first that does without /openapi/v2.
-const OLDEST: u32 = 29;
-
 /// One of each version.
 pub fn all() -> anyhow::Result<Vec<Found>> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -29,10 +26,6 @@ pub fn all() -> anyhow::Result<Vec<Found>> {
     let mut versions = BTreeMap::new();
     for program in programs {
         let found = identify(&program)?;
-        if found.minor < OLDEST {
-            println!("kubectl {}: NOT TESTED, it needs /openapi/v2", found.label());
-            continue;
-        }
         versions.entry((found.minor, found.version.clone())).or_insert(found);
     }
     Ok(versions.into_values().collect())

@@ -84,7 +84,7 @@ impl EtcdStorage {
         guards: &[Guard],
     ) -> Result<Outcome, StorageError> {
         match self.members.write(self.transaction(key, attempt, op, guards)).await {
-            Ok(answer) => Ok(self.read_answer(key, guards, &answer)),
+            Ok(answer) => Ok(read_answer(key, guards, &answer)),
             Err(Failure::Definite(error)) => Err(error),
             Err(Failure::LeaseNotFound) => {
                 self.leases.forget().await;
@@ -122,23 +122,6 @@ impl EtcdStorage {
         Txn::new().when(compares).and_then(writes).or_else(looks)
     }
 
-    fn read_answer(&self, key: &str, guards: &[Guard], answer: &TxnResponse) -> Outcome {
-        if answer.succeeded() {
-            return Outcome::Applied(header_revision(answer.header()));
-        }
-        // in the order of the reads: the key, then the guards
-        let mut found = answer.op_responses().into_iter().map(|op| match op {
-            TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
-            _ => None,
-        });
-        let current = found.next().flatten().map(|value| stored(key, value));
-        let changed = guards.iter().zip(found).find_map(|(guard, now)| {
-            let revision = now.map_or(Revision(0), |now| revision(now.mod_revision()));
-            (revision != guard.revision).then(|| guard.key.clone())
-        });
-        Outcome::Lost { current, changed }
-    }
-
     /// All pages of a list, the later ones at the revision of the first.
     async fn list_once(&self, prefix: &str) -> Result<Listing, StorageError> {
         let (mut from, end) = (self.etcd_key(prefix).into_bytes(), range_end(&self.etcd_key(prefix)));
@@ -164,6 +147,23 @@ impl EtcdStorage {
             }
         }
     }
+}
+
+fn read_answer(key: &str, guards: &[Guard], answer: &TxnResponse) -> Outcome {
+    if answer.succeeded() {
+        return Outcome::Applied(header_revision(answer.header()));
+    }
+    // in the order of the reads: the key, then the guards
+    let mut found = answer.op_responses().into_iter().map(|op| match op {
+        TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
+        _ => None,
+    });
+    let current = found.next().flatten().map(|value| stored(key, value));
+    let changed = guards.iter().zip(found).find_map(|(guard, now)| {
+        let revision = now.map_or(Revision(0), |now| revision(now.mod_revision()));
+        (revision != guard.revision).then(|| guard.key.clone())
+    });
+    Outcome::Lost { current, changed }
 }
 
 #[async_trait]
