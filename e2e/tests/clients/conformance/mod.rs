@@ -1,10 +1,14 @@
 //! Those of Kubernetes' conformance tests that are about the API alone, written anew. docs/conformance.md names each with its
 //! test here. They are about ucloud's own kinds, or standard kinds, where Kubernetes' are about Pods and Deployments.
 
+mod chunking;
 mod custom;
 mod discovery;
 mod field_validation;
+mod garbage_collection;
 mod namespaces;
+mod resource_quota;
+mod tables;
 mod version;
 mod watch;
 mod wire;
@@ -27,7 +31,17 @@ macro_rules! tests {
 use tests;
 
 pub fn trials(shared: &Shared) -> Vec<Trial> {
-    let modules = [watch::TESTS, field_validation::TESTS, discovery::TESTS, namespaces::TESTS, version::TESTS];
+    let modules = [
+        watch::TESTS,
+        field_validation::TESTS,
+        garbage_collection::TESTS,
+        chunking::TESTS,
+        discovery::TESTS,
+        tables::TESTS,
+        version::TESTS,
+        namespaces::TESTS,
+        resource_quota::TESTS,
+    ];
     let tests = modules.iter().flat_map(|tests| tests.iter());
     let trial = |(number, &(name, test)): (usize, &Test)| {
         let shared = shared.clone();
@@ -37,5 +51,7 @@ pub fn trials(shared: &Shared) -> Vec<Trial> {
             runtime.block_on(async { test(&Wire::new(shared.plane()?, &namespace).await?).await })
         })
     };
-    tests.enumerate().map(trial).collect()
+    let (name, alone) = chunking::ALONE;
+    let alone = crate::trial(&format!("conformance::{name}"), alone);
+    tests.enumerate().map(trial).chain([alone]).collect()
 }

@@ -1,12 +1,15 @@
 //! Every kubectl that is on this machine, and one old and one new that `hack/test` fetches, runs the same script. It comes in chapters;
 //! each has a namespace of its own. What a version does not have yet is said by name.
 
+mod access;
 mod apply;
 mod custom;
+mod delete;
 mod describe;
 mod edit;
 mod find;
 mod reads;
+mod server_side;
 mod wait;
 mod watches;
 
@@ -28,9 +31,6 @@ use crate::shared::Shared;
 /// What is waited for comes within this time.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The first that does without /openapi/v2.
-const OLDEST: u32 = 29;
-
 type Chapter = (&'static str, fn(&Kubectl) -> anyhow::Result<()>);
 
 const CHAPTERS: &[Chapter] = &[
@@ -41,16 +41,15 @@ const CHAPTERS: &[Chapter] = &[
     ("edit", edit::chapter),
     ("wait", wait::chapter),
     ("custom", custom::chapter),
+    ("server-side", server_side::chapter),
+    ("delete", delete::chapter),
+    ("access", access::chapter),
 ];
 
 pub fn trials(shared: &Shared) -> anyhow::Result<Vec<Trial>> {
     let found = find::all()?;
     let mut trials = Vec::new();
     for program in &found {
-        if program.minor < OLDEST {
-            println!("kubectl {}: NOT TESTED, it needs /openapi/v2", program.label());
-            continue;
-        }
         for &(name, chapter) in CHAPTERS {
             let (program, shared) = (program.clone(), shared.clone());
             let title = format!("kubectl::{}::{name}", program.label());
