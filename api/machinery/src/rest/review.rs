@@ -2,6 +2,7 @@
 
 use http::Response;
 
+use super::negotiate::Form;
 use super::query::WriteOptions;
 use super::respond::Body;
 use super::{Call, body, negotiate, respond};
@@ -13,6 +14,10 @@ impl Call<'_> {
     pub(super) fn review(&self, review: &dyn Review, bytes: &[u8]) -> Result<Response<Body>, ApiError> {
         let options = WriteOptions::parse(self.query)?;
         let form = negotiate::object_form(self.headers, false, self.query.get("includeObject"))?;
+        if form != Form::Object {
+            // it has no metadata that could be shown
+            return Err(ApiError::not_acceptable(&["application/json"]));
+        }
         let description = self.resource.description();
         let question = body::object(self.headers, bytes, self.resource.protobuf)?;
         let mut admitted = admit(description, question, options.validation)?;

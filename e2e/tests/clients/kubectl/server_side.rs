@@ -61,7 +61,6 @@ fn apply_set(kubectl: &Kubectl) -> anyhow::Result<()> {
     if !kubectl.has(27, "apply --applyset") {
         return Ok(());
     }
-    kubectl.ok(&["create", "configmap", "the-set"])?;
     for side in ["--server-side=true", "--server-side=false"] {
         let apply = |manifest: &str| {
             let words =
@@ -75,7 +74,7 @@ fn apply_set(kubectl: &Kubectl) -> anyhow::Result<()> {
         let pruned = apply(&vm("s1", 1, ""))?;
         ensure!(pruned.stdout.contains("s2 pruned"), "{}", pruned.stdout);
         kubectl.selects(&["vms", "-l", "applyset.kubernetes.io/part-of"], &["s1"])?;
-        kubectl.ok(&["delete", "vm", "s1"])?;
+        kubectl.ok(&["delete", "vm/s1", "configmap/the-set"])?;
     }
     Ok(())
 }
