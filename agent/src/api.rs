@@ -8,9 +8,14 @@ use kube::{
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::fmt::Debug;
-use ucloud_types::{Host, VM};
+use ucloud_types::{Host, HostStatus, VM, VMStatus, condition::SCHEDULED};
+
+/// The name under which the agents own what they report. A VM's moves with it from host to host.
+const MANAGER: &str = "ucloud-agent";
+/// The fields of a VM's status that subresources write.
+const OTHERS: [&str; 2] = ["binding", "powerRequest"];
 
 /// Why something could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -75,36 +80,46 @@ impl ApiServer {
         self.call(self.namespaced::<VM>(namespace).get(name)).await
     }
 
-    /// Changes the VM's status to `next`, if that is a change and if the VM is still as `vm`. None if there is none.
-    pub async fn report_vm<S: Serialize>(&self, vm: &VM, next: &S) -> Result<Option<VM>, ApiError> {
+    /// Applies the agent's part of the VM's status `next`, if that changes it and if the VM is still as `vm`: that the
+    /// write succeeds is the proof that the VM is still bound as it was. None if there is nothing to change.
+    pub async fn report_vm(&self, vm: &VM, next: &VMStatus) -> Result<Option<VM>, ApiError> {
         let (namespace, name) = names(vm);
-        self.report(&self.namespaced(namespace), name, vm, vm.status.as_ref(), next).await
+        let version = vm.metadata.resource_version.as_deref();
+        let status = vm.status.as_ref();
+        self.report(&self.namespaced(namespace), (name, vm, version), status, next, without_others).await
     }
 
-    /// Changes the Host's status to `next`, if that is a change and if the Host is still as `host`.
-    pub async fn report_host<S: Serialize>(&self, host: &Host, next: &S) -> Result<Option<Host>, ApiError> {
+    /// Applies the Host's status `next`, if that changes it and if the Host is still the same one. What others wrote
+    /// meanwhile is no reason not to: the agent knows best how its host is.
+    pub async fn report_host(&self, host: &Host, next: &HostStatus) -> Result<Option<Host>, ApiError> {
         let name = host.metadata.name.as_deref().unwrap_or_default();
-        self.report(&Api::all(self.client.clone()), name, host, host.status.as_ref(), next).await
+        let api = Api::all(self.client.clone());
+        self.report(&api, (name, host, None), host.status.as_ref(), next, |status| status).await
     }
 
     async fn report<K, S>(
         &self,
         api: &Api<K>,
-        name: &str,
-        object: &K,
+        (name, object, version): (&str, &K, Option<&str>),
         current: Option<&S>,
-        next: &impl Serialize,
+        next: &S,
+        own: impl FnOnce(Value) -> Value,
     ) -> Result<Option<K>, ApiError>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-        S: Serialize,
+        S: Serialize + PartialEq + Default,
     {
-        let Some(changes) = difference(&current, next).map_err(ApiError::Encode)? else { return Ok(None) };
-        let patch = json!({
-            "metadata": {"resourceVersion": object.meta().resource_version},
-            "status": changes,
+        if *current.unwrap_or(&S::default()) == *next {
+            return Ok(None);
+        }
+        let config = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": name, "uid": object.meta().uid, "resourceVersion": version},
+            "status": own(serde_json::to_value(next).map_err(ApiError::Encode)?),
         });
-        self.call(api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await.map(Some)
+        let params = PatchParams::apply(MANAGER).force();
+        self.call(api.patch_status(name, &params, &Patch::Apply(&config))).await.map(Some)
     }
 
     /// Replaces the VM's finalizers, if the VM is still as `vm`.
@@ -124,21 +139,15 @@ fn names(vm: &VM) -> (&str, &str) {
     (vm.metadata.namespace.as_deref().unwrap_or_default(), vm.metadata.name.as_deref().unwrap_or_default())
 }
 
-/// The fields of a status that differ, as a merge patch (RFC 7396) of it. None if there are none.
-fn difference(
-    current: &impl Serialize,
-    next: &impl Serialize,
-) -> Result<Option<Map<String, Value>>, serde_json::Error> {
-    let fields = |value| match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    };
-    let current = fields(serde_json::to_value(current)?);
-    let next = fields(serde_json::to_value(next)?);
-    let removed = current.keys().filter(|key| !next.contains_key(*key)).map(|key| (key.clone(), Value::Null));
-    let changed = next.iter().filter(|(key, value)| current.get(*key) != Some(value));
-    let changes: Map<_, _> = changed.map(|(key, value)| (key.clone(), value.clone())).chain(removed).collect();
-    Ok((!changes.is_empty()).then_some(changes))
+/// A VM's status without what others write of it.
+fn without_others(mut status: Value) -> Value {
+    if let Some(map) = status.as_object_mut() {
+        map.retain(|field, _| !OTHERS.contains(&field.as_str()));
+        if let Some(conditions) = map.get_mut("conditions").and_then(Value::as_array_mut) {
+            conditions.retain(|condition| condition["type"] != SCHEDULED);
+        }
+    }
+    status
 }
 
 #[cfg(test)]
@@ -146,14 +155,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_has_what_differs_and_nothing_else() {
-        let current = json!({"phase": "Running", "restarts": 1, "disks": [{"name": "root"}]});
-        assert_eq!(difference(&current, &current).unwrap(), None);
-        let next = json!({"phase": "Stopped", "disks": [{"name": "root"}]});
-        assert_eq!(
-            Value::from(difference(&current, &next).unwrap().unwrap()),
-            json!({"phase": "Stopped", "restarts": null})
-        );
-        assert_eq!(Value::from(difference(&Value::Null, &next).unwrap().unwrap()), next);
+    fn the_agent_applies_nothing_that_others_write() {
+        let status = json!({
+            "phase": "Running", "binding": {"host": "h1", "epoch": 1}, "powerRequest": {"id": 1, "action": "Stop"},
+            "conditions": [{"type": "Scheduled"}, {"type": "Ready"}],
+        });
+        assert_eq!(without_others(status), json!({"phase": "Running", "conditions": [{"type": "Ready"}]}));
     }
 }

@@ -88,6 +88,12 @@ pub struct Apply {
     /// Has the API server check everything, and changes nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Takes fields that others own
+    #[arg(long)]
+    pub force_conflicts: bool,
+    /// The name under which the fields in the files are owned
+    #[arg(long, value_name = "NAME", default_value = "ucloudctl")]
+    pub field_manager: String,
 }
 
 /// Where objects are described.

@@ -1,6 +1,6 @@
 //! How a command fails: what is printed, and with which code the program ends. Scripts rely on the codes.
 
-use kube::core::Status;
+use kube::core::{Status, response::StatusCause};
 
 use crate::output;
 
@@ -13,6 +13,9 @@ pub const TIMED_OUT: u8 = 4;
 
 /// The program's exit code when it was interrupted, as shells have it.
 pub const INTERRUPTED: u8 = 130;
+
+/// The reason of a cause that names a field which another owns.
+const CONFLICT: &str = "FieldManagerConflict";
 
 /// A failure with an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,9 @@ pub fn from_kube(error: kube::Error, server: &str) -> anyhow::Error {
 /// A Status as text: one line, or one more for each of several causes.
 fn explain(status: &Status) -> String {
     let causes = status.details.as_ref().map_or(&[][..], |d| &d.causes);
+    if causes.iter().any(|cause| cause.reason == CONFLICT) {
+        return conflicts(causes);
+    }
     if causes.len() < 2 {
         return status.message.clone();
     }
@@ -98,6 +104,17 @@ fn explain(status: &Status) -> String {
     text
 }
 
+/// The fields that others own, whose they are, and what to do.
+fn conflicts(causes: &[StatusCause]) -> String {
+    let (fields, them) = if causes.len() == 1 { ("a field", "it") } else { ("fields", "them") };
+    let mut lines = vec![format!("the file changes {fields} that others own:")];
+    for cause in causes {
+        lines.push(format!("  {}: {}", cause.field, cause.message.trim_start_matches("conflict with ")));
+    }
+    lines.push(format!("leave {them} out of the file, or take {them} with --force-conflicts"));
+    lines.join("\n")
+}
+
 /// Prints an error with what caused it, in one line where the error is one line.
 pub fn print(error: &anyhow::Error) {
     eprintln!("error: {}", output::harmless(&format!("{error:#}")));
@@ -106,4 +123,24 @@ pub fn print(error: &anyhow::Error) {
 /// Tells of something that is no failure yet.
 pub fn note(text: &str) {
     eprintln!("{}", output::harmless(text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_says_whose_the_field_is_and_what_to_do() {
+        let cause = |manager: &str, field: &str| StatusCause {
+            reason: CONFLICT.to_owned(),
+            message: format!("conflict with {manager:?} using v1"),
+            field: field.to_owned(),
+        };
+        assert_eq!(
+            conflicts(&[cause("kubectl-edit", ".spec.cpus")]),
+            "the file changes a field that others own:\n  .spec.cpus: \"kubectl-edit\" using v1\n\
+             leave it out of the file, or take it with --force-conflicts"
+        );
+        assert!(conflicts(&[cause("a", ".x"), cause("b", ".y")]).ends_with("take them with --force-conflicts"));
+    }
 }

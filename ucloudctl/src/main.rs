@@ -6,12 +6,12 @@ mod commands;
 mod connection;
 mod failure;
 mod manifest;
-mod merge;
 mod output;
 mod progress;
 mod resource;
 mod server;
 mod table;
+mod takeover;
 mod watch;
 
 use std::process::ExitCode;

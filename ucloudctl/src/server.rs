@@ -7,6 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::{
+    cli::Apply,
     failure,
     resource::{Catalog, Resource},
 };
@@ -71,28 +72,28 @@ impl Server {
         self.send(Method::GET, &path, None, form).await
     }
 
-    /// Makes an object.
-    pub async fn create(
+    /// Makes an object, or changes it, so that it is as `wanted` says (server-side apply); answers the object.
+    pub async fn apply(
         &self,
         resource: &Resource,
-        namespace: &str,
-        body: &Value,
-        dry_run: bool,
+        (namespace, name): (&str, &str),
+        wanted: &Value,
+        options: &Apply,
     ) -> anyhow::Result<Value> {
-        let path = format!("{}?{}", resource.collection_path(Some(namespace)), write_options(dry_run));
-        self.send(Method::POST, &path, Some(("application/json", body)), Form::Object).await
+        let force = if options.force_conflicts { "&force=true" } else { "" };
+        let path = format!("{}?{}{force}", resource.object_path(namespace, name), write_options(options));
+        self.send(Method::PATCH, &path, Some(("application/apply-patch+yaml", wanted)), Form::Object).await
     }
 
     /// Changes an object by a merge patch (RFC 7396).
     pub async fn merge(
         &self,
         resource: &Resource,
-        namespace: &str,
-        name: &str,
+        (namespace, name): (&str, &str),
         patch: &Value,
-        dry_run: bool,
+        options: &Apply,
     ) -> anyhow::Result<Value> {
-        let path = format!("{}?{}", resource.object_path(namespace, name), write_options(dry_run));
+        let path = format!("{}?{}", resource.object_path(namespace, name), write_options(options));
         self.send(Method::PATCH, &path, Some(("application/merge-patch+json", patch)), Form::Object).await
     }
 
@@ -214,8 +215,9 @@ impl Query {
 }
 
 /// Unknown fields are errors: what a user writes is meant.
-fn write_options(dry_run: bool) -> &'static str {
-    if dry_run { "fieldValidation=Strict&dryRun=All" } else { "fieldValidation=Strict" }
+fn write_options(options: &Apply) -> String {
+    let dry_run = if options.dry_run { "&dryRun=All" } else { "" };
+    format!("fieldValidation=Strict&fieldManager={}{dry_run}", percent_encode(&options.field_manager))
 }
 
 /// Percent-encodes what may stand in a path's segment or a query's value.

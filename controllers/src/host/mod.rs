@@ -25,11 +25,13 @@ use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
     objects,
-    report::{Reports, find, status_of},
+    report::{Reports, Share, find, status_of},
 };
 use heartbeat::{Heartbeats, Next, Pulse};
 
 const NAME: &str = "host";
+/// Whether a silent host is Ready. When it is back, its agent takes the condition again.
+const SHARE: Share = Share::Part { fields: &[], conditions: &[READY] };
 /// The reason of Ready on a host that is silent.
 const LEASE_EXPIRED: &str = "LeaseExpired";
 
@@ -56,7 +58,7 @@ pub fn run(
         leases: leases.clone(),
         lease_duration,
         heartbeats,
-        reports: Reports::new(runtime, NAME),
+        reports: Reports::new(runtime, NAME, SHARE),
     };
     let hosts_run = controller.run(reconciler, Limits::default());
     let vms_run = vms::run(runtime, vms, hosts);

@@ -21,11 +21,13 @@ use ucloud_types::{
 use super::{LEASE_EXPIRED, ready};
 use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects,
-    report::{Reports, find, status_of},
+    report::{Reports, Share, find, status_of},
     uid_of,
 };
 
 const NAME: &str = "lost-vm";
+/// What is unknown of a VM whose host is lost. When the host is back, its agent takes these again.
+const SHARE: Share = Share::Part { fields: &["phase"], conditions: &[READY, TERMINATING] };
 
 /// Why nobody knows how a VM is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +55,12 @@ pub fn run(runtime: &Runtime, vms: &Cache<VM>, hosts: &Cache<Host>) -> impl Futu
             vms.retain(|vm| host_of(vm) == name.as_deref());
             vms.into_iter().map(|vm| ObjectRef::from_obj(&*vm))
         });
-    let reconciler =
-        LostVms { client: runtime.client.clone(), hosts: hosts.clone(), said, reports: Reports::new(runtime, NAME) };
+    let reconciler = LostVms {
+        client: runtime.client.clone(),
+        hosts: hosts.clone(),
+        said,
+        reports: Reports::new(runtime, NAME, SHARE),
+    };
     controller.run(reconciler, Limits::default())
 }
 

@@ -19,7 +19,8 @@ use ucloud_types::{
 };
 
 use crate::runtime::{
-    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects, report::Reports,
+    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects,
+    report::{Reports, Share},
 };
 use usage::holder;
 
@@ -64,8 +65,11 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
             images.retain(|image| is_deleting(&**image));
             references(images)
         });
-    let reconciler =
-        Images { client: runtime.client.clone(), caches: caches.clone(), reports: Reports::new(runtime, NAME) };
+    let reconciler = Images {
+        client: runtime.client.clone(),
+        caches: caches.clone(),
+        reports: Reports::new(runtime, NAME, Share::Whole),
+    };
     controller.run(reconciler, Limits::default())
 }
 

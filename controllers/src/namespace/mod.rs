@@ -22,8 +22,11 @@ use kube::{
 use ucloud_types::{Image, Network, VM};
 
 use crate::runtime::{
-    Cache, Change, Controller, Failure, Kind, Limits, Reconciler, Runtime, cache::object_ref, is_deleting, objects,
-    report::Reports, uid_of,
+    Cache, Change, Controller, Failure, Kind, Limits, Reconciler, Runtime,
+    cache::object_ref,
+    is_deleting, objects,
+    report::{Reports, Share},
+    uid_of,
 };
 use content::{Part, discover};
 use plan::Remains;
@@ -54,7 +57,7 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
         .watch(&caches.vms, emptied(&caches.namespaces))
         .watch(&caches.networks, emptied(&caches.namespaces))
         .watch(&caches.images, emptied(&caches.namespaces));
-    let reconciler = Namespaces { client: runtime.client.clone(), reports: Reports::new(runtime, NAME) };
+    let reconciler = Namespaces { client: runtime.client.clone(), reports: Reports::new(runtime, NAME, Share::Whole) };
     controller.run(reconciler, Limits { concurrency: 4, timeout: Duration::from_mins(2) })
 }
 

@@ -32,7 +32,7 @@ use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
     is_deleting, objects,
-    report::{Reports, find, status_of},
+    report::{Reports, Share, find, status_of},
     uid_of,
 };
 use allocate::{elect, of_network, take_slot};
@@ -103,8 +103,11 @@ fn run_networks(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> 
                 .map(|network| ObjectRef::from_obj(&*network))
                 .collect::<Vec<_>>()
         });
-    let reconciler =
-        Networks { client: runtime.client.clone(), caches: caches.clone(), reports: Reports::new(runtime, NAME) };
+    let reconciler = Networks {
+        client: runtime.client.clone(),
+        caches: caches.clone(),
+        reports: Reports::new(runtime, NAME, Share::Whole),
+    };
     controller.run(reconciler, Limits::default())
 }
 

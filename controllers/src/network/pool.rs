@@ -14,7 +14,7 @@ use ucloud_types::{
 use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
-    report::{Reports, find, status_of},
+    report::{Reports, Share, find, status_of},
 };
 
 const NAME: &str = "network-pool";
@@ -36,8 +36,11 @@ pub fn run(
         .watch(allocations, |change: &Change<NetworkAllocation>| {
             change.object().map(|allocation| object_ref(None, &allocation.spec.pool))
         });
-    let reconciler =
-        Tally { pools: pools.clone(), allocations: allocations.clone(), reports: Reports::new(runtime, NAME) };
+    let reconciler = Tally {
+        pools: pools.clone(),
+        allocations: allocations.clone(),
+        reports: Reports::new(runtime, NAME, Share::Whole),
+    };
     controller.run(reconciler, Limits { concurrency: 4, ..Limits::default() })
 }
 

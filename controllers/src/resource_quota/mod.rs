@@ -24,7 +24,9 @@ use kube::{
 use tokio::time::Instant;
 
 use crate::runtime::{
-    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects, report::Reports, uid_of,
+    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects,
+    report::{Reports, Share},
+    uid_of,
 };
 
 const NAME: &str = "resource-quota";
@@ -44,7 +46,8 @@ pub fn run(runtime: &Runtime, quotas: &Cache<ResourceQuota>) -> impl Future<Outp
         }
         neighbours.iter().map(|quota| ObjectRef::from_obj(&**quota)).collect::<Vec<_>>()
     });
-    let reconciler = Quotas { client: runtime.client.clone(), reports: Reports::new(runtime, NAME), counted };
+    let reconciler =
+        Quotas { client: runtime.client.clone(), reports: Reports::new(runtime, NAME, Share::Whole), counted };
     controller.run(reconciler, Limits::default())
 }
 

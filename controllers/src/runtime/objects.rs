@@ -119,22 +119,25 @@ async fn write_finalizers<K: Kind>(client: &Client, object: &K, wanted: Vec<Stri
     client.request(request).await.map_err(|e| Failure::api(doing(), e))
 }
 
-/// Patches the status of the object, if it is still this one in this version.
-pub(super) async fn patch_status<K: Kind>(
+/// Applies the manager's part of the status of the object (server-side), if it is still this one in this version. What
+/// others own of it is taken: each part has one writer at a time, and this is the one.
+pub(super) async fn apply_status<K: Kind>(
     client: &Client,
     object: &K,
     manager: &str,
     status: serde_json::Value,
 ) -> Result<(), Failure> {
     let meta = object.meta();
+    let name = meta.name.as_deref().unwrap_or_default();
     let doing = || format!("cannot write the status of {} {}", K::kind(&()), name_of(object));
-    let patch = json!({
-        "metadata": { "uid": meta.uid, "resourceVersion": meta.resource_version },
+    let config = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name, "uid": meta.uid, "resourceVersion": meta.resource_version },
         "status": status,
     });
-    let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
     let request = request::<K>(meta.namespace.as_deref())
-        .patch_subresource("status", meta.name.as_deref().unwrap_or_default(), &params, &Patch::Merge(patch))
+        .patch_subresource("status", name, &PatchParams::apply(manager).force(), &Patch::Apply(config))
         .map_err(|e| unbuildable(doing(), e))?;
     match client.request_text(request).await {
         Ok(_) => Ok(()),

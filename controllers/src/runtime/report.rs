@@ -1,8 +1,8 @@
 //! How a controller reports: the one place where statuses are written.
 //!
-//! A status is written whole from a plan, as the difference to what the object has, and only on the version of the object
-//! from which the plan was made. Nothing is written when nothing changed. A condition whose status or reason changed
-//! becomes an Event as well. (With server-side apply, this is the place that changes.)
+//! A status is planned whole. Of it, a controller applies its own part (server-side, under a name of its own), and only on
+//! the version of the object from which the plan was made. Nothing is written when nothing changed. A condition whose
+//! status or reason changed becomes an Event as well.
 
 use k8s_openapi::{
     api::core::v1::{Namespace, NamespaceStatus, ResourceQuota, ResourceQuotaStatus},
@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube::core::object::HasStatus;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use ucloud_types::{
     Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus, StoragePool,
     StoragePoolStatus, VM, VMStatus,
@@ -18,7 +18,7 @@ use ucloud_types::{
 };
 
 use super::{
-    Failure, Kind, Runtime, events::EventType, failure::ApiError, is_deleting, name_of, objects::patch_status,
+    Failure, Kind, Runtime, events::EventType, failure::ApiError, is_deleting, name_of, objects::apply_status,
 };
 
 /// A kind with conditions in its status.
@@ -66,27 +66,54 @@ pub fn status_of<K: Reported>(object: &K) -> K::Status {
     object.status().cloned().unwrap_or_default()
 }
 
+/// The part of a status that a controller writes.
+#[derive(Clone, Copy, Debug)]
+pub enum Share {
+    /// All of it.
+    Whole,
+    /// These fields, and the conditions of these types.
+    Part {
+        /// The names of the fields.
+        fields: &'static [&'static str],
+        /// The types of the conditions.
+        conditions: &'static [&'static str],
+    },
+}
+
+impl Share {
+    /// What of a status is the controller's.
+    fn of(self, mut status: Value) -> Value {
+        let Self::Part { fields, conditions } = self else { return status };
+        if let Some(map) = status.as_object_mut() {
+            map.retain(|field, _| field == "conditions" || fields.contains(&field.as_str()));
+            if let Some(list) = map.get_mut("conditions").and_then(Value::as_array_mut) {
+                list.retain(|condition| condition["type"].as_str().is_some_and(|type_| conditions.contains(&type_)));
+            }
+        }
+        status
+    }
+}
+
 /// Writes the statuses of one controller.
 #[derive(Clone)]
 pub struct Reports {
     runtime: Runtime,
     controller: &'static str,
+    share: Share,
 }
 
 impl Reports {
-    /// The reports of this controller.
-    pub fn new(runtime: &Runtime, controller: &'static str) -> Self {
-        Self { runtime: runtime.clone(), controller }
+    /// The reports of this controller on a kind of whose status it writes this part.
+    pub fn new(runtime: &Runtime, controller: &'static str, share: Share) -> Self {
+        Self { runtime: runtime.clone(), controller, share }
     }
 
     /// Makes `status` the status of `object`, and tells whether that took a write.
     pub async fn write<K: Reported>(&self, object: &K, status: &K::Status) -> Result<bool, Failure> {
-        let before = status_of(object);
-        if before == *status {
+        if !self.apply_changed(object, object.status(), status).await? {
             return Ok(false);
         }
-        let difference = merge_patch(&to_value(object, &before)?, &to_value(object, status)?);
-        patch_status(&self.runtime.client, object, &self.manager(), difference).await?;
+        let before = status_of(object);
         for condition in K::conditions(status) {
             self.announce(object, condition::get(K::conditions(&before), &condition.type_), condition);
         }
@@ -128,13 +155,7 @@ impl Reports {
 
     /// Writes the status of a Namespace, whose conditions have a shape of their own.
     pub async fn write_namespace(&self, namespace: &Namespace, status: &NamespaceStatus) -> Result<bool, Failure> {
-        let before = namespace.status.clone().unwrap_or_default();
-        if before == *status {
-            return Ok(false);
-        }
-        let difference = merge_patch(&to_value(namespace, &before)?, &to_value(namespace, status)?);
-        patch_status(&self.runtime.client, namespace, &self.manager(), difference).await?;
-        Ok(true)
+        self.apply_changed(namespace, namespace.status.as_ref(), status).await
     }
 
     /// Writes the status of a ResourceQuota, which has no conditions.
@@ -143,12 +164,21 @@ impl Reports {
         quota: &ResourceQuota,
         status: &ResourceQuotaStatus,
     ) -> Result<bool, Failure> {
-        let before = quota.status.clone().unwrap_or_default();
-        if before == *status {
+        self.apply_changed(quota, quota.status.as_ref(), status).await
+    }
+
+    /// Applies the controller's part of the status, if the status is another than before.
+    async fn apply_changed<K: Kind, S: Serialize + PartialEq + Default + Sync>(
+        &self,
+        object: &K,
+        before: Option<&S>,
+        status: &S,
+    ) -> Result<bool, Failure> {
+        if *before.unwrap_or(&S::default()) == *status {
             return Ok(false);
         }
-        let difference = merge_patch(&to_value(quota, &before)?, &to_value(quota, status)?);
-        patch_status(&self.runtime.client, quota, &self.manager(), difference).await?;
+        let own = self.share.of(to_value(object, status)?);
+        apply_status(&self.runtime.client, object, &self.manager(), own).await?;
         Ok(true)
     }
 
@@ -164,25 +194,6 @@ fn to_value<K: Kind>(object: &K, status: &impl Serialize) -> Result<Value, Failu
     })
 }
 
-/// The merge patch (RFC 7396) that makes `new` of `old`. Both are objects without nulls.
-fn merge_patch(old: &Value, new: &Value) -> Value {
-    let (Value::Object(old), Value::Object(new)) = (old, new) else {
-        return new.clone();
-    };
-    let mut patch = Map::new();
-    for (key, value) in new {
-        match old.get(key) {
-            Some(before) if before == value => {}
-            Some(before @ Value::Object(_)) => drop(patch.insert(key.clone(), merge_patch(before, value))),
-            _ => drop(patch.insert(key.clone(), value.clone())),
-        }
-    }
-    for key in old.keys().filter(|key| !new.contains_key(*key)) {
-        patch.insert(key.clone(), Value::Null);
-    }
-    Value::Object(patch)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -190,10 +201,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_says_only_what_changed() {
-        let old = json!({"a": 1, "b": {"c": 1, "d": 2}, "e": [1, 2], "gone": true});
-        let new = json!({"a": 1, "b": {"c": 1, "d": 3}, "e": [1], "new": "x"});
-        assert_eq!(merge_patch(&old, &new), json!({"b": {"d": 3}, "e": [1], "new": "x", "gone": null}));
-        assert_eq!(merge_patch(&old, &old), json!({}));
+    fn a_controller_applies_its_own_part() {
+        let status = json!({"phase": "Unknown", "binding": {"host": "h1"}, "conditions": [{"type": "Ready"}, {"type": "Scheduled"}]});
+        let share = Share::Part { fields: &["phase"], conditions: &["Ready"] };
+        assert_eq!(share.of(status.clone()), json!({"phase": "Unknown", "conditions": [{"type": "Ready"}]}));
+        assert_eq!(Share::Whole.of(status.clone()), status);
     }
 }

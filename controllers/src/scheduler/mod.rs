@@ -28,7 +28,7 @@ use kube::{
 use tokio::sync::Notify;
 use ucloud_types::{
     Host, VM,
-    condition::{Finding, SCHEDULED, Verdict},
+    condition::{Finding, SCHEDULED, TERMINATING, Verdict},
     vm::RunStrategy,
 };
 
@@ -37,7 +37,7 @@ use crate::runtime::{
     events::EventType,
     is_deleting,
     queue::Requests,
-    report::{Reports, find, status_of},
+    report::{Reports, Share, find, status_of},
     uid_of,
 };
 use bind::{Outcome, Unbound, bind};
@@ -45,6 +45,8 @@ use claim::Offer;
 use state::{Decision, State, Wake};
 
 const NAME: &str = "scheduler";
+/// Of a VM it says whether there is a host for it, and what a VM waits for that is deleted before it has one.
+const SHARE: Share = Share::Part { fields: &[], conditions: &[SCHEDULED, TERMINATING] };
 
 /// How many VMs are bound at once.
 const CONCURRENCY: u16 = 32;
@@ -72,7 +74,7 @@ pub fn run(runtime: &Runtime, vms: &Cache<VM>, hosts: &Cache<Host>) -> impl Futu
     let scheduler = Scheduler {
         client: runtime.client.clone(),
         requests: controller.requests(),
-        reports: Reports::new(runtime, NAME),
+        reports: Reports::new(runtime, NAME, SHARE),
         state,
         refresh,
     };

@@ -10,7 +10,10 @@ use kube::{
 };
 use ucloud_types::{Host, StoragePool, condition::READY};
 
-use crate::runtime::{Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, report::Reports};
+use crate::runtime::{
+    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
+    report::{Reports, Share},
+};
 
 const NAME: &str = "storage-pool";
 
@@ -23,7 +26,7 @@ pub fn run(runtime: &Runtime, pools: &Cache<StoragePool>, hosts: &Cache<Host>) -
         let pools = if matters { all.all() } else { Vec::new() };
         pools.into_iter().map(|pool| ObjectRef::from_obj(&*pool))
     });
-    let reconciler = Pools { hosts: hosts.clone(), reports: Reports::new(runtime, NAME) };
+    let reconciler = Pools { hosts: hosts.clone(), reports: Reports::new(runtime, NAME, Share::Whole) };
     controller.run(reconciler, Limits { concurrency: 4, ..Limits::default() })
 }
 

@@ -9,7 +9,7 @@ use ucloud_controllers::runtime::{
     Failure, Runtime, events,
     metrics::Metrics,
     objects,
-    report::{Reports, status_of},
+    report::{Reports, Share, status_of},
 };
 use ucloud_types::{
     NetworkAllocation, VM,
@@ -140,7 +140,7 @@ async fn a_stale_status_is_not_written() {
     let (runtime, _writer) = runtime(cloud.client().await);
     let mut stale = status_of(&old);
     stale.allocated = 1;
-    let refused = Reports::new(&runtime, "test").write(&old, &stale).await;
+    let refused = Reports::new(&runtime, "test", Share::Whole).write(&old, &stale).await;
     assert!(matches!(refused, Err(Failure::Conflict { .. })), "{refused:?}");
     assert_eq!(cloud.network_pools().get("default").await.unwrap().status.unwrap().allocated, 7);
 }

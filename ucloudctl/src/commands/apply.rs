@@ -1,4 +1,4 @@
-//! `ucloudctl apply`: makes or changes objects so that they are as the files say.
+//! `ucloudctl apply`: makes or changes objects so that they are as the files say, by server-side apply.
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -7,9 +7,10 @@ use crate::{
     cli::Apply,
     failure::{self, Failure},
     manifest::{self, Manifest},
-    merge, output,
-    resource::Catalog,
+    output,
+    resource::{Catalog, Resource},
     server::Server,
+    takeover,
 };
 
 /// Applies each object in turn. One that fails does not keep the others from being applied.
@@ -18,7 +19,7 @@ pub async fn run(server: &Server, options: &Apply) -> anyhow::Result<()> {
     let catalog = server.catalog().await?;
     let mut errors = Vec::new();
     for manifest in &manifests {
-        match apply(server, &catalog, manifest, options.dry_run).await {
+        match apply(server, &catalog, manifest, options).await {
             Ok(line) => output::line(&format!("{line}{}", if options.dry_run { " (dry run)" } else { "" }))?,
             Err(error) => {
                 let error = error.context(format!("{} {:?} ({})", manifest.kind, manifest.name, manifest.origin));
@@ -33,26 +34,94 @@ pub async fn run(server: &Server, options: &Apply) -> anyhow::Result<()> {
     }
 }
 
-async fn apply(server: &Server, catalog: &Catalog, manifest: &Manifest, dry_run: bool) -> anyhow::Result<String> {
+async fn apply(server: &Server, catalog: &Catalog, manifest: &Manifest, options: &Apply) -> anyhow::Result<String> {
     let resource = catalog.of_manifest(&manifest.api_version, &manifest.kind)?;
     let namespace = manifest.namespace.as_deref().unwrap_or(&server.namespace);
     let name = &manifest.name;
-    let shown = resource.display(name);
     let mut wanted = manifest.object.clone();
     if resource.namespaced {
         wanted["metadata"]["namespace"] = Value::String(namespace.to_owned());
     }
-    let Some(live) = server.find(resource, namespace, name).await? else {
-        server.create(resource, namespace, &merge::annotated(&wanted), dry_run).await?;
-        return Ok(format!("{shown} created"));
-    };
-    let mut patch = merge::patch(&live, &wanted);
-    if patch.as_object().is_some_and(serde_json::Map::is_empty) {
-        return Ok(format!("{shown} unchanged"));
+    if let Some(metadata) = wanted.get_mut("metadata").and_then(Value::as_object_mut) {
+        // who owns what is the server's to say; files that were made of objects have it
+        metadata.remove("managedFields");
     }
-    // a successor of the same name is not what the difference was computed for
-    patch["metadata"]["uid"] = live["metadata"]["uid"].clone();
-    let changed = server.merge(resource, namespace, name, &patch, dry_run).await;
-    changed.context("cannot change it")?;
-    Ok(format!("{shown} configured"))
+    let live = server.find(resource, namespace, name).await?;
+    let shown = resource.display(name);
+    let takeover = live.as_ref().and_then(|live| takeover::patch(live, &wanted));
+    if let Some(patch) = takeover {
+        take_over(server, resource, (namespace, name), &wanted, &patch, options).await?;
+        return Ok(format!("{shown} configured"));
+    }
+    let applied = server.apply(resource, (namespace, name), &wanted, options).await?;
+    let verdict = match &live {
+        None => "created",
+        Some(live) if is_as_before(live, &applied, &options.field_manager) => "unchanged",
+        Some(_) => "configured",
+    };
+    Ok(format!("{shown} {verdict}"))
+}
+
+/// The last apply by a client's own means, and the first by the server's.
+async fn take_over(
+    server: &Server,
+    resource: &Resource,
+    (namespace, name): (&str, &str),
+    wanted: &Value,
+    patch: &Value,
+    options: &Apply,
+) -> anyhow::Result<()> {
+    server.merge(resource, (namespace, name), patch, options).await.context("cannot change it")?;
+    if !options.dry_run {
+        let applied = server.apply(resource, (namespace, name), wanted, options).await?;
+        if let Some(patch) = takeover::handover(&applied, &options.field_manager) {
+            server.merge(resource, (namespace, name), &patch, options).await.context("cannot take it over")?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an application left the object as it was. Others may have written its status meanwhile.
+fn is_as_before(live: &Value, applied: &Value, manager: &str) -> bool {
+    fn own(object: &Value) -> Value {
+        let mut object = object.clone();
+        if let Some(map) = object.as_object_mut() {
+            map.remove("status");
+        }
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+            metadata.remove("resourceVersion");
+        }
+        object
+    }
+    let owned = |object: &Value| {
+        let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+        let mut mine = entries.filter(|entry| {
+            entry["manager"] == manager && entry["operation"] == "Apply" && entry["subresource"].is_null()
+        });
+        mine.next().map(|entry| entry["fieldsV1"].clone())
+    };
+    own(live) == own(applied) && owned(live) == owned(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_is_as_before_whatever_others_do_to_its_status() {
+        let object = |version: &str, cpus: u32, fields: Value, phase: &str| {
+            json!({
+                "metadata": {"name": "a", "resourceVersion": version,
+                    "managedFields": [{"manager": "me", "operation": "Apply", "fieldsV1": fields}]},
+                "spec": {"cpus": cpus},
+                "status": {"phase": phase},
+            })
+        };
+        let live = object("1", 1, json!({"f:spec": {}}), "Pending");
+        assert!(is_as_before(&live, &object("2", 1, json!({"f:spec": {}}), "Running"), "me"));
+        assert!(!is_as_before(&live, &object("2", 2, json!({"f:spec": {}}), "Pending"), "me"));
+        assert!(!is_as_before(&live, &object("2", 1, json!({}), "Pending"), "me"), "what it owns changed");
+    }
 }

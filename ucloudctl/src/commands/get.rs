@@ -205,8 +205,20 @@ fn print_names(resource: &Resource, table: &Value) -> anyhow::Result<()> {
 }
 
 fn print_document(document: &Value, output: Option<Output>) -> anyhow::Result<()> {
+    let mut document = document.clone();
+    forget_managers(&mut document);
     match output {
-        Some(Output::Json) => output::document(&format!("{}\n", serde_json::to_string_pretty(document)?)),
-        _ => output::document(&serde_saphyr::to_string(document)?),
+        Some(Output::Json) => output::document(&format!("{}\n", serde_json::to_string_pretty(&document)?)),
+        _ => output::document(&serde_saphyr::to_string(&document)?),
+    }
+}
+
+/// Who owns which field is longer than most objects, and nothing that people read or put into files.
+fn forget_managers(document: &mut Value) {
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    for item in document.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+        forget_managers(item);
     }
 }
