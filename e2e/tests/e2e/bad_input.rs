@@ -28,7 +28,7 @@ fn absent(ucloud: &Installation, vm: &str) -> anyhow::Result<()> {
 fn unknown_field(world: &World) -> anyhow::Result<()> {
     let ucloud = &world.installation;
     let manifest = format!("{}  colour: blue\n", Vm { name: "bad", ..Vm::default() }.yaml());
-    ucloud.apply(&manifest)?.failed(1, &["spec.colour", "unknown field", "standard input", "bad"])?;
+    ucloud.apply(&manifest)?.failed(1, &["spec.colour", "field not declared in schema", "standard input", "bad"])?;
     absent(ucloud, "bad")
 }
 
