@@ -1,62 +1,31 @@
 //! The audit trail: every write is in it, with the object's name, also when nobody waited for its end.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use kube::ResourceExt as _;
 use kube::api::PostParams;
 use serde_json::Value;
-use tracing_subscriber::fmt::MakeWriter;
 
+use crate::log::Log;
 use crate::support::{Harness, Slow, Widget, eventually, failure, raw, request, widget};
 
 const PATH: &str = "/apis/test.example.com/v1/namespaces/default/widgets";
 
-/// The log of this test's thread, on which its server runs too.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Log {
-    fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// Verb, name and code of each write of a widget.
-    fn writes(&self) -> Vec<(String, String, u64)> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines
-            .filter(|line| line["target"] == "audit" && line["fields"]["resource"] == "widgets")
-            .map(|line| {
-                let fields = &line["fields"];
-                let text = |field: &str| fields[field].as_str().unwrap().to_owned();
-                (text("verb"), text("name"), fields["code"].as_u64().unwrap())
-            })
-            .collect()
-    }
+/// Verb, name and code of each write of a widget.
+fn writes(log: &Log) -> Vec<(String, String, u64)> {
+    let text = log.text();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines
+        .filter(|line| line["target"] == "audit" && line["fields"]["resource"] == "widgets")
+        .map(|line| {
+            let fields = &line["fields"];
+            let text = |field: &str| fields[field].as_str().unwrap().to_owned();
+            (text("verb"), text("name"), fields["code"].as_u64().unwrap())
+        })
+        .collect()
 }
 
 #[tokio::test]
 async fn every_write_is_told_with_the_name_of_its_object() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let harness = Harness::start().await;
     let client = harness.client("admin").await;
     let widgets = harness.widgets().await;
@@ -69,21 +38,21 @@ async fn every_write_is_told_with_the_name_of_its_object() {
     raw(&client, request("DELETE", &format!("{PATH}/a"), "application/json", "")).await;
     let expected =
         [("create", generated.as_str(), 201), ("create", "a", 201), ("patch", "a", 400), ("delete", "a", 200)];
-    let told = log.writes();
+    let told = writes(&log);
     let told: Vec<_> = told.iter().map(|(verb, name, code)| (verb.as_str(), name.as_str(), *code)).collect();
     assert_eq!(told, expected);
 }
 
 #[tokio::test]
 async fn what_was_refused_is_told() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let harness = Harness::start().await;
     let denied = failure(harness.client("viewer").await.request_text(request("DELETE", PATH, "", "")).await);
     assert_eq!(denied.code, 403);
     let stranger = harness.client("").await;
     failure(stranger.request_text(request("GET", PATH, "", "")).await);
     harness.widgets().await.get_opt("none").await.unwrap();
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let told: Vec<Value> =
         lines.filter(|line| line["target"] == "audit" && line["fields"]["resource"] == "widgets").collect();
@@ -95,7 +64,7 @@ async fn what_was_refused_is_told() {
 
 #[tokio::test]
 async fn a_write_whose_client_went_away_goes_on_to_its_end() {
-    let (log, _guard) = Log::begin();
+    let log = Log::begin();
     let (slow, harness) = Slow::start().await;
     let gone = harness.widgets().await;
     let request = tokio::spawn(async move { gone.create(&PostParams::default(), &widget("a", "red")).await });
@@ -107,6 +76,6 @@ async fn a_write_whose_client_went_away_goes_on_to_its_end() {
     assert!(widgets.get_opt("a").await.unwrap().is_none());
     slow.released.add_permits(1);
     eventually("the object is there", async || widgets.get_opt("a").await.unwrap().is_some()).await;
-    eventually("the write is told", async || !log.writes().is_empty()).await;
-    assert_eq!(log.writes(), [("create".to_owned(), "a".to_owned(), 201)]);
+    eventually("the write is told", async || !writes(&log).is_empty()).await;
+    assert_eq!(writes(&log), [("create".to_owned(), "a".to_owned(), 201)]);
 }

@@ -16,6 +16,7 @@ mod fairness;
 mod hostile;
 mod kubectl;
 mod lifecycle;
+mod log;
 mod outage;
 mod pages;
 mod quota;

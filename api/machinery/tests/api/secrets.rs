@@ -1,14 +1,11 @@
 //! Secrets and ConfigMaps, and that what is secret is shown to nobody by chance.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use tracing_subscriber::fmt::MakeWriter;
 
+use crate::log::Log;
 use crate::support::{Harness, failure, raw, request};
 
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
@@ -95,32 +92,9 @@ async fn config_maps_hold_text_and_bytes() {
     }
 }
 
-/// The log of this test's thread, on which its server runs too.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn no_secret_is_in_a_log_or_an_error() {
-    let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().json().with_max_level(tracing::Level::DEBUG).with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let log = Log::begin();
     let harness = Harness::start().await;
     let (admin, client) = (harness.client("admin").await, harness.client("viewer").await);
     let [text, base64] = PASSWORD;
@@ -148,11 +122,8 @@ async fn no_secret_is_in_a_log_or_an_error() {
     let (code, _, answer) = raw(&admin, request("POST", SECRETS, "application/json", &good)).await;
     assert_eq!(code, 409);
     answers.push(answer);
-    for seen in answers.iter().map(String::as_str).chain([&*String::from_utf8_lossy(&log.0.lock().unwrap())]) {
+    for seen in answers.iter().map(String::as_str).chain([&*log.text()]) {
         assert!(!PASSWORD.iter().any(|password| seen.contains(password)), "{seen}");
     }
-    assert!(
-        String::from_utf8_lossy(&log.0.lock().unwrap()).contains("\"resource\":\"secrets\""),
-        "the writes are told"
-    );
+    assert!(log.text().contains("\"resource\":\"secrets\""), "the writes are told");
 }
