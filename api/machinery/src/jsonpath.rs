@@ -66,6 +66,14 @@ impl JsonPath {
         Ok(Self { steps })
     }
 
+    /// The names with which the path begins: what it finds is below them.
+    pub(crate) fn leading_fields(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().map_while(|step| match step {
+            Step::Field(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     /// The values at the path, in order; none where it leads nowhere.
     pub fn find<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![root];

@@ -16,7 +16,7 @@ pub mod decode;
 mod discovery;
 mod flow;
 #[cfg(feature = "fuzzing")]
-mod fuzzing;
+pub mod fuzzing;
 mod health;
 pub mod jsonpath;
 mod kinds;

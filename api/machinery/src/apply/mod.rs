@@ -29,3 +29,22 @@ mod types;
 pub(crate) use managers::same_but_for_times;
 pub(crate) use ownership::{Configuration, Ledger, Writer, created, updated};
 pub(crate) use types::Type;
+
+#[cfg(feature = "fuzzing")]
+pub(crate) fn by_force(
+    schema: &serde_json::Value,
+    live: &serde_json::Value,
+    config: &serde_json::Value,
+) -> Option<serde_json::Value> {
+    let type_ = Type::of_kind(schema);
+    let writer = Writer { manager: "fuzzer", api_version: "x.io/v1", subresource: "", now: "2026-01-01T00:00:00Z" };
+    let config = Configuration::new(config.clone(), &type_).ok()?;
+    let (mut object, ledger) = config.merge_into(&writer, &type_, live);
+    ledger.settle(&writer, &type_, &config, true, live, &mut object).ok()?;
+    Some(object)
+}
+
+#[cfg(feature = "fuzzing")]
+pub(crate) fn rewrite_fields_v1(set: &serde_json::Value) -> Option<serde_json::Value> {
+    set::FieldSet::from_json(set).ok().map(|set| set.to_json())
+}

@@ -99,7 +99,7 @@ async fn list(shared: &Shared, reason: Reason) -> Result<Need, Failed> {
     let at = listing.revision;
     // a list that is older than what is known cannot follow on it
     let replaced = matches!(reason, Reason::Replaced) || at < shared.revision();
-    shared.take_listing(&listing, matches!(reason, Reason::Compacted) && !replaced);
+    shared.take_listing(listing, matches!(reason, Reason::Compacted) && !replaced);
     Ok(Need::Watch(at))
 }
 
@@ -163,20 +163,25 @@ impl Shared {
     }
 
     /// Takes in a list of the whole store. All kinds are moved at once, so that none is ahead of another.
-    fn take_listing(&self, listing: &Listing, continues: bool) {
+    fn take_listing(&self, listing: Listing, continues: bool) {
         self.forget_unreadable();
         // after the list was received: see `kinds`
         let kinds = self.kinds.load_full();
-        let mut lists = Vec::new();
-        for (kinds, continues) in [(&kinds.serving, continues), (&kinds.filling, false)] {
-            let mut by_kind: BTreeMap<&str, Listed> = BTreeMap::new();
-            for stored in &listing.values {
+        let sets = [(&kinds.serving, continues), (&kinds.filling, false)];
+        let mut found = sets.map(|_| BTreeMap::<&str, Listed>::new());
+        // what is stored is let go piece by piece, so that a large list is not in memory twice
+        for stored in listing.values {
+            for ((kinds, _), by_kind) in sets.iter().zip(&mut found) {
                 let Some(entry) = kind_of(kinds, &stored.key) else { continue };
                 let prefix = entry.config.prefix.as_str();
                 let path: Box<str> = stored.key[prefix.len()..].into();
-                let object = self.decode(entry, &path, stored).map_or(ListedObject::Undecodable, ListedObject::Decoded);
+                let object =
+                    self.decode(entry, &path, &stored).map_or(ListedObject::Undecodable, ListedObject::Decoded);
                 by_kind.entry(prefix).or_default().insert(path, object);
             }
+        }
+        let mut lists = Vec::new();
+        for ((kinds, continues), mut by_kind) in sets.into_iter().zip(found) {
             for (prefix, entry) in kinds {
                 lists.push((&entry.kind, by_kind.remove(prefix.as_str()).unwrap_or_default(), continues));
             }
@@ -201,12 +206,7 @@ impl Shared {
     /// The object in a stored value; if it cannot be read, that is logged and remembered.
     pub(super) fn decode(&self, entry: &Entry, path: &str, stored: &StoredValue) -> Option<Arc<Object>> {
         let config = &entry.config;
-        let object = Object::from_stored(&stored.value, stored.mod_revision, |value| {
-            if let Some(normalise) = &config.normalise {
-                normalise(value);
-            }
-            (config.fields)(value)
-        });
+        let object = Object::from_stored(&stored.value, stored.mod_revision, &config.fields, config.normalise.as_ref());
         let object = object.and_then(|object| {
             let placed = object.path() == path && object.namespace().is_some() == config.namespaced;
             if placed { Ok(object) } else { Err(DecodeError::Misplaced(object.path())) }

@@ -4,11 +4,12 @@
 //! for a client that needs to see every write answered so far ([`Cache::wait_fresh`]). An object is encoded once, when
 //! it arrives, and shared by all who read or watch it.
 //!
-//! `feed` fills the cache, `kinds` says which kinds it holds, `kind` holds the objects of one with their recent history, `page`
+//! `feed` fills the cache, `object` and `fields` read what is stored, `kinds` says which kinds it holds, `kind` holds the objects of one with their recent history, `page`
 //! reads them as they are or were, `past` asks the store for what is older than the history, `watcher` is a client's cursor
 //! into that history, `freshness` shares the question how far the store has come.
 
 mod feed;
+mod fields;
 mod freshness;
 mod history;
 mod kind;
@@ -31,17 +32,19 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    freshness::Freshness,
-    kinds::{Entry, Kinds},
-};
+pub(crate) use self::object::with_version;
 pub use self::{
+    fields::Fields,
     history::Event,
     kind::KindCache,
     object::{DecodeError, Object, Pairs},
     page::{Cut, Page},
     past::NoPast,
     watcher::{WatchEnd, Watcher},
+};
+use self::{
+    freshness::Freshness,
+    kinds::{Entry, Kinds},
 };
 use crate::storage::{Revision, Storage, StorageError};
 
@@ -54,9 +57,6 @@ const HISTORY_EVENTS: usize = 8192;
 /// How long a reader waits for the cache to reach a revision.
 const WAIT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Gives an object's selectable fields (name, value), from its JSON as it is stored.
-pub type FieldExtractor = Arc<dyn Fn(&Value) -> Vec<(String, String)> + Send + Sync>;
-
 /// Brings an object, as it is stored, into the form in which it is served.
 pub type Normaliser = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
@@ -68,7 +68,7 @@ pub struct KindConfig {
     /// Whether its objects are in namespaces.
     pub namespaced: bool,
     /// Its selectable fields.
-    pub fields: FieldExtractor,
+    pub fields: Fields,
     /// What is done to an object before it is kept.
     pub normalise: Option<Normaliser>,
 }

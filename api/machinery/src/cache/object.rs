@@ -1,8 +1,18 @@
 //! One object as the cache keeps it: its JSON, encoded once, and beside it what lists and selectors ask for.
 
-use bytes::Bytes;
-use serde_json::{Map, Value};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{DeserializeSeed as _, Error as _, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{
+    Fields, Normaliser,
+    fields::{MemberName, Parts},
+};
 use crate::storage::Revision;
 
 /// Why stored bytes are not an object.
@@ -82,15 +92,23 @@ pub struct Object {
 
 impl Object {
     /// Reads an object as the store keeps it (JSON, without or with an outdated `metadata.resourceVersion`), written at
-    /// `revision`. `fields` gives its selectable fields, and may bring the object into another form before. Also makes the answer to a write, from the bytes just written.
+    /// `revision`, with what `fields` names. Only where it has to be brought into another form before, or is none of our own
+    /// writing, is it built as a whole: else its bytes stay what they are.
     pub fn from_stored(
         stored: &[u8],
         revision: Revision,
-        fields: impl FnOnce(&mut Value) -> Vec<(String, String)>,
+        fields: &Fields,
+        normalise: Option<&Normaliser>,
     ) -> Result<Self, DecodeError> {
+        if normalise.is_none()
+            && let Some(object) = Self::from_own_bytes(stored, revision, fields)
+        {
+            return Ok(object);
+        }
         let mut value: Value = serde_json::from_slice(stored)?;
-        let fields = fields(&mut value);
-        let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        if let Some(normalise) = normalise {
+            normalise(&mut value);
+        }
         let metadata = value.get("metadata").and_then(Value::as_object).ok_or(DecodeError::Field("metadata"))?;
         let (json, version_at) = encode(&value, metadata, revision, stored.len())?;
         Ok(Self {
@@ -100,7 +118,25 @@ impl Object {
             name: text(metadata, "name").ok_or(DecodeError::Field("metadata.name"))?.into(),
             uid: text(metadata, "uid").unwrap_or_default().into(),
             labels: labels(metadata)?,
-            fields: Pairs::new(fields)?,
+            fields: pairs_of(&fields.values(&value))?,
+            json,
+        })
+    }
+
+    /// The same, of bytes as the server writes them. None if they are others.
+    fn from_own_bytes(stored: &[u8], revision: Revision, fields: &Fields) -> Option<Self> {
+        let Outline { metadata, parts } = Outline::read(stored, fields.parts())?;
+        let own: OwnMetadata<'_> = serde_json::from_str(metadata.get()).ok()?;
+        let (json, version_at) = insert_version(stored, metadata.get(), revision)?;
+        let labels = own.labels.iter().flatten().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+        Some(Self {
+            resource_version: revision,
+            version_at,
+            namespace: own.namespace.as_deref().map(Into::into),
+            name: own.name.into(),
+            uid: own.uid.as_deref().unwrap_or_default().into(),
+            labels: Pairs::new(labels).ok()?,
+            fields: pairs_of(&fields.values(&parts)).ok()?,
             json,
         })
     }
@@ -156,6 +192,97 @@ impl Object {
             None => self.name.to_string(),
         }
     }
+}
+
+/// An object that the server has just stored in these bytes, as clients get it. None if the server does not write so.
+pub(crate) fn with_version(stored: &[u8], revision: Revision) -> Option<Bytes> {
+    let outline = Outline::read(stored, &Parts::default())?;
+    insert_version(stored, outline.metadata.get(), revision).map(|(json, _)| json)
+}
+
+fn pairs_of(values: &[(&str, Cow<'_, str>)]) -> Result<Pairs, DecodeError> {
+    Pairs::new(values.iter().map(|(name, value)| (*name, value.as_ref())).collect())
+}
+
+/// A stored object, read no further than it must be.
+struct Outline<'a> {
+    metadata: &'a RawValue,
+    /// The parts that were asked for.
+    parts: Value,
+}
+
+impl<'a> Outline<'a> {
+    fn read(stored: &'a [u8], parts: &Parts) -> Option<Self> {
+        // what is passed over is not checked to be text
+        let stored = str::from_utf8(stored).ok()?;
+        let mut reader = serde_json::Deserializer::from_str(stored);
+        let outline = reader.deserialize_map(OutlineVisitor(parts)).ok()?;
+        reader.end().ok()?;
+        Some(outline)
+    }
+}
+
+struct OutlineVisitor<'p>(&'p Parts);
+
+impl<'de> Visitor<'de> for OutlineVisitor<'_> {
+    type Value = Outline<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outline<'de>, A::Error> {
+        const METADATA: &str = "metadata";
+        let (mut metadata, mut found) = (None, Map::new());
+        while let Some(MemberName(name)) = map.next_key()? {
+            let parts = self.0.of(&name);
+            if name == METADATA {
+                let raw: &RawValue = map.next_value()?;
+                if metadata.replace(raw).is_some() {
+                    return Err(A::Error::duplicate_field(METADATA));
+                }
+                if let Some(parts) = parts {
+                    let mut reader = serde_json::Deserializer::from_str(raw.get());
+                    found.insert(METADATA.to_owned(), parts.deserialize(&mut reader).map_err(A::Error::custom)?);
+                }
+            } else if let Some(parts) = parts {
+                let value = map.next_value_seed(parts)?;
+                found.insert(name.into_owned(), value);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        let metadata = metadata.ok_or_else(|| A::Error::missing_field(METADATA))?;
+        Ok(Outline { metadata, parts: Value::Object(found) })
+    }
+}
+
+/// What the cache reads of metadata.
+#[derive(Deserialize)]
+struct OwnMetadata<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    namespace: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    uid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    labels: Option<HashMap<Cow<'a, str>, Cow<'a, str>>>,
+}
+
+/// Puts the resource version to the front of `metadata`, which is a part of `stored` and has none. Also tells where its digits
+/// stand.
+fn insert_version(stored: &[u8], metadata: &str, revision: Revision) -> Option<(Bytes, u32)> {
+    let inner = metadata.strip_prefix('{')?;
+    if !inner.starts_with('"') || inner.contains("\"resourceVersion\"") {
+        return None;
+    }
+    let inner_at = (inner.as_ptr() as usize).checked_sub(stored.as_ptr() as usize)?;
+    let (before, after) = stored.split_at_checked(inner_at)?;
+    let digits = revision.to_string();
+    let version = br#""resourceVersion":""#;
+    let version_at = u32::try_from(before.len() + version.len()).ok()?;
+    Some(([before, version, digits.as_bytes(), b"\",", after].concat().into(), version_at))
 }
 
 fn text<'a>(metadata: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
@@ -216,15 +343,20 @@ fn begin_member(json: &mut Vec<u8>, name: &str, first: bool) -> Result<(), Decod
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
+    use crate::jsonpath::JsonPath;
+
+    fn fields() -> Fields {
+        let paths = [".spec.host", ".metadata.labels.app"];
+        Fields::new(paths.map(|path| (path[1..].to_owned(), JsonPath::parse(path).unwrap())).into())
+    }
 
     fn object(value: &Value, revision: u64) -> Result<Object, DecodeError> {
-        Object::from_stored(&serde_json::to_vec(value).unwrap(), Revision(revision), |value| {
-            let host = value["spec"]["host"].as_str().unwrap_or_default();
-            vec![("spec.host".to_owned(), host.to_owned())]
-        })
+        Object::from_stored(&serde_json::to_vec(value).unwrap(), Revision(revision), &fields(), None)
     }
 
     fn stored() -> Value {
@@ -258,13 +390,50 @@ mod tests {
     }
 
     #[test]
+    fn our_own_bytes_stay_as_they_are() {
+        let mut value = stored();
+        value["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        let bytes = serde_json::to_vec(&value).unwrap();
+        let nothing: Normaliser = Arc::new(|_| ());
+        for (value, own) in [(value, true), (stored(), false), (json!({"metadata": {"name": "\u{e9} \"\\"}}), true)] {
+            let bytes = serde_json::to_vec(&value).unwrap();
+            let quick = Object::from_own_bytes(&bytes, Revision(42), &fields());
+            let built = Object::from_stored(&bytes, Revision(42), &fields(), Some(&nothing)).unwrap();
+            assert_eq!(quick, own.then(|| built.clone()));
+            assert_eq!(with_version(&bytes, Revision(42)), own.then(|| built.json().clone()));
+        }
+        let found = Object::from_stored(&bytes, Revision(42), &fields(), None).unwrap();
+        assert_eq!(found.fields().iter().collect::<Vec<_>>(), [("metadata.labels.app", "y"), ("spec.host", "h1")]);
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_is_read_too() {
+        let text = " { \"spec\": {\"host\": \"h1\"}, \"metadata\": { \"labels\": null, \"name\": \"a\" } } ";
+        let object = Object::from_stored(text.as_bytes(), Revision(7), &fields(), None).unwrap();
+        assert_eq!(
+            object.json().as_ref(),
+            br#"{"metadata":{"resourceVersion":"7","labels":null,"name":"a"},"spec":{"host":"h1"}}"#
+        );
+        for broken in ["{\"metadata\":{\"name\":\"a\"}} x", "{\"metadata\":{\"name\":\"a\"}", "{\"a\":\"\u{0}\"}"] {
+            assert!(object_of(broken.as_bytes()).is_err(), "{broken}");
+        }
+        assert!(object_of(b"{\"metadata\":{\"name\":\"a\"},\"spec\":\"\xff\"}").is_err());
+    }
+
+    fn object_of(stored: &[u8]) -> Result<Object, DecodeError> {
+        Object::from_stored(stored, Revision(1), &fields(), None)
+    }
+
+    #[test]
     fn what_is_no_object_is_refused() {
-        assert!(matches!(Object::from_stored(b"{", Revision(1), |_| Vec::new()), Err(DecodeError::Json(_))));
+        assert!(matches!(object_of(b"{"), Err(DecodeError::Json(_))));
         for value in [
             json!([1]),
             json!({"metadata": []}),
             json!({"metadata": {"namespace": "n"}}),
             json!({"metadata": {"name": "a", "labels": {"app": 1}}}),
+            json!({"metadata": {"name": 1}}),
+            json!({"spec": {}}),
         ] {
             assert!(matches!(object(&value, 1), Err(DecodeError::Field(_))), "{value}");
         }

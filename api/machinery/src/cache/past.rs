@@ -92,11 +92,5 @@ async fn stored_page(
 }
 
 fn decode(stored: &StoredValue, config: &KindConfig) -> Option<Object> {
-    let object = Object::from_stored(&stored.value, stored.mod_revision, |value| {
-        if let Some(normalise) = &config.normalise {
-            normalise(value);
-        }
-        (config.fields)(value)
-    });
-    object.ok()
+    Object::from_stored(&stored.value, stored.mod_revision, &config.fields, config.normalise.as_ref()).ok()
 }

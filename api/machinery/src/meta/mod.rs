@@ -8,7 +8,7 @@ mod validate;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-pub(crate) use shape::normalise;
+pub(crate) use shape::{normalise, normalise_embedded};
 pub(crate) use validate::{validate, validate_update};
 
 /// A point in time as Kubernetes writes it in metadata: RFC 3339 in UTC with whole seconds.

@@ -41,11 +41,28 @@ const OWNER_FIELDS: [&str; 6] = ["apiVersion", "blockOwnerDeletion", "controller
 /// fields go and are added to `unknown`. Answers the fields whose type is wrong; they go as well.
 pub(crate) fn normalise(object: &mut Value, unknown: &mut Vec<String>) -> Vec<FieldError> {
     let root = FieldPath::new("metadata");
-    let mut errors = Vec::new();
-    let Some(metadata) = super::metadata_mut(object) else {
-        let given = object.get("metadata").cloned().unwrap_or_default();
-        return vec![FieldError::type_invalid(root, given, "must be an object")];
+    if let Some(metadata) = super::metadata_mut(object) {
+        return normalise_fields(metadata, &root, unknown);
+    }
+    let given = object.get("metadata").cloned().unwrap_or_default();
+    vec![FieldError::type_invalid(root, given, "must be an object")]
+}
+
+/// The same for the metadata of an object within an object. Where a type is wrong it is left as it is.
+pub(crate) fn normalise_embedded(metadata: &mut Value, path: &FieldPath, unknown: &mut Vec<String>) -> Vec<FieldError> {
+    let Some(map) = metadata.as_object() else {
+        return vec![FieldError::type_invalid(path.clone(), metadata.clone(), "must be an object")];
     };
+    let mut normal = map.clone();
+    let errors = normalise_fields(&mut normal, path, unknown);
+    if errors.is_empty() {
+        *metadata = Value::Object(normal);
+    }
+    errors
+}
+
+fn normalise_fields(metadata: &mut Map<String, Value>, root: &FieldPath, unknown: &mut Vec<String>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     metadata.retain(|name, value| {
         let path = root.child(name);
         let Some((_, shape)) = FIELDS.iter().find(|(known, _)| known == name) else {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::failure;
 use super::quota::Turns;
 use super::resource::{Resource, storage_prefix};
-use crate::cache::{Cache, KindCache, KindConfig, Normaliser, Object};
+use crate::cache::{Cache, Fields, KindCache, KindConfig, Normaliser, Object};
 use crate::jsonpath::JsonPath;
 use crate::meta::names::NO_NAMESPACE;
 use crate::status::ApiError;
@@ -123,19 +123,8 @@ pub(crate) fn kind_configs<'a>(resources: impl Iterator<Item = &'a Resource>) ->
         .map(|(prefix, (namespaced, fields, normalise))| KindConfig {
             prefix,
             namespaced,
-            fields: Arc::new(move |object| field_values(&fields, object)),
+            fields: Fields::new(fields),
             normalise,
         })
         .collect()
-}
-
-fn field_values(fields: &[(String, JsonPath)], object: &Value) -> Vec<(String, String)> {
-    let value = |path: &JsonPath| {
-        Some(match path.find(object).first()? {
-            Value::String(text) => text.clone(),
-            Value::Null => return None,
-            other => other.to_string(),
-        })
-    };
-    fields.iter().filter_map(|(name, path)| Some((name.clone(), value(path)?))).collect()
 }

@@ -17,7 +17,7 @@ use super::store::{Freshness, Store, decode_cached};
 use super::{definitions, failure, namespaces, quota};
 use crate::apply::Writer;
 use crate::auth::{Attributes, Authorizer, Decision};
-use crate::cache::Object;
+use crate::cache::{self, Object};
 use crate::decode::Decoded;
 use crate::meta;
 use crate::status::{ApiError, Reason};
@@ -51,8 +51,8 @@ pub(crate) struct Write<'a> {
 pub(crate) struct Written {
     /// The object as it is stored now, in its stored form with its resource version; as it was last, if it is gone.
     pub(crate) object: Value,
-    /// The same as the cache holds it, if nothing was written.
-    pub(crate) cached: Option<Arc<Object>>,
+    /// The same as JSON, where it need not be encoded anew.
+    pub(crate) json: Option<Bytes>,
     /// Whether the object is gone.
     pub(crate) removed: bool,
     /// For the client to hear.
@@ -186,6 +186,7 @@ impl<'a> Write<'a> {
         let mut object = prepared.object;
         let namespace = self.attributes.namespace;
         let change = quota::Change::between(self.resource, None, Some(&object));
+        let mut json = None;
         if self.dry_run {
             self.store.reach(Freshness::Consistent).await?;
             quota::charge(self.store, self.resource, namespace, &name, &change)?;
@@ -198,11 +199,17 @@ impl<'a> Write<'a> {
             let value = encode(&object)?;
             let stored = self.charged(&name, Operation::Create(&value), &change, conditions).await;
             let revision = stored.map_err(|rejection| self.answer(&name, rejection))?;
+            json = self.answer_of(&value, revision);
             // as it will be read
             self.resource.normalise(&mut object);
             meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         }
-        Ok(Written { object, cached: None, removed: false, warnings: prepared.warnings })
+        Ok(Written { object, json, removed: false, warnings: prepared.warnings })
+    }
+
+    /// What has just been stored, as it will be read.
+    fn answer_of(&self, stored: &[u8], revision: Revision) -> Option<Bytes> {
+        if self.resource.normaliser.is_some() { None } else { cache::with_version(stored, revision) }
     }
 
     fn answer(&self, name: &str, rejection: Rejection) -> ApiError {
@@ -330,7 +337,8 @@ impl<'a> Write<'a> {
             let (object, removed) = match decision? {
                 Change::Keep => {
                     let Current { object, cached, .. } = current;
-                    return Ok(Written { object, cached, removed: false, warnings: Vec::new() });
+                    let json = cached.map(|cached| cached.json().clone());
+                    return Ok(Written { object, json, removed: false, warnings: Vec::new() });
                 }
                 Change::Put(object) => (object, false),
                 Change::Remove(object) => (object, true),
@@ -362,6 +370,7 @@ impl<'a> Write<'a> {
         } else {
             quota::Change::between(self.resource, Some(old), (!removed).then_some(&object))
         };
+        let mut json = None;
         let revision = if self.dry_run {
             quota::charge(self.store, self.resource, namespace, name, &change)?;
             current.revision
@@ -374,10 +383,12 @@ impl<'a> Write<'a> {
             let conditions = Conditions { surroundings: guard.into_iter().collect(), creates: false, touches };
             meta::set(&mut object, "resourceVersion", None);
             let value = Bytes::from(object.to_string());
-            self.charged(name, Operation::Update(&value, current.revision), &change, conditions).await?
+            let revision = self.charged(name, Operation::Update(&value, current.revision), &change, conditions).await?;
+            json = self.answer_of(&value, revision);
+            revision
         };
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
-        Ok(Written { object, cached: None, removed, warnings: Vec::new() })
+        Ok(Written { object, json, removed, warnings: Vec::new() })
     }
 
     fn current_cached(&self, name: &str) -> Result<Option<Current>, ApiError> {

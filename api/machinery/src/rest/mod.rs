@@ -55,6 +55,12 @@ use crate::metrics::{Metrics, RequestLabels};
 use crate::registry::{Resource, Store, Write};
 use crate::status::ApiError;
 
+/// See `crate::fuzzing`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn reissue_continuation(token: &str) -> Option<String> {
+    continuation::Continuation::decode(token).ok().map(|continuation| continuation.encode())
+}
+
 /// What a request is called in the audit trail and in traces.
 pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// No request but a watch takes longer.

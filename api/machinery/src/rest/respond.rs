@@ -187,8 +187,20 @@ pub(crate) fn cached(resource: &Resource, form: Form, object: &Object) -> Result
     Ok(answer(200, "application/json", body))
 }
 
-/// One object that was just written, in its stored form.
-pub(crate) fn written(code: u16, resource: &Resource, form: Form, stored: Value) -> Response<Body> {
+/// One object that was just written, in its stored form, and as JSON where that is there already.
+pub(crate) fn written(
+    code: u16,
+    resource: &Resource,
+    form: Form,
+    stored: Value,
+    encoded: Option<Bytes>,
+) -> Response<Body> {
+    if form == Form::Object
+        && resource.conversion.is_none()
+        && let Some(encoded) = encoded
+    {
+        return answer(code, "application/json", full(encoded));
+    }
     let served = resource.to_served(stored);
     match form {
         Form::Object => json(code, &served),
@@ -205,11 +217,12 @@ pub(crate) fn written(code: u16, resource: &Resource, form: Form, stored: Value)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Fields;
 
     #[tokio::test]
     async fn a_long_list_is_never_in_memory_as_a_whole() {
         let stored = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"text": "x".repeat(1400)}});
-        let object = Object::from_stored(stored.to_string().as_bytes(), Revision(7), |_| Vec::new()).unwrap();
+        let object = Object::from_stored(stored.to_string().as_bytes(), Revision(7), &Fields::default(), None).unwrap();
         let (size, object) = (object.json().len(), Arc::new(object));
         let resource = Arc::new(crate::standard::resources().unwrap().remove(0));
         let objects = vec![object; 10_000];

@@ -34,7 +34,7 @@ impl Call<'_> {
             lister: &self.api.store,
         };
         review.answer(&request, &mut admitted.object)?;
-        let mut response = respond::written(201, self.resource, form, admitted.object);
+        let mut response = respond::written(201, self.resource, form, admitted.object, None);
         respond::warn(&mut response, &admitted.warnings);
         Ok(response)
     }

@@ -19,7 +19,7 @@ impl Call<'_> {
         let form = negotiate::object_form(self.headers, false, self.query.get("includeObject"))?;
         let written = self.write(options).create(body::object(self.headers, bytes, self.resource.protobuf)?).await?;
         let name = CreatedName(meta::text(&written.object, "name").to_owned());
-        let mut response = respond::written(201, self.resource, form, written.object);
+        let mut response = respond::written(201, self.resource, form, written.object, written.json);
         respond::warn(&mut response, &written.warnings);
         response.extensions_mut().insert(name);
         Ok(response)
@@ -50,12 +50,8 @@ impl Call<'_> {
             }
         };
         let code = if created { 201 } else { 200 };
-        let warnings = written.warnings.clone();
-        let mut response = match &written.cached {
-            Some(object) => respond::cached(self.resource, form, object)?,
-            None => respond::written(code, self.resource, form, written.object),
-        };
-        respond::warn(&mut response, &warnings);
+        let mut response = respond::written(code, self.resource, form, written.object, written.json);
+        respond::warn(&mut response, &written.warnings);
         Ok(response)
     }
 

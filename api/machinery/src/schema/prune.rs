@@ -5,13 +5,15 @@ use serde_json::{Map, Value};
 
 use super::place::Place;
 use super::{Additional, Schema};
+use crate::meta;
 use crate::status::FieldPath;
 
 /// No more paths than this are told.
 const MAX_TOLD: usize = 100;
 
 impl Schema {
-    /// Removes unknown fields; answers their paths, in order. `apiVersion`, `kind` and `metadata` at the root are left alone.
+    /// Removes unknown fields; answers their paths, in order. `apiVersion`, `kind` and `metadata` at the root are left alone; the
+    /// metadata of an embedded object has the fields that all metadata has.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut unknown = Vec::new();
         self.prune_value(object, &Place::At(&FieldPath::root()), true, &mut unknown);
@@ -43,6 +45,12 @@ impl Schema {
         let keeps_unknown = self.preserve_unknown || matches!(self.additional, Additional::Anything);
         map.retain(|name, value| {
             if is_object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+                if self.embedded_resource && name == "metadata" {
+                    let mut found = Vec::new();
+                    // a wrong type is told by validation
+                    meta::normalise_embedded(value, &path.child(name).path(), &mut found);
+                    unknown.extend(found.into_iter().take(MAX_TOLD.saturating_sub(unknown.len())));
+                }
                 return true;
             }
             if let Some(property) = self.properties.get(name) {
@@ -86,5 +94,32 @@ mod tests {
                 "a": "x", "any": {"x": {"y": 1}}, "map": {"k": {"b": ""}}, "list": [{"c": ""}, {}],
             }})
         );
+    }
+
+    #[test]
+    fn embedded_metadata_is_metadata() {
+        let template = json!({"type": "object", "x-kubernetes-embedded-resource": true, "properties": {
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
+        }});
+        let schema = Schema::compile(&json!({"type": "object", "properties": {"template": template}})).unwrap();
+        let embedded = |metadata| json!({"template": {"apiVersion": "v1", "kind": "K", "metadata": metadata}});
+        let mut object = embedded(json!({
+            "name": "x", "labels": {"a": "b"}, "annotations": {}, "creationTimestamp": null, "bogus": 1,
+            "ownerReferences": [{"uid": "u", "what": 1}],
+        }));
+        let unknown = schema.prune(&mut object);
+        assert_eq!(unknown, ["template.metadata.bogus", "template.metadata.ownerReferences[0].what"]);
+        assert_eq!(object, embedded(json!({"name": "x", "labels": {"a": "b"}, "ownerReferences": [{"uid": "u"}]})));
+        assert!(schema.validate(&object).is_empty());
+
+        for (metadata, path) in
+            [(json!({"labels": {"a": 1}}), "template.metadata.labels[a]"), (json!("x"), "template.metadata")]
+        {
+            let mut object = embedded(metadata.clone());
+            assert_eq!(schema.prune(&mut object), [""; 0]);
+            assert_eq!(object, embedded(metadata), "what is wrong is not dropped");
+            let errors = schema.validate(&object);
+            assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), [path]);
+        }
     }
 }

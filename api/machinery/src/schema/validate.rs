@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::place::Place;
 use super::{Additional, Format, ListType, Schema, Type};
+use crate::meta;
 use crate::status::{FieldError, FieldPath};
 
 /// No more errors than this are collected.
@@ -99,6 +100,13 @@ impl Schema {
         }
         for (name, value) in map {
             if has_metadata && name == "metadata" {
+                if self.embedded_resource {
+                    errors.extend(meta::normalise_embedded(
+                        &mut value.clone(),
+                        &path.child(name).path(),
+                        &mut Vec::new(),
+                    ));
+                }
                 continue;
             }
             if let Some(property) = self.properties.get(name) {

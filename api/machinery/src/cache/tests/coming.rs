@@ -5,7 +5,7 @@ use super::*;
 const LATE: &str = "/registry/example.org/latecomers/";
 
 fn late(normalise: Option<Normaliser>) -> KindConfig {
-    KindConfig { prefix: LATE.to_owned(), namespaced: true, fields: Arc::new(|_| Vec::new()), normalise }
+    KindConfig { prefix: LATE.to_owned(), namespaced: true, fields: Fields::default(), normalise }
 }
 
 async fn write(store: &MemoryStorage, path: &str) -> Revision {

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
+use crate::jsonpath::JsonPath;
 use crate::storage::{Guard, Listing, MemoryStorage, PastListing, Storage, StoredValue, WatchBatches};
 
 const THINGS: &str = "/registry/example.org/things/";
@@ -29,9 +30,7 @@ const NODES: &str = "/registry/example.org/nodes/";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn kinds() -> Vec<KindConfig> {
-    let fields: FieldExtractor = Arc::new(|value: &Value| {
-        vec![("spec.host".to_owned(), value["spec"]["host"].as_str().unwrap_or_default().to_owned())]
-    });
+    let fields = Fields::new(vec![("spec.host".to_owned(), JsonPath::parse(".spec.host").unwrap())]);
     [(THINGS, true), (NODES, false)]
         .map(|(prefix, namespaced)| KindConfig {
             prefix: prefix.to_owned(),
