@@ -2,6 +2,7 @@
 //! installation serves all of them. The first brings it up as a user would, and the last but one proves that
 //! nothing is left of it. What belongs together stands in one module.
 
+mod apply;
 mod bad_input;
 mod clients;
 mod faults;
@@ -31,6 +32,7 @@ fn main() -> anyhow::Result<()> {
     let tests = [
         quickstart::TESTS,
         clients::TESTS,
+        apply::TESTS,
         life::TESTS,
         bad_input::TESTS,
         faults::TESTS,

@@ -42,11 +42,11 @@ impl Custom {
         format!("/apis/{}/v1/noxus", self.group)
     }
 
-    /// Creates an object called `mytest`, strictly. `rest` is YAML.
-    pub async fn create_object(&self, wire: &Wire, rest: &str) -> anyhow::Result<Answer> {
+    /// Applies an object called `mytest`, strictly. `rest` is YAML.
+    pub async fn apply_object(&self, wire: &Wire, rest: &str) -> anyhow::Result<Answer> {
         let object = format!("apiVersion: {}/v1\nkind: Noxu\n{rest}", self.group);
-        let path = format!("{}?fieldManager=field_validation_mgr&fieldValidation=Strict", self.path());
-        wire.send("POST", &path, &[("content-type", "application/yaml")], &object).await
+        let path = format!("{}/mytest?fieldManager=field_validation_mgr&fieldValidation=Strict", self.path());
+        wire.send("PATCH", &path, &[("content-type", "application/apply-patch+yaml")], &object).await
     }
 
     /// Deletes it, and with it all of its objects.
