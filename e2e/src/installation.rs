@@ -152,7 +152,7 @@ impl Installation {
         eventually(&format!("vm {vm} answers"), BOOT, || {
             let object = self.get(&format!("vm/{vm}"))?;
             let addresses = object.pointer("/status/interfaces/0/addresses").and_then(Value::as_array);
-            for address in addresses.into_iter().flatten().filter_map(Value::as_str) {
+            for address in addresses.into_iter().flatten().filter_map(|address| address["address"].as_str()) {
                 if ping(address)? {
                     return Ok(Ok(address.to_owned()));
                 }

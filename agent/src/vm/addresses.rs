@@ -1,15 +1,15 @@
 //! The addresses of running VMs: those that were seen, and how an agent that missed them asks for them.
 
-use std::{collections::BTreeMap, net::Ipv6Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv6Addr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tracing::debug;
 use ucloud_agent_core::{
-    hypervisor::{Domain, DomainState},
+    hypervisor::{Domain, DomainInterface, DomainState},
     net::NetworkDevices,
     vm::{Desired, Facts},
 };
-use ucloud_types::{VM, network::Ipam};
+use ucloud_types::{Network, VM, network::Ipam, vm::AddressSource};
 
 use crate::{clock::timer, limit::limited, shared::Shared};
 
@@ -27,6 +27,30 @@ pub fn seen(shared: &Shared, domain: &Domain, present: &[NetworkDevices]) -> BTr
             Some((interface.name.clone(), shared.machine.net.learnt(&devices.uid, interface.mac)))
         })
         .collect()
+}
+
+/// For each interface of the domain in a network with router advertisements, the address that stateless
+/// autoconfiguration gives it.
+pub fn computed(shared: &Shared, desired: &Desired, domain: &Domain) -> BTreeMap<String, Ipv6Addr> {
+    let interfaces = domain.spec.interfaces.iter();
+    interfaces
+        .filter_map(|interface| {
+            let network = network_of(shared, desired, interface)?;
+            Some((interface.name.clone(), formed(&network, interface)?))
+        })
+        .collect()
+}
+
+/// The network that the interface is to be in.
+fn network_of(shared: &Shared, desired: &Desired, interface: &DomainInterface) -> Option<Arc<Network>> {
+    let wanted = desired.interfaces.iter().find(|wanted| wanted.name == interface.name)?;
+    shared.caches.networks.get(Some(&desired.namespace), &wanted.network)
+}
+
+/// The address that stateless autoconfiguration gives the interface in the network.
+fn formed(network: &Network, interface: &DomainInterface) -> Option<Ipv6Addr> {
+    let prefix = network.status.as_ref()?.prefix.filter(|_| network.spec.effective_ipam() == Ipam::Automatic)?;
+    interface.mac.slaac(prefix)
 }
 
 /// How long reported addresses are still believed without having been seen.
@@ -82,7 +106,7 @@ pub async fn ask(
 }
 
 /// The addresses that should be there and were not seen, each with the UID of its network: what stateless
-/// autoconfiguration gives to an interface that has none, and what was reported before.
+/// autoconfiguration gives to an interface that has none, what is declared, and what was learnt and reported before.
 fn missing(
     shared: &Shared,
     vm: &VM,
@@ -94,20 +118,19 @@ fn missing(
     let reported = vm.status.iter().flat_map(|status| &status.interfaces);
     let mut missing = Vec::new();
     for interface in &domain.spec.interfaces {
-        let Some(wanted) = desired.interfaces.iter().find(|wanted| wanted.name == interface.name) else { continue };
-        let Some(network) = shared.caches.networks.get(Some(&desired.namespace), &wanted.network) else { continue };
+        let Some(network) = network_of(shared, desired, interface) else { continue };
         let Some(uid) = network.metadata.uid.clone() else { continue };
         let seen = facts.addresses.get(&interface.name).map(Vec::as_slice).unwrap_or_default();
-        if seen.is_empty()
-            && network.spec.effective_ipam() == Ipam::Automatic
-            && let Some(prefix) = network.status.as_ref().and_then(|status| status.prefix)
-            && let Some(address) = interface.mac.slaac(prefix)
-        {
-            missing.push((uid.clone(), address));
+        if seen.is_empty() {
+            missing.extend(formed(&network, interface).map(|address| (uid.clone(), address)));
         }
+        let declared = desired.interfaces.iter().filter(|wanted| wanted.name == interface.name);
+        let declared = declared.flat_map(|wanted| &wanted.addresses).filter(|address| !seen.contains(address));
+        missing.extend(declared.map(|address| (uid.clone(), *address)));
         if are_believed(shared, now) {
             let before = reported.clone().filter(|i| i.name == interface.name).flat_map(|i| &i.addresses);
-            missing.extend(before.filter(|address| !seen.contains(address)).map(|address| (uid.clone(), *address)));
+            let before = before.filter(|known| known.source == AddressSource::Learnt).map(|known| known.address);
+            missing.extend(before.filter(|address| !seen.contains(address)).map(|address| (uid.clone(), address)));
         }
     }
     missing.sort_unstable();

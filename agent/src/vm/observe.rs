@@ -57,6 +57,9 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
     if let (Some(domain), Ok(present)) = (&domain, &present) {
         facts.addresses = addresses::seen(shared, domain, present);
     }
+    if let Some(domain) = &domain {
+        facts.computed = addresses::computed(shared, desired, domain);
+    }
     // Where the network could not be asked, what was reported stands
     facts.keep_addresses = present.is_err() || addresses::are_believed(shared, now);
     let blockers = needs(shared, desired, &networks, disks.as_deref().unwrap_or_default(), &mut facts);

@@ -3,7 +3,7 @@
 use serde_json::json;
 use ucloud_types::{condition, vm::VMPhase};
 
-use crate::world::{World, effect, eventually, phase_of, ready_of, uid};
+use crate::world::{World, effect, eventually, has_learnt, phase_of, ready_of, uid};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_nothing_to_an_address_and_back() {
@@ -11,18 +11,14 @@ async fn from_nothing_to_an_address_and_back() {
     let host = world.host("h1");
     let _agent = world.agent(&host).await;
     let vm = world.bound_vm("web", &host, json!({})).await;
-    let running = world
-        .wait_vm("web", "an address", |vm| {
-            let status = vm.status.as_ref();
-            let addresses = status.into_iter().flat_map(|status| &status.interfaces).flat_map(|i| &i.addresses);
-            phase_of(vm) == Some(VMPhase::Running) && addresses.count() == 1
-        })
-        .await;
+    let running =
+        world.wait_vm("web", "an address", |vm| phase_of(vm) == Some(VMPhase::Running) && has_learnt(vm)).await;
     let status = running.status.as_ref().unwrap();
     assert!(condition::is_true(&status.conditions, condition::READY));
     assert_eq!(status.observed_generation, running.metadata.generation);
     assert_eq!((status.disks[0].name.as_str(), status.disks[0].size), ("root", "1Gi".parse().unwrap()));
     assert_eq!(status.interfaces[0].network, "lan");
+    assert_eq!(status.interfaces[0].addresses.len(), 1, "it is the one that was computed before");
     assert_eq!(host.contents(), [1, 1, 1, 1]);
     world.delete("web").await;
     world.wait_gone(&vm).await;

@@ -6,7 +6,7 @@ use serde_json::json;
 use ucloud_agent_sim::{Effect, Fault, Method, When};
 use ucloud_types::{condition, vm::VMPhase};
 
-use crate::world::{World, effect, eventually, phase_of, reason_of, timing, uid};
+use crate::world::{World, effect, eventually, has_learnt, phase_of, reason_of, timing, uid};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vms_run_on_and_are_adopted() {
@@ -14,10 +14,7 @@ async fn vms_run_on_and_are_adopted() {
     let host = world.host("h1");
     let agent = world.agent(&host).await;
     world.bound_vm("web", &host, json!({})).await;
-    let with_address = |vm: &ucloud_types::VM| {
-        vm.status.iter().flat_map(|status| &status.interfaces).any(|interface| !interface.addresses.is_empty())
-    };
-    world.wait_vm("web", "an address", with_address).await;
+    world.wait_vm("web", "an address", has_learnt).await;
     agent.kill().await;
     host.forget_addresses();
     let before = world.vms().get("web").await.unwrap();
@@ -139,11 +136,8 @@ async fn when_nothing_happens_nothing_is_written() {
     for (name, host) in [("a", &one), ("b", &one), ("c", &two)] {
         world.bound_vm(name, host, json!({})).await;
     }
-    let with_address = |vm: &ucloud_types::VM| {
-        vm.status.iter().flat_map(|status| &status.interfaces).any(|interface| !interface.addresses.is_empty())
-    };
     for name in ["a", "b", "c"] {
-        world.wait_vm(name, "an address", with_address).await;
+        world.wait_vm(name, "an address", has_learnt).await;
     }
     // Whatever was still on its way has a second to arrive. That time passes without a write is what is tested
     let mut before = String::new();

@@ -22,7 +22,7 @@ use ucloud_machinery::storage::Storage as _;
 use ucloud_types::{
     Host, Image, Network, NetworkPool, StoragePool, VM, condition,
     host::{HostRole, Resources},
-    vm::VMPhase,
+    vm::{AddressSource, VMPhase},
 };
 
 /// Nothing takes this long unless it is broken.
@@ -307,6 +307,12 @@ pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
 
 pub fn phase_of(vm: &VM) -> Option<VMPhase> {
     vm.status.as_ref().and_then(|status| status.phase)
+}
+
+/// Whether the guest was seen to use an address.
+pub fn has_learnt(vm: &VM) -> bool {
+    let mut addresses = vm.status.iter().flat_map(|status| &status.interfaces).flat_map(|i| &i.addresses);
+    addresses.any(|known| known.source == AddressSource::Learnt)
 }
 
 pub fn ready_of(vm: &VM) -> (String, String) {

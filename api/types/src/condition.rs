@@ -12,6 +12,8 @@ pub const READY: &str = "Ready";
 pub const SCHEDULED: &str = "Scheduled";
 /// The running VM differs from its spec in something that only a restart brings.
 pub const RESTART_REQUIRED: &str = "RestartRequired";
+/// The interfaces of the running VM are those of its spec. It is there only while they are not.
+pub const INTERFACES_READY: &str = "InterfacesReady";
 /// The object is being deleted; the message says what is left and who holds it.
 pub const TERMINATING: &str = "Terminating";
 /// The host has what it needs to run VMs with hardware acceleration.

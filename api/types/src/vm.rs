@@ -1,6 +1,6 @@
 //! VM: a virtual machine.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -28,7 +28,7 @@ use crate::{
     selectable = ".status.binding.host",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Host", type_ = "string", json_path = ".status.binding.host"),
-    printcolumn(name = "Addresses", type_ = "string", json_path = ".status.interfaces[*].addresses[*]"),
+    printcolumn(name = "Addresses", type_ = "string", json_path = ".status.interfaces[*].addresses[*].address"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "CPUs", type_ = "integer", json_path = ".spec.cpus", priority = 1),
     printcolumn(name = "Memory", type_ = "string", json_path = ".spec.memory", priority = 1),
@@ -185,6 +185,12 @@ pub struct InterfaceSpec {
     /// Its MAC address; by default a locally administered one that is derived from the VM's UID and the interface's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+
+    /// The IPv6 addresses that the guest is to use. They must lie in the network's prefix, where it has one. In a
+    /// network with ipam Automatic they come on top of the address that the guest forms by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
+    pub addresses: Vec<Ipv6Addr>,
 }
 
 impl InterfaceSpec {
@@ -238,7 +244,7 @@ pub struct VMStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub disks: Vec<DiskStatus>,
 
-    /// Scheduled, Ready, RestartRequired, Terminating.
+    /// Scheduled, Ready, InterfacesReady, RestartRequired, Terminating.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -309,9 +315,32 @@ pub struct InterfaceStatus {
     pub network: String,
     /// Its MAC address.
     pub mac: MacAddr,
-    /// The addresses that the guest was seen to use, sorted.
+    /// Its addresses and how each is known, sorted by address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<std::net::Ipv6Addr>,
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address"]))]
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// How it is known.
+    pub source: AddressSource,
+}
+
+/// How an address of an interface is known. Where several hold, the first is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum AddressSource {
+    /// The guest was seen to use it, by neighbour discovery.
+    Learnt,
+    /// The spec says that the guest is to use it.
+    Declared,
+    /// The guest forms it by stateless autoconfiguration (RFC 4862), if it takes its identifier from its MAC address
+    /// (RFC 4291, appendix A). Told until the guest is seen to use an address in the network's prefix.
+    Computed,
 }
 
 /// A disk as it is.

@@ -1,5 +1,7 @@
 //! What is wanted of a VM: its spec, binding and power request, validated once, with defaults in force.
 
+use std::net::Ipv6Addr;
+
 use jiff::SignedDuration;
 use kube::ResourceExt as _;
 use ucloud_types::{
@@ -75,6 +77,8 @@ pub struct WantedInterface {
     pub network: String,
     /// Its MAC address.
     pub mac: MacAddr,
+    /// The addresses that the guest is to use.
+    pub addresses: Vec<Ipv6Addr>,
 }
 
 /// Why a VM is none of this host's business.
@@ -119,6 +123,7 @@ impl Desired {
             name: interface.name.clone(),
             network: interface.network.clone(),
             mac: interface.effective_mac(&uid),
+            addresses: interface.addresses.clone(),
         };
         Ok(Self {
             generation: vm.metadata.generation,

@@ -26,6 +26,7 @@
 //!
 //! An error of the host is never "gone": where [`plan`] needs what could not be observed, it takes no step.
 
+mod addresses;
 mod crash;
 mod delete;
 mod desired;

@@ -10,13 +10,18 @@ use ucloud_types::{
 
 use crate::hypervisor::{Domain, DomainState};
 
-use super::{Desired, Observed, Plan};
+use super::{
+    Desired, Observed, Plan,
+    addresses::{Known, addresses},
+};
 
 /// What a report needs besides the plan.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// For each interface of the domain, the addresses that it was seen to use.
     pub addresses: BTreeMap<String, Vec<Ipv6Addr>>,
+    /// For each interface in a network with router advertisements, the address that the guest forms by itself.
+    pub computed: BTreeMap<String, Ipv6Addr>,
     /// Whether addresses that were reported earlier still count, though they were not seen again yet: an agent
     /// that has just started has missed what was said before.
     pub keep_addresses: bool,
@@ -86,31 +91,29 @@ fn interfaces(current: &VMStatus, desired: &Desired, observed: &Observed, facts:
                 name: wanted.name.clone(),
                 network: wanted.network.clone(),
                 mac: wanted.mac,
-                addresses: Vec::new(),
+                addresses: addresses(&Known { declared: &wanted.addresses, ..Known::default() }),
             })
             .collect();
     };
     let interface = |is: &crate::hypervisor::DomainInterface| {
         let reported = current.interfaces.iter().find(|i| i.name == is.name && i.mac == is.mac);
-        let attached = desired.interfaces.iter().enumerate().find(|(index, wanted)| {
+        let wanted = desired.interfaces.iter().enumerate().find(|(_, wanted)| wanted.name == is.name);
+        let attached = wanted.filter(|(index, _)| {
             let devices = observed.devices.as_ref().and_then(|all| all.get(*index)).and_then(Option::as_ref);
-            wanted.name == is.name && devices.is_some_and(|devices| devices.bridge == is.bridge)
+            devices.is_some_and(|devices| devices.bridge == is.bridge)
         });
         // An interface whose network was changed in the spec is still in the old one
         let network = attached
             .map(|(_, wanted)| wanted.network.clone())
             .or_else(|| reported.map(|i| i.network.clone()))
-            .or_else(|| desired.interfaces.iter().find(|i| i.name == is.name).map(|i| i.network.clone()))?;
-        let mut addresses = Vec::new();
+            .or_else(|| wanted.map(|(_, wanted)| wanted.network.clone()))?;
+        let mut known = Known { declared: wanted.map_or(&[], |(_, wanted)| &wanted.addresses), ..Known::default() };
         if *state == DomainState::Running {
-            addresses.extend(facts.addresses.get(&is.name).into_iter().flatten().copied());
-            if facts.keep_addresses {
-                addresses.extend(reported.iter().flat_map(|i| &i.addresses).copied());
-            }
-            addresses.sort_unstable();
-            addresses.dedup();
+            known.learnt = facts.addresses.get(&is.name).map(Vec::as_slice).unwrap_or_default();
+            known.believed = reported.filter(|_| facts.keep_addresses);
+            known.computed = facts.computed.get(&is.name).copied();
         }
-        Some(InterfaceStatus { name: is.name.clone(), network, mac: is.mac, addresses })
+        Some(InterfaceStatus { name: is.name.clone(), network, mac: is.mac, addresses: addresses(&known) })
     };
     spec.interfaces.iter().filter_map(interface).collect()
 }

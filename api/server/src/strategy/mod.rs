@@ -5,6 +5,7 @@
 //! depends on other objects is looked up in the watch cache, which may be a moment behind; where that is not enough, a
 //! controller settles the race.
 
+mod address;
 mod field;
 mod host;
 mod image;

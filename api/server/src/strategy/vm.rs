@@ -1,4 +1,4 @@
-//! VM: sizes, names, and MAC addresses that no two interfaces of one network share.
+//! VM: sizes, names, and MAC and IPv6 addresses that no two interfaces of one network share.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use ucloud_types::{
     vm::{ImageRef, VMSpec},
 };
 
-use super::{check_name, field::Field, status_errors};
+use super::{address, check_name, field::Field, status_errors};
 
 /// No guest is smaller.
 const MIN_MEMORY: Quantity = Quantity::from_bytes(16 << 20);
@@ -84,6 +84,7 @@ fn validate(ctx: &Context<'_>, vm: &Value, old: Option<&Value>) -> Vec<FieldErro
         errors.extend(rules.into_iter().filter_map(Result::err).map(|rule| value.invalid(&rule)));
     }
     check_macs(ctx, vm, old, &mut errors);
+    address::check(ctx, vm, old, &mut errors);
     if errors.is_empty() {
         errors = status_errors::<VM>(vm);
     }

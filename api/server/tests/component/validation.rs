@@ -45,7 +45,8 @@ async fn every_wrong_field_is_named_at_once() {
             {"name": "a", "network": "net", "mac": "02:00:00:00:00:01"},
             {"name": "b", "network": "net", "mac": "02:00:00:00:00:01"},
             {"name": "c", "network": "net", "mac": "00:00:00:00:00:00"},
-            {"name": "d", "network": "../net"}],
+            {"name": "d", "network": "../net", "addresses": ["fd00::5", "::1"]},
+            {"name": "e", "network": "../net", "addresses": ["fd00::5"]}],
         "hostSelector": {"a b": "c"}});
     let status = refused(create(&admin, "VM", "vms", "web", by_rule).await);
     let expected = [
@@ -53,9 +54,12 @@ async fn every_wrong_field_is_named_at_once() {
         "spec.disks[0].size",
         "spec.disks[0].pool",
         "spec.networks[3].network",
+        "spec.networks[4].network",
         "spec.hostSelector[a b]",
         "spec.networks[2].mac",
         "spec.networks[1].mac",
+        "spec.networks[3].addresses[1]",
+        "spec.networks[4].addresses[0]",
     ];
     assert_eq!(fields(&status), expected, "{}", status.message);
 }
@@ -158,6 +162,37 @@ async fn two_vms_on_one_network_cannot_have_one_mac() {
     let patch = json!({"spec": with_mac("02:00:00:00:00:01", "net")});
     let status = refused(vms(&admin).patch("third", &PatchParams::default(), &Patch::Merge(&patch)).await);
     assert_eq!(fields(&status), ["spec.networks[0].mac"]);
+}
+
+fn with_addresses(network: &str, addresses: &[&str]) -> Value {
+    let mut spec = vm_spec();
+    spec["networks"] = json!([{"name": "eth0", "network": network, "addresses": addresses}]);
+    spec
+}
+
+#[tokio::test]
+async fn declared_addresses_fit_their_network_and_are_one_vms_alone() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create(&admin, "Network", "networks", "net", json!({"ipam": "Manual"})).await.unwrap();
+    // before the network has its prefix nobody knows better
+    create_vm(&admin, "early", with_addresses("net", &["2001:db8::5"])).await;
+    let status = json!({"status": {"prefix": "fd00::/64", "gateway": "fd00::1"}});
+    let networks = untyped(&admin, "Network", "networks");
+    networks.patch_status("net", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+
+    let spec = with_addresses("net", &["fd00::5", "fd00::1", "2001:db8::6"]);
+    let status = refused(create(&admin, "VM", "vms", "first", spec).await);
+    assert_eq!(fields(&status), ["spec.networks[0].addresses[2]", "spec.networks[0].addresses[1]"], "{status:?}");
+    assert!(status.message.contains("is not in the network's prefix fd00::/64"), "{}", status.message);
+    create_vm(&admin, "first", with_addresses("net", &["fd00::5"])).await;
+    let status = refused(create(&admin, "VM", "vms", "second", with_addresses("net", &["fd00::5"])).await);
+    assert!(status.message.contains("VM \"first\" has it on network \"net\""), "{}", status.message);
+    create_vm(&admin, "third", with_addresses("other", &["fd00::5"])).await;
+
+    // what a VM has does not keep it from other changes
+    let patch = json!({"spec": {"cpus": 2}});
+    vms(&admin).patch("early", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
 }
 
 /// Changes one field of an object and gives the field errors.

@@ -1,6 +1,9 @@
 //! What is reported.
 
-use ucloud_types::condition;
+use ucloud_types::{
+    condition,
+    vm::{AddressSource, InterfaceAddress},
+};
 
 use super::*;
 use crate::HostError;
@@ -23,7 +26,8 @@ fn a_report_of_nothing_new_changes_nothing() {
     let first = report(&vm, &observed, &facts);
     assert_eq!(first.phase, Some(VMPhase::Running));
     assert_eq!(first.disks[0].size, "1Gi".parse().unwrap());
-    assert_eq!(first.interfaces[0].addresses, ["fd00::2".parse::<std::net::Ipv6Addr>().unwrap()]);
+    let address = InterfaceAddress { address: "fd00::2".parse().unwrap(), source: AddressSource::Learnt };
+    assert_eq!(first.interfaces[0].addresses, [address]);
     assert!(condition::is_true(&first.conditions, READY));
     vm.status = Some(first.clone());
     let desired = desired(&vm);
@@ -51,6 +55,20 @@ fn addresses_outlive_an_agent_but_not_the_vm() {
     assert_eq!(report(&vm, &running, &fresh).interfaces[0].addresses.len(), 1);
     assert_eq!(report(&vm, &running, &Facts::default()).interfaces[0].addresses.len(), 0);
     assert_eq!(report(&vm, &with(domain(&vm, SHUT_DOWN.unwrap())), &fresh).interfaces[0].addresses.len(), 0);
+}
+
+#[test]
+fn declared_addresses_are_told_with_or_without_a_domain() {
+    let mut vm = vm(RunStrategy::Always);
+    let declared = InterfaceAddress { address: "fd00::5".parse().unwrap(), source: AddressSource::Declared };
+    vm.spec.networks[0].addresses = vec![declared.address];
+    let computed = InterfaceAddress { address: "fd00::ff".parse().unwrap(), source: AddressSource::Computed };
+    let facts = Facts { computed: [("eth0".to_owned(), computed.address)].into(), ..Facts::default() };
+    assert_eq!(report(&vm, &nothing(), &facts).interfaces[0].addresses, [declared]);
+    let running = with(domain(&vm, DomainState::Running));
+    assert_eq!(report(&vm, &running, &facts).interfaces[0].addresses, [declared, computed]);
+    let off = with(domain(&vm, SHUT_DOWN.unwrap()));
+    assert_eq!(report(&vm, &off, &facts).interfaces[0].addresses, [declared], "a guest that is off forms none");
 }
 
 #[test]
