@@ -52,10 +52,12 @@ lock_machine() {
     flock --timeout 900 9 || die "another hack/up or hack/down has run for 15 minutes; end it first"
 }
 
-# The DATA of another ucloud that runs on this machine; fails where there is none.
+# The DATA of another ucloud that runs on this machine; fails where there is none. One in a network namespace of its own, as
+# in a lab, is no hindrance.
 other_installation() {
     local cmdline data
     for cmdline in /proc/[0-9]*/cmdline; do
+        [[ ${cmdline%cmdline}ns/net -ef /proc/self/ns/net ]] || continue
         data=$(tr '\0' '\n' 2>/dev/null <"$cmdline" |
             sed -nE '1{/(^|\/)ucloud-(api|controllers|agent)$/!q}; s#^(/.*)/(pki|controllers\.kubeconfig|agent)$#\1#p' | head -n 1) || continue
         if [[ $data && $data != "$DATA" ]]; then
