@@ -4,7 +4,7 @@
 //! for a client that needs to see every write answered so far ([`Cache::wait_fresh`]). An object is encoded once, when
 //! it arrives, and shared by all who read or watch it.
 //!
-//! `feed` fills the cache, `object` and `fields` read what is stored, `kinds` says which kinds it holds, `kind` holds the objects of one with their recent history, `page`
+//! `feed` fills the cache, `object`, `stored` and `fields` read what is stored, `kinds` says which kinds it holds, `kind` holds the objects of one with their recent history, `page`
 //! reads them as they are or were, `past` asks the store for what is older than the history, `watcher` is a client's cursor
 //! into that history, `freshness` shares the question how far the store has come.
 
@@ -17,6 +17,7 @@ mod kinds;
 mod object;
 mod page;
 mod past;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod watcher;
@@ -32,7 +33,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::object::with_version;
+pub(crate) use self::stored::Encoded;
 pub use self::{
     fields::Fields,
     history::Event,

@@ -1,17 +1,13 @@
 //! One object as the cache keeps it: its JSON, encoded once, and beside it what lists and selectors ask for.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer as _,
-    de::{DeserializeSeed as _, Error as _, IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 
 use super::{
     Fields, Normaliser,
-    fields::{MemberName, Parts},
+    stored::{Outline, OwnMetadata, insert_version},
 };
 use crate::storage::Revision;
 
@@ -194,95 +190,8 @@ impl Object {
     }
 }
 
-/// An object that the server has just stored in these bytes, as clients get it. None if the server does not write so.
-pub(crate) fn with_version(stored: &[u8], revision: Revision) -> Option<Bytes> {
-    let outline = Outline::read(stored, &Parts::default())?;
-    insert_version(stored, outline.metadata.get(), revision).map(|(json, _)| json)
-}
-
 fn pairs_of(values: &[(&str, Cow<'_, str>)]) -> Result<Pairs, DecodeError> {
     Pairs::new(values.iter().map(|(name, value)| (*name, value.as_ref())).collect())
-}
-
-/// A stored object, read no further than it must be.
-struct Outline<'a> {
-    metadata: &'a RawValue,
-    /// The parts that were asked for.
-    parts: Value,
-}
-
-impl<'a> Outline<'a> {
-    fn read(stored: &'a [u8], parts: &Parts) -> Option<Self> {
-        // what is passed over is not checked to be text
-        let stored = str::from_utf8(stored).ok()?;
-        let mut reader = serde_json::Deserializer::from_str(stored);
-        let outline = reader.deserialize_map(OutlineVisitor(parts)).ok()?;
-        reader.end().ok()?;
-        Some(outline)
-    }
-}
-
-struct OutlineVisitor<'p>(&'p Parts);
-
-impl<'de> Visitor<'de> for OutlineVisitor<'_> {
-    type Value = Outline<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outline<'de>, A::Error> {
-        const METADATA: &str = "metadata";
-        let (mut metadata, mut found) = (None, Map::new());
-        while let Some(MemberName(name)) = map.next_key()? {
-            let parts = self.0.of(&name);
-            if name == METADATA {
-                let raw: &RawValue = map.next_value()?;
-                if metadata.replace(raw).is_some() {
-                    return Err(A::Error::duplicate_field(METADATA));
-                }
-                if let Some(parts) = parts {
-                    let mut reader = serde_json::Deserializer::from_str(raw.get());
-                    found.insert(METADATA.to_owned(), parts.deserialize(&mut reader).map_err(A::Error::custom)?);
-                }
-            } else if let Some(parts) = parts {
-                let value = map.next_value_seed(parts)?;
-                found.insert(name.into_owned(), value);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        let metadata = metadata.ok_or_else(|| A::Error::missing_field(METADATA))?;
-        Ok(Outline { metadata, parts: Value::Object(found) })
-    }
-}
-
-/// What the cache reads of metadata.
-#[derive(Deserialize)]
-struct OwnMetadata<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow, default)]
-    namespace: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    uid: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    labels: Option<HashMap<Cow<'a, str>, Cow<'a, str>>>,
-}
-
-/// Puts the resource version to the front of `metadata`, which is a part of `stored` and has none. Also tells where its digits
-/// stand.
-fn insert_version(stored: &[u8], metadata: &str, revision: Revision) -> Option<(Bytes, u32)> {
-    let inner = metadata.strip_prefix('{')?;
-    if !inner.starts_with('"') || inner.contains("\"resourceVersion\"") {
-        return None;
-    }
-    let inner_at = (inner.as_ptr() as usize).checked_sub(stored.as_ptr() as usize)?;
-    let (before, after) = stored.split_at_checked(inner_at)?;
-    let digits = revision.to_string();
-    let version = br#""resourceVersion":""#;
-    let version_at = u32::try_from(before.len() + version.len()).ok()?;
-    Some(([before, version, digits.as_bytes(), b"\",", after].concat().into(), version_at))
 }
 
 fn text<'a>(metadata: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
@@ -334,7 +243,7 @@ fn encode(
 }
 
 /// Writes what stands before a member's value; the first one opens its object.
-fn begin_member(json: &mut Vec<u8>, name: &str, first: bool) -> Result<(), DecodeError> {
+pub(super) fn begin_member(json: &mut Vec<u8>, name: &str, first: bool) -> serde_json::Result<()> {
     json.push(if first { b'{' } else { b',' });
     serde_json::to_writer(&mut *json, name)?;
     json.push(b':');
@@ -348,7 +257,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::jsonpath::JsonPath;
+    use crate::{cache::Encoded, jsonpath::JsonPath};
 
     fn fields() -> Fields {
         let paths = [".spec.host", ".metadata.labels.app"];
@@ -400,7 +309,13 @@ mod tests {
             let quick = Object::from_own_bytes(&bytes, Revision(42), &fields());
             let built = Object::from_stored(&bytes, Revision(42), &fields(), Some(&nothing)).unwrap();
             assert_eq!(quick, own.then(|| built.clone()));
-            assert_eq!(with_version(&bytes, Revision(42)), own.then(|| built.json().clone()));
+            if own {
+                let encoded = Encoded::new(&value).unwrap();
+                assert_eq!(
+                    (encoded.bytes(), encoded.with_version(Revision(42))),
+                    (&bytes.into(), built.json().clone())
+                );
+            }
         }
         let found = Object::from_stored(&bytes, Revision(42), &fields(), None).unwrap();
         assert_eq!(found.fields().iter().collect::<Vec<_>>(), [("metadata.labels.app", "y"), ("spec.host", "h1")]);

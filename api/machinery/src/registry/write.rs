@@ -17,7 +17,7 @@ use super::store::{Freshness, Store, decode_cached};
 use super::{definitions, failure, namespaces, quota};
 use crate::apply::Writer;
 use crate::auth::{Attributes, Authorizer, Decision};
-use crate::cache::{self, Object};
+use crate::cache::{Encoded, Object};
 use crate::decode::Decoded;
 use crate::meta;
 use crate::status::{ApiError, Reason};
@@ -196,10 +196,10 @@ impl<'a> Write<'a> {
             }
         } else {
             let conditions = Conditions { surroundings, creates: true, touches: quota::is_quota(self.resource) };
-            let value = encode(&object)?;
-            let stored = self.charged(&name, Operation::Create(&value), &change, conditions).await;
+            let encoded = Encoded::new(&object).map_err(ApiError::internal)?;
+            let stored = self.charged(&name, Operation::Create(encoded.bytes()), &change, conditions).await;
             let revision = stored.map_err(|rejection| self.answer(&name, rejection))?;
-            json = self.answer_of(&value, revision);
+            json = self.answer_of(&encoded, revision);
             // as it will be read
             self.resource.normalise(&mut object);
             meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
@@ -208,8 +208,8 @@ impl<'a> Write<'a> {
     }
 
     /// What has just been stored, as it will be read.
-    fn answer_of(&self, stored: &[u8], revision: Revision) -> Option<Bytes> {
-        if self.resource.normaliser.is_some() { None } else { cache::with_version(stored, revision) }
+    fn answer_of(&self, stored: &Encoded, revision: Revision) -> Option<Bytes> {
+        self.resource.normaliser.is_none().then(|| stored.with_version(revision))
     }
 
     fn answer(&self, name: &str, rejection: Rejection) -> ApiError {
@@ -382,9 +382,10 @@ impl<'a> Write<'a> {
             let guard = if touches || change.takes() { namespaces::known(self.store, namespace) } else { None };
             let conditions = Conditions { surroundings: guard.into_iter().collect(), creates: false, touches };
             meta::set(&mut object, "resourceVersion", None);
-            let value = Bytes::from(object.to_string());
-            let revision = self.charged(name, Operation::Update(&value, current.revision), &change, conditions).await?;
-            json = self.answer_of(&value, revision);
+            let encoded = Encoded::new(&object).map_err(|error| Rejection::Refused(ApiError::internal(error)))?;
+            let operation = Operation::Update(encoded.bytes(), current.revision);
+            let revision = self.charged(name, operation, &change, conditions).await?;
+            json = self.answer_of(&encoded, revision);
             revision
         };
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
@@ -431,10 +432,6 @@ impl<'a> Write<'a> {
         meta::set(&mut object, "resourceVersion", Some(json!(revision.to_string())));
         Ok(Current { object, cached: None, revision, proven: true })
     }
-}
-
-fn encode(object: &Value) -> Result<Bytes, ApiError> {
-    serde_json::to_vec(object).map(Into::into).map_err(ApiError::internal)
 }
 
 /// The object's namespace is that of the request's path.
