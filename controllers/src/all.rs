@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info};
 use ucloud_types::{
-    Host, Image, Network, NetworkAllocation, NetworkPool, StoragePool, VM,
+    Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM,
     meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE},
 };
 
@@ -25,7 +25,7 @@ use crate::{
         metrics::Metrics,
         serve::Readiness,
     },
-    scheduler, storage_pool,
+    scheduler, security_group, storage_pool,
 };
 
 /// A controller's name.
@@ -47,11 +47,13 @@ pub enum ControllerName {
     GarbageCollector,
     /// Counts what quotas limit.
     ResourceQuota,
+    /// Gathers the addresses of security groups' members.
+    SecurityGroup,
 }
 
 impl ControllerName {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Scheduler,
         Self::Network,
         Self::Image,
@@ -60,6 +62,7 @@ impl ControllerName {
         Self::Namespace,
         Self::GarbageCollector,
         Self::ResourceQuota,
+        Self::SecurityGroup,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -72,6 +75,7 @@ impl ControllerName {
             Self::Namespace => "namespace",
             Self::GarbageCollector => "garbage-collector",
             Self::ResourceQuota => "resource-quota",
+            Self::SecurityGroup => "security-group",
         }
     }
 }
@@ -267,6 +271,10 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
             ControllerName::ResourceQuota => {
                 let quotas = feeds.all::<ResourceQuota>();
                 Box::pin(resource_quota::run(runtime, &quotas).instrument(span))
+            }
+            ControllerName::SecurityGroup => {
+                let groups = feeds.all::<SecurityGroup>();
+                Box::pin(security_group::run(runtime, &groups, &vms).instrument(span))
             }
         }
     };

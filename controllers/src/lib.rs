@@ -23,6 +23,7 @@ mod network;
 mod resource_quota;
 pub mod runtime;
 mod scheduler;
+mod security_group;
 mod storage_pool;
 
 pub use all::{ControllerName, Options, RunError, run};

@@ -7,14 +7,14 @@ use ucloud_machinery::{
     storage::Storage,
 };
 use ucloud_types::meta::{AGENTS_GROUP, CONTROLLERS_GROUP};
-use ucloud_types::{Host, Image, Network, NetworkAllocation, NetworkPool, StoragePool, VM};
+use ucloud_types::{Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM};
 
 use crate::{
     authorization::RoleAuthorizer,
     protection::NAMESPACES,
     strategy::{
         HostStrategy, ImageStrategy, NetworkAllocationStrategy, NetworkPoolStrategy, NetworkStrategy,
-        StoragePoolStrategy, VmStrategy,
+        SecurityGroupStrategy, StoragePoolStrategy, VmStrategy,
     },
     subresources::{BindingHandler, PowerHandler, PowerVerb},
 };
@@ -60,6 +60,7 @@ fn resources() -> Result<Vec<Resource>, DescriptionError> {
         Resource::from_crd(&Network::crd())?.strategy(NetworkStrategy),
         Resource::from_crd(&NetworkAllocation::crd())?.strategy(NetworkAllocationStrategy),
         Resource::from_crd(&NetworkPool::crd())?.strategy(NetworkPoolStrategy),
+        Resource::from_crd(&SecurityGroup::crd())?.strategy(SecurityGroupStrategy),
         Resource::from_crd(&StoragePool::crd())?.strategy(StoragePoolStrategy),
     ])
 }

@@ -19,6 +19,7 @@ pub mod network_allocation;
 pub mod network_pool;
 pub mod prefix;
 pub mod quantity;
+pub mod security_group;
 pub mod storage_pool;
 pub mod vm;
 pub mod vni;
@@ -32,6 +33,7 @@ pub use network_allocation::{NetworkAllocation, NetworkAllocationSpec};
 pub use network_pool::{NetworkPool, NetworkPoolSpec, NetworkPoolStatus};
 pub use prefix::Ipv6Prefix;
 pub use quantity::Quantity;
+pub use security_group::{SecurityGroup, SecurityGroupSpec, SecurityGroupStatus};
 pub use storage_pool::{StoragePool, StoragePoolSpec, StoragePoolStatus};
 pub use vm::{VM, VMSpec, VMStatus};
 pub use vni::Vni;
@@ -48,6 +50,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         Network::crd(),
         NetworkAllocation::crd(),
         NetworkPool::crd(),
+        SecurityGroup::crd(),
         StoragePool::crd(),
         VM::crd(),
     ]

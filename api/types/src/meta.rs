@@ -19,6 +19,9 @@ pub const IMAGES_NAMESPACE: &str = "images";
 pub const HOSTS_NAMESPACE: &str = "ucloud-hosts";
 /// The namespace of the controllers' leader election.
 pub const SYSTEM_NAMESPACE: &str = "ucloud-system";
+/// The label of a Namespace by which an operator lets its VMs have interfaces with `portSecurity: false`. Its value is
+/// `true`.
+pub const PORT_SECURITY_LABEL: &str = "ucloud.ungleich.ch/may-disable-port-security";
 /// The pool that is meant where an object names none.
 pub const DEFAULT_POOL: &str = "default";
 

@@ -191,9 +191,25 @@ pub struct InterfaceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
     pub addresses: Vec<Ipv6Addr>,
+
+    /// Whether the guest is held to its own MAC address and IP addresses; true by default. Only a project that an
+    /// operator has allowed it may say false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_security: Option<bool>,
+
+    /// The SecurityGroups, in the VM's own namespace, that decide what the guest receives and sends. Everything passes
+    /// where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
+    pub security_groups: Vec<String>,
 }
 
 impl InterfaceSpec {
+    /// Whether the guest is held to its own addresses.
+    pub fn effective_port_security(&self) -> bool {
+        self.port_security.unwrap_or(true)
+    }
+
     /// The effective MAC address in the VM with this UID.
     pub fn effective_mac(&self, vm_uid: &str) -> MacAddr {
         self.mac.unwrap_or_else(|| MacAddr::derive(vm_uid, &self.name))

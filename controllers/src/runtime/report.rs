@@ -12,8 +12,8 @@ use kube::core::object::HasStatus;
 use serde::Serialize;
 use serde_json::Value;
 use ucloud_types::{
-    Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus, StoragePool,
-    StoragePoolStatus, VM, VMStatus,
+    Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus, SecurityGroup,
+    SecurityGroupStatus, StoragePool, StoragePoolStatus, VM, VMStatus,
     condition::{self, Condition, Finding, TERMINATING, Verdict},
 };
 
@@ -53,6 +53,7 @@ reported!(Host, HostStatus);
 reported!(Image, ImageStatus, on its way: &["Importing"]);
 reported!(Network, NetworkStatus);
 reported!(NetworkPool, NetworkPoolStatus);
+reported!(SecurityGroup, SecurityGroupStatus);
 reported!(StoragePool, StoragePoolStatus);
 reported!(VM, VMStatus, on its way: &["Halted"]);
 

@@ -15,5 +15,6 @@ mod namespaces;
 mod networks;
 mod quotas;
 mod scheduling;
+mod security_groups;
 mod support;
 mod writes;

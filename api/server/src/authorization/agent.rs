@@ -2,7 +2,7 @@
 //!
 //! A host that has fallen into wrong hands must not reach further than the VMs that it runs. So an agent never changes
 //! anything that decides which VMs come to it (its Host's labels, roles and owner), and sees no VM of other hosts.
-//! Networks, images and storage pools it may read in all namespaces: which of them its VMs need changes from moment to
+//! Networks, security groups, images and storage pools it may read in all namespaces: which of them its VMs need changes from moment to
 //! moment.
 
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub fn authorize(host: &str, request: &Attributes<'_>, lister: &dyn Lister) -> R
         ("coordination.k8s.io", "leases", "", "get" | "update" | "patch") if request.namespace == HOSTS_NAMESPACE => {
             require_own(host, request.name)
         }
-        (GROUP, "networks" | "images" | "storagepools", "", "get" | "list" | "watch")
+        (GROUP, "networks" | "images" | "securitygroups" | "storagepools", "", "get" | "list" | "watch")
         // whom and what these name is judged with the objects
         | (GROUP, "hosts", "", "create")
         | ("coordination.k8s.io", "leases", "", "create")

@@ -29,6 +29,7 @@ const WRITES: [(&str, &[&str], &[&str]); 8] = [
             "images/status",
             "networkpools/status",
             "networks/status",
+            "securitygroups/status",
             "storagepools/status",
             "vms/status",
         ],

@@ -30,7 +30,7 @@ fn agent(host: &str, namespace: &str) -> Vec<Rule> {
         resources(&["get", "list", "watch", "update", "patch"], GROUP, &["vms", "vms/status"], &[]),
         resources(&["get", "list", "watch", "create"], GROUP, &["hosts"], &[host]),
         resources(&["get", "update", "patch"], GROUP, &["hosts/status"], &[host]),
-        resources(&reads, GROUP, &["networks", "images", "storagepools"], &[]),
+        resources(&reads, GROUP, &["networks", "images", "securitygroups", "storagepools"], &[]),
         resources(&["create", "patch"], "events.k8s.io", &["events"], &[]),
     ];
     if namespace == HOSTS_NAMESPACE {

@@ -39,6 +39,11 @@ impl<'a> Field<'a> {
         self.value.and_then(Value::as_str)
     }
 
+    /// The boolean that stands here.
+    pub fn flag(&self) -> Option<bool> {
+        self.value.and_then(Value::as_bool)
+    }
+
     /// The value that stands here. One that its type refuses becomes an error; one that is absent is none.
     pub fn read<T: DeserializeOwned>(&self, errors: &mut Vec<FieldError>) -> Option<T> {
         let value = self.value?;

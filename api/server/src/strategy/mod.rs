@@ -12,6 +12,7 @@ mod image;
 mod network;
 mod network_allocation;
 mod network_pool;
+mod security_group;
 mod storage_pool;
 mod vm;
 
@@ -20,6 +21,7 @@ pub use image::ImageStrategy;
 pub use network::NetworkStrategy;
 pub use network_allocation::NetworkAllocationStrategy;
 pub use network_pool::NetworkPoolStrategy;
+pub use security_group::SecurityGroupStrategy;
 pub use storage_pool::StoragePoolStrategy;
 pub use vm::VmStrategy;
 

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use ucloud_machinery::{
     meta::{self, names},
     quantity::Quantity as Amount,
-    status::FieldError,
+    status::{FieldError, FieldPath},
     strategy::{Context, Lister, Strategy, Usage},
 };
 use ucloud_types::{
     GROUP, MacAddr, Quantity, VM,
+    meta::PORT_SECURITY_LABEL,
     vm::{ImageRef, VMSpec},
 };
 
@@ -78,12 +79,16 @@ fn validate(ctx: &Context<'_>, vm: &Value, old: Option<&Value>) -> Vec<FieldErro
     for interface in spec.child("networks").items() {
         let network = interface.child("network");
         check_name(network.path(), network.text().unwrap_or_default(), &mut errors);
+        for group in interface.child("securityGroups").items() {
+            check_name(group.path(), group.text().unwrap_or_default(), &mut errors);
+        }
     }
     for (key, value) in spec.child("hostSelector").entries() {
         let rules = [names::qualified_name(key), names::label_value(value.text().unwrap_or_default())];
         errors.extend(rules.into_iter().filter_map(Result::err).map(|rule| value.invalid(&rule)));
     }
     check_macs(ctx, vm, old, &mut errors);
+    check_port_security(ctx, vm, old, &mut errors);
     address::check(ctx, vm, old, &mut errors);
     if errors.is_empty() {
         errors = status_errors::<VM>(vm);
@@ -165,4 +170,34 @@ fn taken_ports(lister: &dyn Lister, namespace: Option<&str>, own_uid: &str) -> B
             ports(other, &mut Vec::new()).into_iter().map(move |(port, _)| (port, name.to_owned()))
         })
         .collect()
+}
+
+/// An interface may be without port security only in a project that an operator has allowed it. Those that were so before
+/// stay so: a permission that is taken back must not block other changes.
+fn check_port_security(ctx: &Context<'_>, vm: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let off = |vm: &Value| -> Vec<(String, FieldPath)> {
+        let interfaces = Field::spec(vm).child("networks");
+        interfaces
+            .items()
+            .filter(|interface| interface.child("portSecurity").flag() == Some(false))
+            .map(|interface| {
+                (interface.child("name").text().unwrap_or_default().to_owned(), interface.child("portSecurity").path())
+            })
+            .collect()
+    };
+    let before = old.map(off).unwrap_or_default();
+    let new: Vec<_> = off(vm).into_iter().filter(|(name, _)| !before.iter().any(|(old, _)| old == name)).collect();
+    if new.is_empty() || may_disable_port_security(ctx) {
+        return;
+    }
+    let why = format!(
+        "this project must not have interfaces without port security: an operator allows it by the label \
+         {PORT_SECURITY_LABEL}=true of the Namespace"
+    );
+    errors.extend(new.into_iter().map(|(_, path)| FieldError::forbidden(path, &why)));
+}
+
+fn may_disable_port_security(ctx: &Context<'_>) -> bool {
+    let namespace = ctx.namespace.and_then(|name| ctx.lister.get("", "namespaces", None, name));
+    namespace.is_some_and(|namespace| namespace["metadata"]["labels"][PORT_SECURITY_LABEL] == "true")
 }

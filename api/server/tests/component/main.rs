@@ -6,6 +6,7 @@ mod authorization;
 mod binding;
 mod custom_kinds;
 mod fixtures;
+mod isolation;
 mod lifecycle;
 mod pools;
 mod power;
