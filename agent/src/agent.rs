@@ -15,6 +15,7 @@ use crate::{
     cache::Caches,
     events::Events,
     host, images,
+    isolation::{self, Isolation},
     limit::limited,
     metrics::Metrics,
     networks::{self, Networks},
@@ -89,6 +90,7 @@ impl Agent {
             memories: Memories::default(),
             networks: Networks::default(),
             images: images::Images::default(),
+            isolation: Isolation::default(),
             events,
             metrics,
             started: Timestamp::now(),
@@ -104,6 +106,7 @@ impl Agent {
         }
         info!(host = shared.config.host, "at work");
         tasks.spawn(networks::run(Arc::clone(&shared)));
+        tasks.spawn(isolation::run(Arc::clone(&shared)));
         tasks.spawn(images::run(Arc::clone(&shared)));
         tasks.spawn(triggers::follow_domains(Arc::clone(&shared)));
         tasks.spawn(triggers::follow_addresses(Arc::clone(&shared)));

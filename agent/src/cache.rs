@@ -18,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
-use ucloud_types::{Host, Image, Network, StoragePool, VM};
+use ucloud_types::{Host, Image, Network, SecurityGroup, StoragePool, VM};
 
 use crate::triggers::Wake;
 
@@ -178,6 +178,8 @@ pub struct Caches {
     pub networks: Cache<Network>,
     /// All images.
     pub images: Cache<Image>,
+    /// All security groups.
+    pub groups: Cache<SecurityGroup>,
     /// All storage pools.
     pub pools: Cache<StoragePool>,
     /// This host's own object.
@@ -206,7 +208,11 @@ impl Caches {
         });
         let own = all().fields(&format!("metadata.name={host}"));
         let host = Cache::start(tasks, client.clone(), own, same_version, |_: &Host| {});
-        Self { vms, networks, images, pools, host }
+        let (wake_users, bound) = (wake.clone(), vms.store());
+        let groups = Cache::start(tasks, client.clone(), all(), same_version, move |group: &SecurityGroup| {
+            wake_users.users(&bound, |vm| uses_group(vm, group));
+        });
+        Self { vms, networks, images, groups, pools, host }
     }
 
     /// Waits until all of them are complete.
@@ -214,6 +220,7 @@ impl Caches {
         self.vms.synced().await?;
         self.networks.synced().await?;
         self.images.synced().await?;
+        self.groups.synced().await?;
         self.pools.synced().await?;
         self.host.synced().await
     }
@@ -222,6 +229,12 @@ impl Caches {
 fn uses_network(vm: &VM, network: &Network) -> bool {
     let name = network.metadata.name.as_deref();
     vm.metadata.namespace == network.metadata.namespace && vm.spec.networks.iter().any(|i| Some(&*i.network) == name)
+}
+
+fn uses_group(vm: &VM, group: &SecurityGroup) -> bool {
+    let name = group.metadata.name.as_ref();
+    let mut named = vm.spec.networks.iter().flat_map(|interface| &interface.security_groups);
+    vm.metadata.namespace == group.metadata.namespace && named.any(|group| Some(group) == name)
 }
 
 /// A VM that is being deleted may have disks in any pool.

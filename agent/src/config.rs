@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ucloud_agent_core::{BlockStore, Hypervisor, Net, RouterAdvertiser, vm::Pace};
+use ucloud_agent_core::{BlockStore, Firewall, Hypervisor, Net, RouterAdvertiser, vm::Pace};
 use ucloud_types::{
     Quantity,
     host::{HostRole, Resources},
@@ -20,6 +20,8 @@ pub struct Machine {
     pub net: Arc<dyn Net>,
     /// Advertises routers to guests.
     pub advertiser: Arc<dyn RouterAdvertiser>,
+    /// Filters what guests send and receive.
+    pub firewall: Arc<dyn Firewall>,
 }
 
 /// What an agent is told at its start.

@@ -4,7 +4,7 @@
 //! the API server's objects, asks the core what to do next, has the host do it, and reports:
 //!
 //! - [`vm`]: the VMs that are bound to this host, each in a queue of its own;
-//! - [`networks`], [`images`]: what the host keeps for all its VMs together;
+//! - [`networks`], [`images`], [`isolation`]: what the host keeps for all its VMs together;
 //! - [`host`]: the Host object and its heartbeat.
 //!
 //! An agent keeps nothing that it could not find out again. It may be killed at any moment; VMs run on without it.
@@ -18,6 +18,7 @@ mod events;
 pub mod host;
 pub mod images;
 mod inventory;
+pub mod isolation;
 mod limit;
 mod metrics;
 pub mod networks;

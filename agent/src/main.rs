@@ -21,6 +21,7 @@ use ucloud_agent_core::Net as _;
 use ucloud_agent_files::{Files, FilesConfig, IpPrefix};
 use ucloud_agent_libvirt::{Libvirt, LibvirtConfig};
 use ucloud_agent_netlink::Netlink;
+use ucloud_agent_nftables::Nftables;
 use ucloud_agent_radvd::Radvd;
 use ucloud_types::Ipv6Prefix;
 
@@ -138,6 +139,7 @@ async fn machine(cli: &Cli) -> anyhow::Result<Machine> {
         store: Arc::new(Files::new(files)?),
         net: Arc::new(net),
         advertiser: Arc::new(Radvd::new(ucloud_agent_radvd::Config::in_directory(data.join("radvd")))),
+        firewall: Arc::new(Nftables::start()),
     })
 }
 

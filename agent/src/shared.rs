@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::{
-    Config, Machine, api::ApiServer, cache::Caches, events::Events, images::Images, metrics::Metrics,
-    networks::Networks, triggers::Wake, vm::Memories,
+    Config, Machine, api::ApiServer, cache::Caches, events::Events, images::Images, isolation::Isolation,
+    metrics::Metrics, networks::Networks, triggers::Wake, vm::Memories,
 };
 
 /// What the parts of an agent share.
@@ -17,6 +17,7 @@ pub struct Shared {
     pub memories: Memories,
     pub networks: Networks,
     pub images: Images,
+    pub isolation: Isolation,
     pub events: Events,
     pub metrics: Metrics,
     /// When the agent started.

@@ -10,6 +10,7 @@ run_packages=(
     etcd-server etcd-client
     libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     "${qemu_packages[@]}"
+    nftables
     radvd
 )
 # shellcheck disable=SC2034

@@ -9,6 +9,10 @@ use ucloud_types::{Ipv6Prefix, MacAddr, Vni};
 
 use crate::HostError;
 
+/// A router's link-local address in every network. It is the same on whichever host is the router, so that
+/// the default route of guests outlives a change of routers.
+pub const ROUTER_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
 /// Makes the devices of networks: a VXLAN and a bridge for each.
 #[async_trait]
 pub trait Net: Send + Sync + 'static {
@@ -92,6 +96,23 @@ pub struct Advertisement {
     pub dns_servers: Vec<Ipv6Addr>,
     /// Search domains (RFC 8106).
     pub dns_search: Vec<String>,
+}
+
+/// What the names of taps begin with, and a hyphen.
+pub const TAP_PREFIX: &str = "uctp";
+/// What the names of bridges begin with, and a hyphen.
+pub const BRIDGE_PREFIX: &str = "ucbr";
+/// What the names of VXLAN devices begin with, and a hyphen.
+pub const VXLAN_PREFIX: &str = "ucvx";
+
+/// The name of the tap device of a VM's interface. It is known before there is one.
+pub fn tap_name(vm_uid: &str, interface: &str) -> String {
+    device_name(TAP_PREFIX, vm_uid, interface)
+}
+
+/// The name of the bridge of a network.
+pub fn bridge_name(network_uid: &str) -> String {
+    device_name(BRIDGE_PREFIX, network_uid, "")
 }
 
 /// The name of a device (15 characters at most) that belongs to an object: a prefix, and the beginning of a

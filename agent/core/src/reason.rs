@@ -31,6 +31,8 @@ pub const SPEC_CHANGED: &str = "SpecChanged";
 pub const NETWORK_NOT_FOUND: &str = "NetworkNotFound";
 /// A network that is named is not ready, or is being deleted.
 pub const NETWORK_NOT_READY: &str = "NetworkNotReady";
+/// A security group that is named does not exist.
+pub const SECURITY_GROUP_NOT_FOUND: &str = "SecurityGroupNotFound";
 /// An image that is named does not exist.
 pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
 /// An image that is named is not on the host, or is being deleted.

@@ -109,7 +109,9 @@ impl fmt::Display for LinkChange {
             Self::SetGroup { device, group } => write!(f, "set the group of {device} to {group}"),
             Self::SetMac { device, mac } => write!(f, "set the address of {device} to {mac}"),
             Self::SetMtu { device, mtu } => write!(f, "set the MTU of {device} to {mtu}"),
-            Self::SetBridge { device, .. } => write!(f, "switch STP and multicast snooping of {device} off"),
+            Self::SetBridge { device, .. } => {
+                write!(f, "switch STP, multicast snooping and link-local learning of {device} off")
+            }
             Self::SetNoAddressGeneration { device } => write!(f, "switch address generation of {device} off"),
             Self::SetSysctl { device, sysctl, on } => {
                 write!(f, "set {} of {device} to {}", sysctl.file_name(), u8::from(*on))

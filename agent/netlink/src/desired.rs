@@ -1,8 +1,11 @@
 //! What the devices of a network should look like on this host.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ucloud_agent_core::{HostError, net::NetworkRequest};
+use ucloud_agent_core::{
+    HostError,
+    net::{NetworkRequest, ROUTER_LINK_LOCAL},
+};
 use ucloud_types::{MacAddr, Vni};
 
 use crate::{
@@ -24,10 +27,6 @@ const VXLAN_PORT: u16 = 4789;
 /// The hop limit of outer packets. How far multicast goes is decided by the scope of its group (site-local,
 /// `ff05::`), so that an underlay with routers between its hosts needs no other value.
 const VXLAN_TTL: u8 = 64;
-
-/// A router's link-local address in every network. It is the same on whichever host is the router, so that
-/// the default route of guests outlives a change of routers.
-pub const ROUTER_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The devices of a network as they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +59,7 @@ impl Desired {
             mac: MacAddr::derive(&request.uid, &format!("bridge {:02x?}", underlay.mac)),
             // With snooping, one MLD query by a guest would keep the neighbour solicitations of others from
             // whoever has not joined a group in the bridge's view, this host's address learning included.
-            bridge: BridgeParameters { stp: false, multicast_snooping: false },
+            bridge: BridgeParameters { stp: false, multicast_snooping: false, link_local_learning: false },
             vxlan: VxlanParameters {
                 vni: request.vni.get(),
                 group: Some(request.vni.multicast_group()),

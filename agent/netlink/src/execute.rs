@@ -12,7 +12,10 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
-        link::{AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, LinkAttribute, LinkMessage},
+        link::{
+            AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState, In6AddrGenMode,
+            InfoBridge, LinkAttribute, LinkMessage,
+        },
     },
 };
 use ucloud_types::MacAddr;
@@ -143,10 +146,15 @@ fn with_parameters(
     builder: LinkMessageBuilder<LinkBridge>,
     parameters: BridgeParameters,
 ) -> LinkMessageBuilder<LinkBridge> {
+    let no_learning = BridgeBooleanOptionFlags::NoLinkLocalLearn;
     let stp = if parameters.stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
     builder
         .append_info_data(InfoBridge::StpState(stp))
         .append_info_data(InfoBridge::MulticastSnooping(parameters.multicast_snooping))
+        .append_info_data(InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
+            value: if parameters.link_local_learning { BridgeBooleanOptionFlags::empty() } else { no_learning },
+            mask: no_learning,
+        }))
 }
 
 fn address_message(index: u32, address: InterfaceAddress) -> AddressMessage {

@@ -7,11 +7,12 @@
 //! What a network is made of:
 //!
 //! - A VXLAN over IPv6 with the network's VNI and multicast group on UDP port 4789, a port of
-//! - a bridge, whose other ports are the taps of VMs (made by the hypervisor). STP and multicast snooping are off.
+//! - a bridge, whose other ports are the taps of VMs (made by the hypervisor). STP, multicast snooping and
+//!   learning from link-local frames are off.
 //!
 //! Their MTU is the underlay's less [`VXLAN_OVERHEAD`], or what the network asks for. The host has no address in
 //! a network, not even a link-local one, and IPv6 is disabled on both devices, except on the network's router: there the
-//! bridge has the gateway's address and [`ROUTER_LINK_LOCAL`], and forwards. For packets to be routed on to other
+//! bridge has the gateway's address and [`ROUTER_LINK_LOCAL`](ucloud_agent_core::net::ROUTER_LINK_LOCAL), and forwards. For packets to be routed on to other
 //! interfaces, the host needs `net.ipv6.conf.all.forwarding=1` besides, which is its administrator's to set.
 //!
 //! Each network takes one file descriptor, and one multicast group membership of 64 bytes on a socket that all VXLANs
@@ -30,5 +31,5 @@ mod plan;
 mod route;
 mod task;
 
-pub use desired::{ROUTER_LINK_LOCAL, VXLAN_OVERHEAD};
+pub use desired::VXLAN_OVERHEAD;
 pub use netlink::{Config, Netlink};

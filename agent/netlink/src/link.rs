@@ -3,8 +3,8 @@
 use std::net::Ipv6Addr;
 
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind, InfoVxlan,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData,
+    InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 /// A link as the kernel reports it.
@@ -42,6 +42,9 @@ pub(crate) enum Kind {
 pub(crate) struct BridgeParameters {
     pub stp: bool,
     pub multicast_snooping: bool,
+    /// Whether it learns where MAC addresses are from frames to the addresses that bridges keep for themselves (IEEE
+    /// 802.1D), which no packet filter sees.
+    pub link_local_learning: bool,
 }
 
 /// The parameters of a VXLAN that networks rely on.
@@ -108,6 +111,9 @@ fn bridge(infos: &[InfoBridge]) -> BridgeParameters {
         match info {
             InfoBridge::StpState(state) => parameters.stp = *state != BridgeStpState::Disabled,
             InfoBridge::MulticastSnooping(snooping) => parameters.multicast_snooping = *snooping,
+            InfoBridge::MultiBoolOpt(options) => {
+                parameters.link_local_learning = !options.value.contains(BridgeBooleanOptionFlags::NoLinkLocalLearn);
+            }
             _ => {}
         }
     }

@@ -1,9 +1,7 @@
 //! How the devices of a network are named, and how their network is read back from them.
 
-use ucloud_agent_core::net::device_name;
+use ucloud_agent_core::net::{BRIDGE_PREFIX, VXLAN_PREFIX, bridge_name, device_name};
 
-const BRIDGE_PREFIX: &str = "ucbr";
-const VXLAN_PREFIX: &str = "ucvx";
 const ALIAS_PREFIX: &str = "ucloud:network:";
 
 /// The names of a network's devices, and the alias (`ip link`'s `alias`) that both carry.
@@ -17,7 +15,7 @@ pub(crate) struct DeviceNames {
 impl DeviceNames {
     pub fn of(network_uid: &str) -> Self {
         Self {
-            bridge: device_name(BRIDGE_PREFIX, network_uid, ""),
+            bridge: bridge_name(network_uid),
             vxlan: device_name(VXLAN_PREFIX, network_uid, ""),
             alias: format!("{ALIAS_PREFIX}{network_uid}"),
         }

@@ -398,7 +398,11 @@ mod tests {
                 bridge.group = u32::from(group);
                 bridge.mac = vec![2, 0, 0, 0, 0, u8::from(mac)];
                 bridge.up = up;
-                bridge.kind = Kind::Bridge(BridgeParameters { stp, multicast_snooping: snooping });
+                bridge.kind = Kind::Bridge(BridgeParameters {
+                    stp,
+                    multicast_snooping: snooping,
+                    link_local_learning: up,
+                });
                 bridge.ipv6 = Some(Ipv6Settings { disabled: a, accepts_ra: b, forwarding: c, generates_addresses: d });
                 bridge.mtu = mtu;
                 bridge.ipv6 = bridge.ipv6.filter(|_| mtu >= 1280);

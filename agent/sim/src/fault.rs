@@ -31,11 +31,12 @@ pub enum Method {
     Solicit,
     UnderlayAddresses,
     Advertise,
+    Enforce,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Domains,
         Self::Domain,
         Self::Start,
@@ -57,6 +58,7 @@ impl Method {
         Self::Solicit,
         Self::UnderlayAddresses,
         Self::Advertise,
+        Self::Enforce,
     ];
 }
 

@@ -1,6 +1,9 @@
 //! What guests do by themselves, and what happens to a host.
 
-use ucloud_agent_core::hypervisor::{DomainState, StopReason};
+use ucloud_agent_core::{
+    firewall::Rules,
+    hypervisor::{DomainState, StopReason},
+};
 
 use crate::{SimHost, State};
 
@@ -20,7 +23,8 @@ impl SimHost {
         self.switch(vm_uid, DomainState::Paused);
     }
 
-    /// The host is booted: no domain runs, no devices are there, and nobody remembers addresses.
+    /// The host is booted: no domain runs, no devices and no rules are there, and nobody
+    /// remembers addresses.
     pub fn boot(&self) {
         let mut state = self.state();
         for domain in state.domains.values_mut().filter(|domain| domain.state == DomainState::Running) {
@@ -28,9 +32,11 @@ impl SimHost {
         }
         state.networks.clear();
         state.learnt.clear();
+        state.rules = Rules::default();
         drop(state);
         self.tell_domains();
         self.tell_networks();
+        self.rules_changed.send_modify(|count| *count += 1);
     }
 
     /// Guests ignore requests to shut down from now on.

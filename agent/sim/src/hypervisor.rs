@@ -35,6 +35,10 @@ impl Hypervisor for SimHost {
                 if state.domains.get(&spec.uid).is_some_and(|domain| domain.state == DomainState::Running) {
                     return Ok(());
                 }
+                let guarded = |tap: &str| state.rules.ports.iter().any(|port| port.tap.as_str() == tap);
+                if !spec.interfaces.iter().all(|interface| guarded(&interface.tap)) {
+                    state.violations.push(format!("{} was started unguarded", spec.uid));
+                }
                 // It is defined first; what is missing shows when it is started
                 let off = DomainState::Off(StopReason::Unknown);
                 state.domains.insert(spec.uid.clone(), Domain { spec: spec.clone(), state: off });

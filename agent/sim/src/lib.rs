@@ -1,11 +1,12 @@
 //! A simulated host, in memory, with faults that tests inject.
 //!
 //! It keeps the promises that the host traits make, and watches that the agent keeps those that nobody can take back:
-//! no disk is taken from under a domain, no device from under a guest. Whoever breaks one finds it in
+//! no disk is taken from under a domain, no device from under a guest, and no guest starts unguarded. Whoever breaks one finds it in
 //! [`SimHost::violations`]. Nothing depends on chance or, without a delay that a test asks for, on time.
 
 mod block_store;
 mod fault;
+mod firewall;
 mod guest;
 mod hypervisor;
 mod net;
@@ -21,6 +22,7 @@ use std::{
 use tokio::sync::watch;
 use ucloud_agent_core::{
     block_store::{Disk, DiskId, StoredImage},
+    firewall::Rules,
     hypervisor::Domain,
     net::{Advertisement, NetworkDevices, NetworkRequest},
 };
@@ -36,6 +38,7 @@ pub struct SimHost {
     state: Mutex<State>,
     domains_changed: watch::Sender<u64>,
     networks_changed: watch::Sender<u64>,
+    rules_changed: watch::Sender<u64>,
     hanging: watch::Sender<u32>,
 }
 
@@ -49,6 +52,7 @@ struct State {
     networks: BTreeMap<String, (NetworkRequest, NetworkDevices)>,
     learnt: BTreeMap<(String, MacAddr), BTreeSet<Ipv6Addr>>,
     advertised: Vec<Advertisement>,
+    rules: Rules,
     /// What the sources of images hold, where it is not what their name says.
     sources: BTreeMap<String, u8>,
     deaf: bool,
@@ -70,6 +74,7 @@ impl SimHost {
             state: Mutex::default(),
             domains_changed: watch::channel(0).0,
             networks_changed: watch::channel(0).0,
+            rules_changed: watch::channel(0).0,
             hanging: watch::channel(0).0,
         })
     }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use ucloud_agent_core::{
     HostError, Net, RouterAdvertiser,
     hypervisor::DomainState,
-    net::{Advertisement, NetworkDevices, NetworkRequest, device_name},
+    net::{Advertisement, NetworkDevices, NetworkRequest, bridge_name},
 };
 use ucloud_types::MacAddr;
 
@@ -30,7 +30,7 @@ impl Net for SimHost {
             let devices = NetworkDevices {
                 uid: request.uid.clone(),
                 vni: request.vni,
-                bridge: device_name("ucbr", &request.uid, ""),
+                bridge: bridge_name(&request.uid),
                 mtu: request.mtu.unwrap_or(MTU),
             };
             let mut state = self.state();

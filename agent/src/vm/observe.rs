@@ -1,11 +1,15 @@
 //! What is to be seen of a VM on the host.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use ucloud_agent_core::{
     HostError,
     block_store::Pool,
     hypervisor::DomainState,
-    image, network, reason,
+    image,
+    isolation::groups,
+    network, reason,
     vm::{Desired, DiskInput, Facts, FoundDisk, Observed, blockers},
 };
 use ucloud_types::{Image, Network, StoragePool, vm::VMPhase};
@@ -95,7 +99,12 @@ fn needs(
             DiskInput { exists: *exists, pool, image, local }
         })
         .collect();
-    blockers(desired, networks, &inputs)
+    let named = desired.interfaces.iter().flat_map(|interface| &interface.security_groups);
+    let named: BTreeSet<_> = named.collect();
+    let missing = named.into_iter().filter_map(|name| {
+        groups::missing(shared.caches.groups.get(Some(&desired.namespace), name).as_deref(), &desired.namespace, name)
+    });
+    blockers(desired, networks, &inputs).into_iter().chain(missing).collect()
 }
 
 /// The VM's disks, in whatever pool they are.

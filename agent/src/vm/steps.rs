@@ -48,6 +48,8 @@ pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned
 
 /// Starts the domain.
 pub async fn start(shared: &Shared, vm: &VM, spec: &DomainSpec, restart: bool) -> Result<(), HostError> {
+    // Its taps have rules before they exist
+    shared.isolation.ensure(shared, spec).await?;
     limited(shared.config.timing.step, "start the VM", shared.machine.hypervisor.start(spec)).await?;
     let reported = vm.status.as_ref().and_then(|status| status.restarts).unwrap_or(0);
     shared.memories.with(&spec.uid, |remembered| {

@@ -160,8 +160,13 @@ impl World {
     }
 
     pub async fn agent_as(&self, host: &Arc<SimHost>, roles: &[HostRole], timing: Timing) -> Running {
-        let machine =
-            Machine { hypervisor: host.clone(), store: host.clone(), net: host.clone(), advertiser: host.clone() };
+        let machine = Machine {
+            hypervisor: host.clone(),
+            store: host.clone(),
+            net: host.clone(),
+            advertiser: host.clone(),
+            firewall: host.clone(),
+        };
         let client = self.api.agent(host.name()).await.unwrap();
         let end = CancellationToken::new();
         let agent = Agent::new(config(host.name(), roles, timing), client, machine);

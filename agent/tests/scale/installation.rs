@@ -149,7 +149,13 @@ async fn agent(api: &InProcess, host: Arc<SimHost>) -> Agent {
         timing: Timing::default(),
     };
     let client = api.agent(host.name()).await.unwrap();
-    let machine = Machine { hypervisor: host.clone(), store: host.clone(), net: host.clone(), advertiser: host };
+    let machine = Machine {
+        hypervisor: host.clone(),
+        store: host.clone(),
+        net: host.clone(),
+        advertiser: host.clone(),
+        firewall: host,
+    };
     Agent::new(config, client, machine)
 }
 

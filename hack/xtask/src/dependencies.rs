@@ -15,6 +15,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("ucloud-agent-libvirt", ADAPTER),
     ("ucloud-agent-files", ADAPTER),
     ("ucloud-agent-netlink", ADAPTER),
+    ("ucloud-agent-nftables", ADAPTER),
     ("ucloud-agent-radvd", ADAPTER),
     ("ucloud-agent-sim", ADAPTER),
     (
@@ -25,6 +26,7 @@ const RULES: &[(&str, &[&str])] = &[
             "ucloud-agent-libvirt",
             "ucloud-agent-files",
             "ucloud-agent-netlink",
+            "ucloud-agent-nftables",
             "ucloud-agent-radvd",
         ],
     ),

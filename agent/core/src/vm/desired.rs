@@ -79,6 +79,10 @@ pub struct WantedInterface {
     pub mac: MacAddr,
     /// The addresses that the guest is to use.
     pub addresses: Vec<Ipv6Addr>,
+    /// Whether the guest is held to its own addresses.
+    pub port_security: bool,
+    /// The names of its security groups, in the VM's namespace.
+    pub security_groups: Vec<String>,
 }
 
 /// Why a VM is none of this host's business.
@@ -124,6 +128,8 @@ impl Desired {
             network: interface.network.clone(),
             mac: interface.effective_mac(&uid),
             addresses: interface.addresses.clone(),
+            port_security: interface.effective_port_security(),
+            security_groups: interface.security_groups.clone(),
         };
         Ok(Self {
             generation: vm.metadata.generation,
@@ -165,7 +171,7 @@ impl Desired {
                     name: wanted.name.clone(),
                     mac: wanted.mac,
                     bridge: devices.bridge.clone(),
-                    tap: crate::net::device_name("uctp", &self.uid, &wanted.name),
+                    tap: crate::net::tap_name(&self.uid, &wanted.name),
                     mtu: devices.mtu,
                 })
             })
