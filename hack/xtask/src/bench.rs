@@ -15,6 +15,12 @@ struct Metadata {
 
 /// Returns only when it fails.
 pub fn run(root: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
+    let (what, options) = arguments.split_first().context("nothing to measure")?;
+    if what == "net" {
+        // it is about commands on hosts, so it is a script
+        let error = Command::new(root.join("hack/bench/net")).args(options).exec();
+        return Err(error).context("cannot run hack/bench/net");
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(&cargo)
         .args(["build", "--locked", "--release", "--bins", "-p", "ucloud-api", "-p", "ucloud-bench"])
@@ -29,7 +35,6 @@ pub fn run(root: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
         .context("cannot run cargo metadata")?;
     let metadata: Metadata = serde_json::from_slice(&output.stdout).context("cannot read cargo metadata")?;
     let programs = metadata.target_directory.join("release");
-    let (what, options) = arguments.split_first().context("nothing to measure")?;
     let error = Command::new(programs.join("ucloud-bench"))
         .arg(what)
         .arg("--program")

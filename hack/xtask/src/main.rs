@@ -26,7 +26,8 @@ enum Task {
     Generate,
     /// Checks that generated files are up to date, who depends on whom, and that nothing was left undone.
     Check,
-    /// Measures a part of ucloud, once that and the benchmark are built: `cargo xtask bench api --help`.
+    /// Measures a part of ucloud, once that and the benchmark are built: `cargo xtask bench api --help`,
+    /// `cargo xtask bench net --help`.
     Bench {
         /// What to measure, and how.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
