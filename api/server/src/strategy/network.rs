@@ -1,18 +1,20 @@
-//! Network: what cannot be changed once networks have VNIs and prefixes, and name resolution that guests can hear of.
+//! Network: what cannot be changed once networks have VNIs and prefixes, or are in use; and name resolution that guests
+//! can hear of.
 
 use std::net::Ipv6Addr;
 
 use serde_json::Value;
 use ucloud_machinery::{
+    meta,
     status::{FieldError, FieldPath},
-    strategy::{Context, Strategy},
+    strategy::{Context, Lister, Strategy},
 };
 use ucloud_types::{
-    Network,
+    GROUP, Network,
     network::{Ipam, NetworkDns},
 };
 
-use super::{check_immutable, check_name, status_errors, typed};
+use super::{check_immutable, check_name, field::Field, status_errors, typed};
 
 const ADVICE: &str = "make a new network instead";
 
@@ -24,12 +26,14 @@ impl Strategy for NetworkStrategy {
         typed(object).map_or_else(|error| vec![error], |network| validate(&network))
     }
 
-    fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, ctx: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         match (typed::<Network>(new), typed::<Network>(old)) {
             (Ok(new), Ok(old)) => {
                 let mut errors = validate(&new);
                 let (old, new) = (&old.spec, &new.spec);
-                check_immutable("spec.ipam", &old.effective_ipam(), &new.effective_ipam(), ADVICE, &mut errors);
+                if new.effective_ipam() == Ipam::None && old.effective_ipam() != Ipam::None {
+                    check_undeclared(ctx.lister, ctx.namespace, ctx.name, &mut errors);
+                }
                 check_immutable("spec.pool", &old.effective_pool(), &new.effective_pool(), ADVICE, &mut errors);
                 errors
             }
@@ -51,6 +55,29 @@ fn validate(network: &Network) -> Vec<FieldError> {
         check_dns(network.spec.effective_ipam(), dns, &mut errors);
     }
     errors
+}
+
+/// A network that is to be layer 2 alone must not be one in which VMs declare addresses of its prefix: they would keep
+/// them, and nothing of what was promised for them would hold.
+///
+/// Every other change of the type is possible at any time: VNI, prefix and gateway stay the network's own.
+fn check_undeclared(lister: &dyn Lister, namespace: Option<&str>, network: &str, errors: &mut Vec<FieldError>) {
+    let declares = |vm: &Value| {
+        Field::spec(vm).child("networks").items().any(|interface| {
+            interface.child("network").text() == Some(network) && interface.child("addresses").items().next().is_some()
+        })
+    };
+    let vms = lister.list(GROUP, "vms", namespace);
+    let mut names: Vec<&str> = vms.iter().filter(|vm| declares(vm)).map(|vm| meta::text(vm, "name")).collect();
+    names.sort_unstable();
+    if let Some((first, others)) = names.split_first() {
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        let why = format!(
+            "VM {first}{more} declares addresses in this network, and a network with ipam None has none: take \
+             spec.networks[].addresses out of those VMs first"
+        );
+        errors.push(FieldError::forbidden(FieldPath::new("spec.ipam"), &why));
+    }
 }
 
 fn check_dns(ipam: Ipam, dns: &NetworkDns, errors: &mut Vec<FieldError>) {
@@ -91,6 +118,35 @@ mod tests {
         let object = json!({"apiVersion": "x", "kind": "Network", "metadata": {"name": "n"}, "spec": spec});
         let errors = validate(&typed(&object).unwrap());
         errors.iter().map(|error| error.field.to_string()).collect()
+    }
+
+    /// A namespace with these VMs.
+    struct Vms(Vec<Value>);
+
+    impl Lister for Vms {
+        fn get(&self, _: &str, _: &str, _: Option<&str>, _: &str) -> Option<Value> {
+            None
+        }
+
+        fn list(&self, _: &str, resource: &str, _: Option<&str>) -> Vec<Value> {
+            assert_eq!(resource, "vms");
+            self.0.clone()
+        }
+    }
+
+    #[test]
+    fn layer_2_alone_is_refused_while_vms_declare_addresses() {
+        let vm = |name: &str, network: &str, addresses: &[&str]| json!({"metadata": {"name": name}, "spec": {"networks": [{"network": network, "addresses": addresses}]}});
+        let refused = |vms: &[Value]| {
+            let mut errors = Vec::new();
+            check_undeclared(&Vms(vms.to_vec()), Some("p"), "lan", &mut errors);
+            errors.into_iter().map(|error| (error.field.to_string(), error.detail)).next()
+        };
+        let without = json!({"metadata": {"name": "c"}, "spec": {"networks": [{"network": "lan"}]}});
+        assert_eq!(refused(&[vm("a", "lan", &[]), vm("b", "other", &["fd00::2"]), without]), None);
+        let (field, why) = refused(&[vm("z", "lan", &["fd00::3"]), vm("a", "lan", &["fd00::2"])]).unwrap();
+        assert_eq!(field, "spec.ipam");
+        assert!(why.starts_with("VM a and 1 more declares addresses in this network"), "{why}");
     }
 
     #[test]

@@ -202,17 +202,24 @@ async fn change(api: &Api<kube::api::DynamicObject>, name: &str, spec: Value) ->
 }
 
 #[tokio::test]
+async fn the_type_of_a_network_changes_with_all_that_depends_on_it() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create(&admin, "Network", "networks", "lan", json!({"dns": {"servers": ["fd00::53"]}})).await.unwrap();
+    let objects = untyped(&admin, "Network", "networks");
+    let (found, message) = change(&objects, "lan", json!({"ipam": "Manual"})).await;
+    assert_eq!(found, ["spec.dns"], "{message}");
+    for spec in [json!({"ipam": "Manual", "dns": null}), json!({"ipam": "None"}), json!({"ipam": null})] {
+        objects.patch("lan", &PatchParams::default(), &Patch::Merge(&json!({"spec": spec}))).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_change_says_so_and_what_to_do_instead() {
     let api = start().await;
     let admin = api.admin().await.unwrap();
     for (kind, plural, spec, other, paths) in [
-        (
-            "Network",
-            "networks",
-            json!({"mtu": 1500}),
-            json!({"ipam": "None", "pool": "other"}),
-            vec!["spec.ipam", "spec.pool"],
-        ),
+        ("Network", "networks", json!({"mtu": 1500}), json!({"pool": "other"}), vec!["spec.pool"]),
         (
             "Image",
             "images",
