@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::Client;
-use tokio::task::{JoinError, JoinSet};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use ucloud_agent_core::{HostError, adopt, vm::Desired};
@@ -72,13 +75,15 @@ impl Agent {
         // All of them end with this set
         let mut tasks = JoinSet::new();
         let api = ApiServer::new(client.clone(), config.timing.call);
-        tokio::select! {
-            () = host::register(&api, &config) => {}
+        let registered = tokio::select! {
+            host = host::register(&api, &config) => host,
             () = end.cancelled() => return Ok(()),
-        }
-        tasks.spawn(host::heartbeat(api.clone(), Arc::new(config.clone())));
+        };
+        let (routes, role) = watch::channel(host::is_router(&registered));
+        let (look_anew, anew) = watch::channel(0);
+        tasks.spawn(host::heartbeat(api.clone(), Arc::new(config.clone()), role, look_anew));
         let (wake, woken) = Wake::channel();
-        let caches = Caches::start(&mut tasks, &client, &config.host, &wake);
+        let caches = Caches::start(&mut tasks, &client, &config.host, &wake, &anew);
         let (events, publish) = Events::start(client, &config.host, config.timing.call);
         tasks.spawn(publish);
         let shared = Arc::new(Shared {
@@ -99,6 +104,7 @@ impl Agent {
             synced = shared.caches.synced() => synced.map_err(|_| PartEnded(None))?,
             () = end.cancelled() => return Ok(()),
         }
+        tasks.spawn(host::follow_role(Arc::clone(&shared), routes));
         tasks.spawn(host::run(Arc::clone(&shared)));
         tokio::select! {
             () = fence(&shared) => {}

@@ -50,6 +50,11 @@ impl ApiServer {
         Self { client, limit }
     }
 
+    /// The same, with another limit.
+    pub fn with_limit(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
+    }
+
     /// The client underneath.
     pub fn client(&self) -> &Client {
         &self.client

@@ -37,21 +37,32 @@ where
 {
     /// Starts to watch. `touched` is called for each object that came, changed or went, after the cache has changed.
     /// Two versions of an object of which `same` holds are no change. An object that cannot be read is left out, and
-    /// does not keep the others from being read.
+    /// does not keep the others from being read. Whenever `anew` changes, the watch begins again with a list.
     fn start(
         tasks: &mut JoinSet<()>,
-        client: Client,
+        (client, mut anew): (Client, watch::Receiver<u64>),
         config: watcher::Config,
         same: fn(&K, &K) -> bool,
         mut touched: impl FnMut(&K) + Send + 'static,
     ) -> Self {
         let (store, mut writer) = reflector::store();
         let (changed, changes) = watch::channel(0);
-        let mut events = Box::pin(watcher::watcher(Api::<DeserializeGuard<K>>::all(client), config).default_backoff());
+        let watch =
+            move || watcher::watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config.clone()).default_backoff();
+        let mut events = Box::pin(watch());
         let cache = Self { store, changes };
         let own = cache.store.clone();
         tasks.spawn(async move {
-            while let Some(event) = events.next().await {
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    // the heartbeat ends with the agent
+                    Ok(()) = anew.changed() => {
+                        events = Box::pin(watch());
+                        continue;
+                    }
+                };
+                let Some(event) = event else { return };
                 match event.map(readable) {
                     Ok(Some(event)) => {
                         let news = take_in(&own, &mut writer, &event, same);
@@ -188,28 +199,35 @@ pub struct Caches {
 
 impl Caches {
     /// Starts to watch all that the agent of this host reads. `wake` is told of each VM about which there may be
-    /// something new.
-    pub fn start(tasks: &mut JoinSet<()>, client: &Client, host: &str, wake: &Wake) -> Self {
+    /// something new. Whenever `anew` changes, everything is listed again.
+    pub fn start(
+        tasks: &mut JoinSet<()>,
+        client: &Client,
+        host: &str,
+        wake: &Wake,
+        anew: &watch::Receiver<u64>,
+    ) -> Self {
         let all = watcher::Config::default;
+        let source = || (client.clone(), anew.clone());
         let wake_vm = wake.clone();
         let bound = all().fields(&format!("status.binding.host={host}"));
-        let vms = Cache::start(tasks, client.clone(), bound, same_version, move |vm: &VM| wake_vm.vm(vm));
+        let vms = Cache::start(tasks, source(), bound, same_version, move |vm: &VM| wake_vm.vm(vm));
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let networks = Cache::start(tasks, client.clone(), all(), same_version, move |network: &Network| {
+        let networks = Cache::start(tasks, source(), all(), same_version, move |network: &Network| {
             wake_users.users(&bound, |vm| uses_network(vm, network));
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let images = Cache::start(tasks, client.clone(), all(), same_version, move |image: &Image| {
+        let images = Cache::start(tasks, source(), all(), same_version, move |image: &Image| {
             wake_users.users(&bound, |vm| !ucloud_agent_core::image::users(image, [vm]).is_empty());
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let pools = Cache::start(tasks, client.clone(), all(), same_pool, move |pool: &StoragePool| {
+        let pools = Cache::start(tasks, source(), all(), same_pool, move |pool: &StoragePool| {
             wake_users.users(&bound, |vm| uses_pool(vm, pool));
         });
         let own = all().fields(&format!("metadata.name={host}"));
-        let host = Cache::start(tasks, client.clone(), own, same_version, |_: &Host| {});
+        let host = Cache::start(tasks, source(), own, same_version, |_: &Host| {});
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let groups = Cache::start(tasks, client.clone(), all(), same_version, move |group: &SecurityGroup| {
+        let groups = Cache::start(tasks, source(), all(), same_version, move |group: &SecurityGroup| {
             wake_users.users(&bound, |vm| uses_group(vm, group));
         });
         Self { vms, networks, images, groups, pools, host }

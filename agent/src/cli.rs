@@ -33,6 +33,10 @@ pub struct Cli {
     /// The interface that carries the networks to other hosts. It needs an IPv6 address.
     #[arg(long, value_name = "INTERFACE")]
     pub underlay: String,
+    /// The interface by which the networks that this host routes reach the outside. With it the host forwards IPv6 as soon
+    /// as it routes a network; without it, it forwards as it did.
+    #[arg(long, value_name = "INTERFACE")]
+    pub uplink: Option<String>,
     /// libvirt's URI.
     #[arg(long, value_name = "URI", default_value = "qemu:///system")]
     pub libvirt: String,

@@ -6,7 +6,7 @@ use ucloud_agent_core::{BlockStore, Firewall, Hypervisor, Net, RouterAdvertiser,
 use ucloud_types::{
     Quantity,
     host::{HostRole, Resources},
-    meta::HOST_LEASE_RENEW_SECONDS,
+    meta::{HOST_LEASE_RENEW_SECONDS, ROUTER_LEASE_RENEW_SECONDS},
 };
 
 /// The host, as the agent works on it.
@@ -61,6 +61,8 @@ pub struct Timing {
     pub pace: Pace,
     /// The pause between two renewals of the heartbeat.
     pub renew: Duration,
+    /// The same on a host with the role router.
+    pub renew_router: Duration,
     /// The pause between two looks at what nobody tells of: the room in pools, orphans.
     pub survey: Duration,
     /// The longest a call to the host may take, the import of an image aside.
@@ -87,6 +89,7 @@ impl Default for Timing {
         Self {
             pace: Pace::default(),
             renew: Duration::from_secs(HOST_LEASE_RENEW_SECONDS.into()),
+            renew_router: Duration::from_secs(ROUTER_LEASE_RENEW_SECONDS.into()),
             survey: Duration::from_secs(30),
             // Above the adapters' own limits, which know better what takes so long
             step: Duration::from_mins(4),

@@ -124,7 +124,9 @@ async fn connect(cli: &Cli) -> anyhow::Result<kube::Client> {
 
 async fn machine(cli: &Cli) -> anyhow::Result<Machine> {
     let data = std::path::absolute(&cli.data).with_context(|| format!("cannot use {}", cli.data.display()))?;
-    let net = Netlink::start(ucloud_agent_netlink::Config { underlay: cli.underlay.clone() }).await?;
+    let net =
+        Netlink::start(ucloud_agent_netlink::Config { underlay: cli.underlay.clone(), uplink: cli.uplink.clone() })
+            .await?;
     let underlay = net.underlay_addresses().await.with_context(|| format!("cannot use underlay {}", cli.underlay))?;
     let libvirt =
         LibvirtConfig { uri: cli.libvirt.clone(), consoles: data.join("console"), ..LibvirtConfig::default() };

@@ -11,7 +11,7 @@ use ucloud_agent_core::{
     HostError,
     hypervisor::Domain,
     net::{NetworkDevices, NetworkRequest},
-    network,
+    network, reason,
     vm::Desired,
 };
 use ucloud_types::{Network, host::HostNetwork};
@@ -39,9 +39,13 @@ impl Networks {
     }
 
     /// Makes the devices of a network for a VM that is about to start.
-    pub async fn ensure(&self, shared: &Shared, request: &NetworkRequest) -> Result<NetworkDevices, HostError> {
+    pub async fn ensure(&self, shared: &Shared, network: &Network) -> Result<NetworkDevices, HostError> {
         let mut made = self.made.lock().await;
-        let devices = ensure(shared, &mut made, request).await?;
+        let uid = network.metadata.uid.as_deref();
+        let routes = list(shared).await?.iter().any(|devices| devices.routes && Some(devices.uid.as_str()) == uid);
+        let not_ready = || HostError::retryable(reason::NETWORK_NOT_READY, "the network has no VNI yet");
+        let request = network::request(network, &shared.config.host, routes).ok_or_else(not_ready)?;
+        let devices = ensure(shared, &mut made, &request).await?;
         self.publish(&list(shared).await?);
         Ok(devices)
     }
@@ -53,18 +57,27 @@ impl Networks {
             .iter()
             .filter_map(|i| shared.caches.networks.get(Some(&vm.namespace), &i.network)?.metadata.uid.clone())
             .collect();
-        let needs = Needs::now(shared, &domains(shared).await?);
         let present = list(shared).await?;
+        let needs = Needs::now(shared, &domains(shared).await?, &present);
         Ok(needs.removable(&present).into_iter().filter(|uid| own.contains(uid)).collect())
     }
 
     /// Removes the devices that nobody needs any more.
     pub async fn release(&self, shared: &Shared) -> Result<(), HostError> {
         let mut made = self.made.lock().await;
-        let needs = Needs::now(shared, &domains(shared).await?);
+        let present = list(shared).await?;
+        let needs = Needs::now(shared, &domains(shared).await?, &present);
         let mut first = None;
-        for uid in needs.removable(&list(shared).await?) {
+        for uid in needs.removable(&present) {
             info!(network = uid, "removing the devices of a network that nobody needs here");
+            // its gateway first and by itself: that tells the guests who has it now
+            if present.iter().any(|devices| devices.routes && devices.uid == uid)
+                && let Some(request) =
+                    needs.network(&uid).and_then(|network| network::request(network, &shared.config.host, false))
+                && let Err(error) = ensure(shared, &mut made, &request).await
+            {
+                warn!(network = uid, reason = error.reason, "the gateway could not be given up first: {error}");
+            }
             made.remove(&uid);
             let removed = shared.machine.net.remove_network(&uid);
             if let Err(error) = limited(shared.config.timing.step, "remove a network", removed).await {
@@ -77,7 +90,7 @@ impl Networks {
 
     fn publish(&self, present: &[NetworkDevices]) {
         let mut networks: Vec<_> =
-            present.iter().map(|devices| HostNetwork { uid: devices.uid.clone(), vni: devices.vni }).collect();
+            present.iter().map(|d| HostNetwork { uid: d.uid.clone(), vni: d.vni, routed: d.routes }).collect();
         networks.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
         self.present.send_if_modified(|reported| {
             let changed = reported.as_ref() != Some(&networks);
@@ -86,48 +99,64 @@ impl Networks {
         });
     }
 
-    /// Makes the devices of networks that this host routes, repairs those that VMs use, and advertises.
-    /// With `repair`, also those are looked at of which nothing has changed.
+    /// Makes the devices of networks that this host routes, repairs those that VMs use, advertises, and gives up the
+    /// gateways that are others' by now. With `repair`, also those are looked at of which nothing has changed.
     async fn bring(&self, shared: &Shared, repair: bool) -> Result<(), HostError> {
         let mut made = self.made.lock().await;
         let host = &shared.config.host;
-        let needs = Needs::now(shared, &[]);
         let present = list(shared).await?;
+        let needs = Needs::now(shared, &[], &present);
         let mut first = None;
-        let mut advertisements = Vec::new();
+        let (mut advertisements, mut handed_over, mut given_up) = (Vec::new(), Vec::new(), Vec::new());
         for request in needs.needed.values() {
             let Some(network) = needs.network(&request.uid) else { continue };
             let mut devices = present.iter().find(|devices| devices.uid == request.uid).cloned();
-            let routed = network::is_routed_by(network, host);
             // What only a VM needs is made when it starts
-            let wanted = routed || devices.is_some();
+            let wanted = request.gateway.is_some() || devices.is_some();
             if wanted && (repair || devices.is_none() || made.get(&request.uid) != Some(request)) {
+                if request.gateway.is_none() && devices.as_ref().is_some_and(|devices| devices.routes) {
+                    given_up.push((network, request));
+                    continue;
+                }
                 match ensure(shared, &mut made, request).await {
                     Ok(made) => devices = Some(made),
-                    Err(error) => {
-                        let metadata = &network.metadata;
-                        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-                        warn!(
-                            namespace,
-                            name,
-                            reason = error.reason,
-                            error = &error as &dyn std::error::Error,
-                            "cannot make the devices of a network"
-                        );
-                        first.get_or_insert(error);
-                    }
+                    Err(error) => note_failure(network, error, &mut first),
                 }
             }
             advertisements.extend(devices.and_then(|devices| network::advertisement(network, &devices, host)));
         }
+        for devices in &present {
+            if needs.network(&devices.uid).is_some_and(|network| network::is_routed_elsewhere(network, host)) {
+                handed_over.push(devices.bridge.clone());
+            }
+        }
         advertisements.sort_unstable_by(|a, b| a.bridge.cmp(&b.bridge));
-        let advertised = shared.machine.advertiser.advertise(&advertisements);
+        let advertised = shared.machine.advertiser.advertise(&advertisements, &handed_over);
         if let Err(error) = limited(shared.config.timing.step, "advertise routers", advertised).await {
             first.get_or_insert(error);
+        }
+        // after the last advertisement, which comes from the gateway
+        for (network, request) in given_up {
+            if let Err(error) = ensure(shared, &mut made, request).await {
+                note_failure(network, error, &mut first);
+            }
         }
         self.publish(&list(shared).await?);
         first.map_or(Ok(()), Err)
     }
+}
+
+fn note_failure(network: &Network, error: HostError, first: &mut Option<HostError>) {
+    let metadata = &network.metadata;
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    warn!(
+        namespace,
+        name,
+        reason = error.reason,
+        error = &error as &dyn std::error::Error,
+        "cannot make the devices of a network"
+    );
+    first.get_or_insert(error);
 }
 
 /// What the host needs, by what is known now.
@@ -138,7 +167,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn now(shared: &Shared, domains: &[Domain]) -> Self {
+    fn now(shared: &Shared, domains: &[Domain], present: &[NetworkDevices]) -> Self {
         let networks = shared.caches.networks.all();
         let with_domain: BTreeSet<&str> = domains.iter().map(|domain| domain.spec.uid.as_str()).collect();
         let vms: Vec<_> = shared
@@ -150,7 +179,7 @@ impl Needs {
             .filter(|vm| !vm.deleting || with_domain.contains(vm.uid.as_str()))
             .collect();
         let all: Vec<&Network> = networks.iter().map(AsRef::as_ref).collect();
-        let needed = network::needed(&all, &vms, &shared.config.host);
+        let needed = network::needed(&all, &vms, &shared.config.host, present);
         Self { networks, needed, domains: domains.to_vec() }
     }
 

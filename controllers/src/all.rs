@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info};
 use ucloud_types::{
     Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM,
-    meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE},
+    meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE, ROUTER_LEASE_DURATION_SECONDS},
 };
 
 use crate::{
@@ -107,6 +107,8 @@ pub struct Options {
     pub election: Option<Timing>,
     /// How long a host may be silent.
     pub host_lease_duration: Duration,
+    /// How long a router may be silent, at least; its Lease may say more.
+    pub router_lease_duration: Duration,
     /// Where is counted what happens.
     pub metrics: Arc<Metrics>,
     /// Becomes true when the process stands by, or leads and knows everything.
@@ -123,6 +125,7 @@ impl Options {
             identity: identity.into(),
             election: Some(Timing::default()),
             host_lease_duration: Duration::from_secs(HOST_LEASE_DURATION_SECONDS.into()),
+            router_lease_duration: Duration::from_secs(ROUTER_LEASE_DURATION_SECONDS.into()),
             metrics: Arc::default(),
             readiness: Readiness::default(),
             stop: CancellationToken::new(),
@@ -228,6 +231,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
     let networks: Cache<Network> = feeds.all();
     let images: Cache<Image> = feeds.all();
     let storage_pools: Cache<StoragePool> = feeds.all();
+    let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
     let mut start = |name: &ControllerName| -> BoxFuture<'static, ()> {
         let span = tracing::info_span!("controller", name = name.as_str());
         match name {
@@ -239,8 +243,11 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     allocations: feeds.all::<NetworkAllocation>(),
                     hosts: hosts.clone(),
                     vms: vms.clone(),
+                    leases: leases.clone(),
                 };
-                Box::pin(network::run(runtime, &caches).instrument(span))
+                let patience =
+                    network::Patience { least: options.router_lease_duration, most: options.host_lease_duration };
+                Box::pin(network::run(runtime, &caches, patience).instrument(span))
             }
             ControllerName::Image => {
                 let caches = image::Caches {
@@ -255,7 +262,6 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                 Box::pin(storage_pool::run(runtime, &storage_pools, &hosts).instrument(span))
             }
             ControllerName::Host => {
-                let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
                 Box::pin(host::run(runtime, &hosts, &leases, &vms, options.host_lease_duration).instrument(span))
             }
             ControllerName::Namespace => {

@@ -16,7 +16,7 @@ run_packages=(
 # shellcheck disable=SC2034
 guest_packages=(busybox-static cpio e2fsprogs fdisk mtools syslinux syslinux-common)
 # shellcheck disable=SC2034
-test_packages=(ndisc6 procps python3-venv shellcheck)
+test_packages=(bird2 ndisc6 procps python3-venv shellcheck)
 # shellcheck disable=SC2034
 bench_packages=(iperf3 tcpdump jq)
 
@@ -34,7 +34,7 @@ ensure_packages() {
     apt_get update
     version=$(apt-cache policy qemu-system-x86 | sed -n 's/^ *Candidate: //p')
     missing=("${missing[@]/%#qemu/=$version}")
-    mapfile -t before < <(installed_packages etcd-server radvd)
+    mapfile -t before < <(installed_packages bird2 etcd-server radvd)
     without_starting_services apt_get install --no-install-recommends --allow-downgrades "${missing[@]}"
     disable_new_services "${before[@]}"
     ok "installed ${#missing[@]} packages"
@@ -78,7 +78,7 @@ apt_get() {
     rm -f "$log"
 }
 
-# Debian starts what it installs. We start our own etcd and radvd, with our own data and configuration.
+# Debian starts what it installs. We start our own etcd, radvd and bird, with our own data and configuration.
 without_starting_services() {
     local policy=/usr/sbin/policy-rc.d
     if [[ -e $policy ]]; then
@@ -94,10 +94,11 @@ without_starting_services() {
     trap - EXIT
 }
 
-# disable_new_services PACKAGE...: of etcd and radvd, those that were installed just now (and are not in the list)
-# are not started at boot either: they would take our ports.
+# disable_new_services PACKAGE...: of bird, etcd and radvd, those that were installed just now (and are not in the
+# list) are not started at boot either: they would take our ports.
 disable_new_services() {
     [[ -d /run/systemd/system ]] || return 0
+    [[ " $* " == *" bird2 "* ]] || systemctl disable --quiet bird.service
     [[ " $* " == *" etcd-server "* ]] || systemctl disable --quiet etcd.service
     [[ " $* " == *" radvd "* ]] || systemctl disable --quiet radvd.service
 }

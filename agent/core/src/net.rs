@@ -20,6 +20,10 @@ pub trait Net: Send + Sync + 'static {
     async fn networks(&self) -> Result<Vec<NetworkDevices>, HostError>;
 
     /// Makes the devices of a network, or repairs them, and begins to learn addresses on its bridge.
+    ///
+    /// A host that gets the gateway tells the guests so, as they know another one behind its address (RFC 4861,
+    /// section 7.2.6). One that gives it up asks who has it now, so that the next router tells them once more: whichever
+    /// of the two comes last, guests have found the one that routes.
     async fn ensure_network(&self, request: &NetworkRequest) -> Result<NetworkDevices, HostError>;
 
     /// Removes the devices of a network.
@@ -74,13 +78,19 @@ pub struct NetworkDevices {
     pub bridge: String,
     /// The MTU of the bridge, and so of the guests.
     pub mtu: u32,
+    /// Whether the bridge is a router's: it has the gateway, and forwards.
+    pub routes: bool,
 }
 
 /// Advertises routers to guests.
 #[async_trait]
 pub trait RouterAdvertiser: Send + Sync + 'static {
     /// Advertises exactly these from now on. Nothing is written or restarted when nothing changed.
-    async fn advertise(&self, advertisements: &[Advertisement]) -> Result<(), HostError>;
+    ///
+    /// Guests on a bridge on which was advertised before, and is not any more, are told that there is no router: by a
+    /// last advertisement with a lifetime of zero, for which the bridge must still have the router's address. Not so on
+    /// the bridges in `handed_over`: there another host advertises from the same address, and would be withdrawn too.
+    async fn advertise(&self, advertisements: &[Advertisement], handed_over: &[String]) -> Result<(), HostError>;
 }
 
 /// What is advertised on a bridge.

@@ -36,24 +36,37 @@ pub fn ready<'a>(network: Option<&'a Network>, namespace: &str, name: &str) -> R
     Ok(network)
 }
 
-/// Whether the network's gateway is to be on this host.
-pub fn is_routed_by(network: &Network, host: &str) -> bool {
-    network.status.as_ref().is_some_and(|status| status.router.as_deref() == Some(host))
+/// Whether the network's gateway is to be on this host, which has it already or not.
+///
+/// A host that is not the router any more keeps the gateway until the next one has brought it up: both forward alike, and
+/// so guests lose nothing in between.
+pub fn is_routed_by(network: &Network, host: &str, has_gateway: bool) -> bool {
+    let Some(status) = &network.status else { return false };
+    match status.router.as_deref() {
+        Some(router) if router == host => true,
+        Some(_) => has_gateway && !condition::is_true(&status.conditions, condition::ROUTED),
+        None => false,
+    }
 }
 
-/// The devices that the network needs on this host. None while it has no VNI.
-pub fn request(network: &Network, host: &str) -> Option<NetworkRequest> {
+/// Whether another host is the network's router.
+pub fn is_routed_elsewhere(network: &Network, host: &str) -> bool {
+    network.status.as_ref().is_some_and(|status| status.router.as_deref().is_some_and(|router| router != host))
+}
+
+/// The devices that the network needs on this host, which has its gateway already or not. None while it has no VNI.
+pub fn request(network: &Network, host: &str, has_gateway: bool) -> Option<NetworkRequest> {
     let status = network.status.as_ref()?;
-    let gateway = match (is_routed_by(network, host), status.gateway, status.prefix) {
+    let gateway = match (is_routed_by(network, host, has_gateway), status.gateway, status.prefix) {
         (true, Some(address), Some(prefix)) => Some(Gateway { address, prefix }),
         _ => None,
     };
     Some(NetworkRequest { uid: network.metadata.uid.clone()?, vni: status.vni?, mtu: network.spec.mtu, gateway })
 }
 
-/// What is advertised for a network with these devices: only by its router, and only with automatic addresses.
+/// What is advertised for a network with these devices: only where its gateway is, and only with automatic addresses.
 pub fn advertisement(network: &Network, devices: &NetworkDevices, host: &str) -> Option<Advertisement> {
-    let gateway = request(network, host)?.gateway?;
+    let gateway = request(network, host, devices.routes)?.gateway?;
     let dns = network.spec.dns.clone().unwrap_or_default();
     (network.spec.effective_ipam() == Ipam::Automatic).then(|| Advertisement {
         bridge: devices.bridge.clone(),
@@ -65,12 +78,17 @@ pub fn advertisement(network: &Network, devices: &NetworkDevices, host: &str) ->
 }
 
 /// The devices that this host needs, by the Network's UID: for the VMs that are bound to it (`vms`; one that is
-/// being deleted and has no domain any more is left out by the caller), and for the networks that it routes.
+/// being deleted and has no domain any more is left out by the caller), and for the networks that it routes. `present`
+/// are those that it has.
 pub fn needed<'a>(
     networks: &[&Network],
     vms: impl IntoIterator<Item = &'a Desired>,
     host: &str,
+    present: &[NetworkDevices],
 ) -> BTreeMap<String, NetworkRequest> {
+    let gateways: BTreeSet<&str> =
+        present.iter().filter(|devices| devices.routes).map(|devices| devices.uid.as_str()).collect();
+    let has_gateway = |network: &Network| network.metadata.uid.as_deref().is_some_and(|uid| gateways.contains(uid));
     let used: BTreeSet<(&str, &str)> = vms
         .into_iter()
         .flat_map(|vm| vm.interfaces.iter().map(|interface| (vm.namespace.as_str(), interface.network.as_str())))
@@ -81,9 +99,11 @@ pub fn needed<'a>(
             let metadata = &network.metadata;
             let name =
                 (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
-            used.contains(&name) || (is_routed_by(network, host) && metadata.deletion_timestamp.is_none())
+            let routed = is_routed_by(network, host, has_gateway(network));
+            used.contains(&name) || (routed && metadata.deletion_timestamp.is_none())
         })
-        .filter_map(|network| request(network, host).map(|request| (request.uid.clone(), request)))
+        .filter_map(|network| request(network, host, has_gateway(network)))
+        .map(|request| (request.uid.clone(), request))
         .collect()
 }
 
@@ -145,6 +165,7 @@ mod tests {
             vni: Vni::new(100).unwrap(),
             bridge: format!("br-{name}"),
             mtu: 1430,
+            routes: false,
         }
     }
 
@@ -174,7 +195,7 @@ mod tests {
     fn a_host_needs_what_its_vms_use_and_what_it_routes() {
         let (used, routed, other) =
             (network("used", "host-2"), network("routed", "host-1"), network("other", "host-2"));
-        let needed = needed(&[&used, &routed, &other], [&user("used")], "host-1");
+        let needed = needed(&[&used, &routed, &other], [&user("used")], "host-1", &[]);
         assert_eq!(needed.keys().collect::<Vec<_>>(), ["uid-routed", "uid-used"]);
         assert!(needed["uid-routed"].gateway.is_some());
         assert!(needed["uid-used"].gateway.is_none(), "only the router has an address in the network");
@@ -190,12 +211,40 @@ mod tests {
         assert_eq!(advertisement(&network, &devices("lan"), "host-1"), None);
     }
 
+    /// Make before break: the old router routes until the new one does.
+    #[test]
+    fn a_router_keeps_the_gateway_until_the_next_one_has_it() {
+        let mut lan = network("lan", "host-2");
+        let routes = NetworkDevices { routes: true, ..devices("lan") };
+        let here = |lan: &Network, present: &NetworkDevices| {
+            let needed = needed(&[lan], [], "host-1", std::slice::from_ref(present));
+            let gateway = needed.get("uid-lan").is_some_and(|request| request.gateway.is_some());
+            (gateway, advertisement(lan, present, "host-1").is_some())
+        };
+        assert_eq!(here(&lan, &routes), (true, true), "host-2 has yet to come up");
+        assert_eq!(here(&lan, &devices("lan")), (false, false), "this host never had it");
+        let mut conditions = Vec::new();
+        let mut routed = |verdict| {
+            let finding = condition::Finding::new(condition::ROUTED, verdict, "Because", "");
+            condition::set(&mut conditions, &finding, None, jiff::Timestamp::UNIX_EPOCH);
+            conditions.clone()
+        };
+        lan.status.as_mut().unwrap().conditions = routed(condition::Verdict::False);
+        assert_eq!(here(&lan, &routes), (true, true));
+        lan.status.as_mut().unwrap().conditions = routed(condition::Verdict::True);
+        assert_eq!(here(&lan, &routes), (false, false), "host-2 has it");
+        assert!(is_routed_elsewhere(&lan, "host-1") && !is_routed_elsewhere(&lan, "host-2"));
+        lan.status.as_mut().unwrap().router = None;
+        assert_eq!(here(&lan, &routes), (false, false), "nobody is to route");
+        assert!(!is_routed_elsewhere(&lan, "host-1"));
+    }
+
     #[test]
     fn devices_go_when_nobody_needs_them() {
         let (used, idle) = (network("used", "host-2"), network("idle", "host-2"));
         let present = [devices("used"), devices("idle"), devices("gone"), devices("attached")];
         let all = [&used, &idle];
-        let needs = needed(&all, [&user("used")], "host-1");
+        let needs = needed(&all, [&user("used")], "host-1", &[]);
         assert_eq!(removable(&present, &all, &needs, &[domain_on("br-attached")]), ["uid-idle", "uid-gone"]);
         assert_eq!(removable(&present, &[], &BTreeMap::new(), &[]), [""; 0], "an empty list proves nothing");
     }
@@ -205,9 +254,9 @@ mod tests {
         let mut lan = network("lan", "host-1");
         lan.metadata.deletion_timestamp = Some(condition::Time(jiff::Timestamp::UNIX_EPOCH));
         let all = [&lan];
-        let busy = needed(&all, [&user("lan")], "host-1");
+        let busy = needed(&all, [&user("lan")], "host-1", &[]);
         assert_eq!(removable(&[devices("lan")], &all, &busy, &[]), [""; 0]);
-        let idle = needed(&all, [], "host-1");
+        let idle = needed(&all, [], "host-1", &[]);
         assert_eq!(removable(&[devices("lan")], &all, &idle, &[domain_on("br-lan")]), [""; 0]);
         assert_eq!(removable(&[devices("lan")], &all, &idle, &[]), ["uid-lan"]);
     }

@@ -12,8 +12,11 @@
 //!
 //! Their MTU is the underlay's less [`VXLAN_OVERHEAD`], or what the network asks for. The host has no address in
 //! a network, not even a link-local one, and IPv6 is disabled on both devices, except on the network's router: there the
-//! bridge has the gateway's address and [`ROUTER_LINK_LOCAL`](ucloud_agent_core::net::ROUTER_LINK_LOCAL), and forwards. For packets to be routed on to other
-//! interfaces, the host needs `net.ipv6.conf.all.forwarding=1` besides, which is its administrator's to set.
+//! bridge has the gateway's address and [`ROUTER_LINK_LOCAL`](ucloud_agent_core::net::ROUTER_LINK_LOCAL), and forwards. Where
+//! an uplink is named, the host forwards between all of its interfaces then (`forwarding`); what may pass is for packet filters to say.
+//!
+//! The two addresses are the same on whichever host routes the network, and the bridges' MACs are not. So a host that
+//! becomes the router tells guests of its MAC, and one that ceases to be it has the next one do so.
 //!
 //! Each network takes one file descriptor, and one multicast group membership of 64 bytes on a socket that all VXLANs
 //! share. `net.core.optmem_max` bounds those: where it is 20480, as on Debian 12, to some 300 networks.
@@ -22,6 +25,7 @@ mod change;
 mod changes;
 mod desired;
 mod execute;
+mod forwarding;
 mod learning;
 mod link;
 mod monitor;

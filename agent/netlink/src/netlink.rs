@@ -19,12 +19,13 @@ use crate::{
     changes::Changes,
     desired::Desired,
     execute::{ExecuteError, execute},
+    forwarding::ensure_forwarding,
     learning::{Bridge, Learning},
     link::{Kind, Link},
     monitor::monitor,
     names::{DeviceNames, network_of_alias},
     plan::{Observed, half_made, plan},
-    route::{Route, RouteError},
+    route::{InterfaceAddress, Route, RouteError},
     task::Task,
 };
 
@@ -33,12 +34,16 @@ use crate::{
 pub struct Config {
     /// The interface that carries the VXLANs to other hosts, such as `eth0`. It needs an IPv6 address.
     pub underlay: String,
+    /// The interface that leads from the networks that this host routes to the outside. Where it is named, the host
+    /// forwards as soon as it routes a network; else that is left as it is.
+    pub uplink: Option<String>,
 }
 
 /// The networks of this host. It works in the network namespace of the process.
 #[derive(Debug)]
 pub struct Netlink {
     underlay: String,
+    uplink: Option<String>,
     learning: Learning,
     changes: Changes,
     /// One change at a time: the kernel has one lock for all of them too.
@@ -53,7 +58,7 @@ impl Netlink {
     ///
     /// Runs in a tokio runtime, and needs the capabilities `CAP_NET_ADMIN` and `CAP_NET_RAW`.
     pub async fn start(config: Config) -> Result<Self, HostError> {
-        let Config { underlay } = config;
+        let Config { underlay, uplink } = config;
         let route = open()?;
         for device in half_made(&route.links().await.map_err(cannot_list)?) {
             let change = LinkChange::Remove { device };
@@ -66,6 +71,7 @@ impl Netlink {
             _monitor: Task::spawn(monitor(changes.clone(), underlay.clone())),
             changes,
             underlay,
+            uplink,
             writing: Mutex::default(),
         })
     }
@@ -85,6 +91,33 @@ impl Netlink {
     }
 }
 
+fn cannot_forward(uplink: &str, error: std::io::Error) -> HostError {
+    let message = match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("the uplink interface {uplink} does not exist; name another in the agent's configuration")
+        }
+        _ => "cannot have the kernel forward IPv6; it is tried again".to_owned(),
+    };
+    HostError::retryable("ForwardingFailed", message).caused_by(error)
+}
+
+/// The IPv6 addresses that these changes add, and those that they remove.
+fn moved_addresses(changes: &[LinkChange]) -> (Vec<Ipv6Addr>, Vec<Ipv6Addr>) {
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
+    for change in changes {
+        match change {
+            LinkChange::AddAddress { address: InterfaceAddress { address: IpAddr::V6(address), .. }, .. } => {
+                added.push(*address);
+            }
+            LinkChange::RemoveAddress { address: InterfaceAddress { address: IpAddr::V6(address), .. }, .. } => {
+                removed.push(*address);
+            }
+            _ => {}
+        }
+    }
+    (added, removed)
+}
+
 #[async_trait]
 impl Net for Netlink {
     async fn networks(&self) -> Result<Vec<NetworkDevices>, HostError> {
@@ -96,6 +129,9 @@ impl Net for Netlink {
         let _writing = self.writing.lock().await;
         let route = open()?;
         let desired = Desired::new(request, &self.underlay(&route).await?)?;
+        if let (true, Some(uplink)) = (desired.routes(), &self.uplink) {
+            ensure_forwarding(uplink).map_err(|error| cannot_forward(uplink, error))?;
+        }
         let observed = observe(&route, &desired.names).await.map_err(cannot_list)?;
         let changes = plan(&observed, &desired).map_err(|error| {
             HostError::retryable("ForeignDevice", format!("network {} cannot be made here: {error}", request.uid))
@@ -122,11 +158,16 @@ impl Net for Netlink {
             )
             .caused_by(error)
         })?;
+        let (added, removed) = moved_addresses(&changes);
+        self.learning.announce(&request.uid, added);
+        self.learning.ask_anew(&request.uid, removed);
+        let routes = desired.routes();
         Ok(NetworkDevices {
             uid: request.uid.clone(),
             vni: request.vni,
             bridge: desired.names.bridge,
             mtu: desired.mtu,
+            routes,
         })
     }
 
@@ -215,10 +256,14 @@ fn networks_of(links: &[Link]) -> Vec<NetworkDevices> {
             vni,
             bridge: DeviceNames::of(uid).bridge,
             mtu: link.mtu,
+            routes: false,
         });
         // where the two disagree: the guests' MTU is the bridge's, and the VNI in use is the VXLAN's
         match link.kind {
-            Kind::Bridge(_) => network.mtu = link.mtu,
+            Kind::Bridge(_) => {
+                network.mtu = link.mtu;
+                network.routes = link.up && link.ipv6.is_some_and(|ipv6| ipv6.forwarding && !ipv6.disabled);
+            }
             _ => network.vni = vni,
         }
     }

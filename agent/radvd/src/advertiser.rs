@@ -39,9 +39,9 @@ impl Drop for Radvd {
 
 #[async_trait]
 impl RouterAdvertiser for Radvd {
-    async fn advertise(&self, advertisements: &[Advertisement]) -> Result<(), HostError> {
+    async fn advertise(&self, advertisements: &[Advertisement], handed_over: &[String]) -> Result<(), HostError> {
         let Rendered { text, left_out } = render(advertisements);
-        self.keeper.ensure(text.as_deref()).await.map_err(|error| {
+        self.keeper.ensure(text.as_deref(), handed_over).await.map_err(|error| {
             let failed = HostError::retryable("RadvdFailed", format!("radvd does not advertise as it should: {error}"));
             match error.into_cause() {
                 Some(cause) => failed.caused_by(cause),

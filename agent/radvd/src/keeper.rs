@@ -10,12 +10,14 @@ use tokio::{
 };
 
 use crate::{
-    files::{is_file_with, limit_file, remove_file, write_file},
+    farewell,
+    files::{limit_file, read_file, remove_file, write_file},
     paths::Config,
     process::{Identity, Process, catches_hangup},
+    render::interfaces,
 };
 
-/// How long radvd may take to start, or to say goodbye.
+/// How long radvd may take to start.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pauses before radvd is started again: from the first to the second, doubled each time that it dies within the third.
@@ -74,21 +76,27 @@ impl Keeper {
         Self { config, identity, changing: Mutex::default(), running: watch::Sender::new(None) }
     }
 
-    /// Has radvd run with this configuration, or not run at all.
-    pub async fn ensure(&self, configuration: Option<&str>) -> Result<(), RadvdError> {
+    /// Has radvd run with this configuration, or not run at all. Guests on interfaces that are in it no more are told that
+    /// there is no router, except on those that are `handed_over`.
+    pub async fn ensure(&self, configuration: Option<&str>, handed_over: &[String]) -> Result<(), RadvdError> {
         let _changing = self.changing.lock().await;
+        let before = read_file(&self.config.configuration()).map_err(RadvdError::Files)?;
+        let now = interfaces(configuration.unwrap_or_default());
+        let is_left = |name: &&str| !now.contains(name) && !handed_over.iter().any(|other| other == name);
+        let left: Vec<_> = interfaces(&before).into_iter().filter(is_left).map(str::to_owned).collect();
         match configuration {
-            Some(text) => self.ensure_advertised(text).await,
-            None => self.ensure_silent().await,
+            Some(text) => self.ensure_advertised(text, text != before).await?,
+            None => self.ensure_silent().await?,
         }
+        farewell::say(&left).await;
+        Ok(())
     }
 
-    async fn ensure_advertised(&self, text: &str) -> Result<(), RadvdError> {
+    async fn ensure_advertised(&self, text: &str, changed: bool) -> Result<(), RadvdError> {
         if let Some(closed) = self.config.prepare_directory().map_err(RadvdError::Files)? {
             return Err(RadvdError::Directory(closed.display().to_string()));
         }
         let configuration = self.config.configuration();
-        let changed = !is_file_with(&configuration, text).map_err(RadvdError::Files)?;
         if changed {
             let candidate = self.config.candidate();
             write_file(&candidate, text).map_err(RadvdError::Files)?;
@@ -121,11 +129,9 @@ impl Keeper {
         self.running.send_replace(None);
         if let Some(process) = process {
             tracing::info!(pid = %process.pid, "stopping radvd: there is nothing to advertise");
-            process.signal(Signal::TERM).map_err(RadvdError::Process)?;
-            if timeout(PATIENCE, process.exited()).await.is_err() {
-                process.signal(Signal::KILL).map_err(RadvdError::Process)?;
-                process.exited().await;
-            }
+            // told to end, it would withdraw the routers of networks that have moved
+            process.signal(Signal::KILL).map_err(RadvdError::Process)?;
+            process.exited().await;
         }
         for file in [self.config.configuration(), self.config.candidate(), self.config.pid_file()] {
             remove_file(&file).map_err(RadvdError::Files)?;

@@ -11,6 +11,7 @@
 //! routes stay right.
 
 mod advertiser;
+mod farewell;
 mod files;
 mod keeper;
 mod paths;

@@ -98,6 +98,12 @@ interface {bridge} {{
     block
 }
 
+/// The interfaces in a configuration that was written here.
+pub(crate) fn interfaces(text: &str) -> Vec<&str> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("interface ")?.strip_suffix(" {"));
+    names.filter(|name| is_interface_name(name)).collect()
+}
+
 fn is_interface_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -146,6 +152,8 @@ mod tests {
         let (a, b) = (advertisement("ucbr-1111111111"), advertisement("ucbr-2222222222"));
         assert_eq!(render(&[a.clone(), b.clone()]), render(&[b, a]));
         assert_eq!(render(&[]), Rendered { text: None, left_out: vec![] });
+        let text = render(&[advertisement("ucbr-1111111111"), advertisement("ucbr-2222222222")]).text.unwrap();
+        assert_eq!(interfaces(&text), ["ucbr-1111111111", "ucbr-2222222222"]);
     }
 
     #[test]

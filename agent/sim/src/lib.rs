@@ -128,6 +128,12 @@ impl SimHost {
         self.state().domains.get(vm_uid).cloned()
     }
 
+    /// The UIDs of the networks whose gateways are here.
+    pub fn gateways(&self) -> Vec<String> {
+        let state = self.state();
+        state.networks.iter().filter(|(_, (_, devices))| devices.routes).map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// What is advertised.
     pub fn advertised(&self) -> Vec<Advertisement> {
         self.state().advertised.clone()

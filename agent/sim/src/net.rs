@@ -32,6 +32,7 @@ impl Net for SimHost {
                 vni: request.vni,
                 bridge: bridge_name(&request.uid),
                 mtu: request.mtu.unwrap_or(MTU),
+                routes: request.gateway.is_some(),
             };
             let mut state = self.state();
             let before = state.networks.insert(request.uid.clone(), (request.clone(), devices.clone()));
@@ -101,7 +102,7 @@ impl Net for SimHost {
 
 #[async_trait]
 impl RouterAdvertiser for SimHost {
-    async fn advertise(&self, advertisements: &[Advertisement]) -> Result<(), HostError> {
+    async fn advertise(&self, advertisements: &[Advertisement], _: &[String]) -> Result<(), HostError> {
         self.call(Method::Advertise, async || {
             let mut state = self.state();
             for advertisement in advertisements {

@@ -5,6 +5,6 @@ mod register;
 mod report;
 mod survey;
 
-pub use lease::heartbeat;
+pub use lease::{follow_role, heartbeat, is_router};
 pub use register::register;
 pub use report::run;

@@ -10,29 +10,34 @@ use crate::{
 };
 
 /// Makes the Host object, unless it is there already: then it is the administrators', and stays as it is. Tries until
-/// it succeeds.
-pub async fn register(api: &ApiServer, config: &Config) {
+/// it succeeds, and gives the object.
+pub async fn register(api: &ApiServer, config: &Config) -> Host {
     let mut failures = 0;
-    while let Err(error) = ensure(api, config).await {
-        failures += 1;
-        warn!(failures, error = &error as &dyn std::error::Error, "cannot register the host");
-        tokio::time::sleep(config.timing.retry(failures)).await;
+    loop {
+        match ensure(api, config).await {
+            Ok(host) => return host,
+            Err(error) => {
+                failures += 1;
+                warn!(failures, error = &error as &dyn std::error::Error, "cannot register the host");
+                tokio::time::sleep(config.timing.retry(failures)).await;
+            }
+        }
     }
 }
 
-async fn ensure(api: &ApiServer, config: &Config) -> Result<(), ApiError> {
+async fn ensure(api: &ApiServer, config: &Config) -> Result<Host, ApiError> {
     let hosts: Api<Host> = Api::all(api.client().clone());
-    if api.call(hosts.get_opt(&config.host)).await?.is_some() {
-        return Ok(());
+    if let Some(host) = api.call(hosts.get_opt(&config.host)).await? {
+        return Ok(host);
     }
     let host = Host::new(&config.host, HostSpec { roles: config.roles.clone(), ..HostSpec::default() });
     match api.call(hosts.create(&PostParams::default(), &host)).await {
-        Ok(_) => {
+        Ok(host) => {
             info!(host = config.host, "registered");
-            Ok(())
+            Ok(host)
         }
         // It was made in between, or by an attempt whose answer was lost
-        Err(ApiError::Conflict) => Ok(()),
+        Err(ApiError::Conflict) => api.call(hosts.get(&config.host)).await,
         Err(error) => Err(error),
     }
 }

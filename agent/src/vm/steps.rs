@@ -6,7 +6,7 @@ use ucloud_agent_core::{
     HostError,
     block_store::{DiskId, DiskRequest},
     hypervisor::DomainSpec,
-    image, network, reason,
+    image, reason,
     vm::{Desired, FoundDisk, Provisioned, Shutdown},
 };
 use ucloud_types::VM;
@@ -23,9 +23,7 @@ pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned
     let mut made = Provisioned::default();
     for interface in &desired.interfaces {
         let network = observe::network(shared, desired, &interface.network)?;
-        let not_ready = || HostError::retryable(reason::NETWORK_NOT_READY, "the network has no VNI yet");
-        let request = network::request(&network, &shared.config.host).ok_or_else(not_ready)?;
-        made.interfaces.push((interface.name.clone(), shared.networks.ensure(shared, &request).await?));
+        made.interfaces.push((interface.name.clone(), shared.networks.ensure(shared, &network).await?));
     }
     for wanted in &desired.disks {
         let pool = shared.caches.pools.get(None, &wanted.pool).and_then(|pool| image::pool(&pool));

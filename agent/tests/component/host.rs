@@ -56,12 +56,12 @@ async fn its_heart_beats_whatever_else_is_wrong() {
         let away = Effect::Refuse { reason: "HypervisorUnavailable", terminal: false };
         host.inject(Fault { method, when: When::Always, effect: away });
     }
-    let fast = ucloud_agent::Timing { renew: Duration::from_millis(200), ..timing() };
+    let fast = ucloud_agent::Timing { renew_router: Duration::from_millis(200), ..timing() };
     let _agent = world.agent_with(&host, fast).await;
     let leases: Api<Lease> = Api::namespaced(world.admin.clone(), "ucloud-hosts");
     let spec = |lease: &Lease| lease.spec.clone().unwrap();
     let first = world.wait_for(&leases, "h1", "a heartbeat", |lease| lease.spec.is_some()).await;
-    assert_eq!((spec(&first).holder_identity.as_deref(), spec(&first).lease_duration_seconds), (Some("h1"), Some(40)));
+    assert_eq!((spec(&first).holder_identity.as_deref(), spec(&first).lease_duration_seconds), (Some("h1"), Some(1)));
     world.wait_for(&leases, "h1", "the next", |lease| spec(lease).renew_time > spec(&first).renew_time).await;
     let hosts = world.cluster::<Host>();
     world.wait_for(&hosts, "h1", "the cause", |host| ready(host) == Some(("False", "HypervisorUnavailable"))).await;

@@ -9,5 +9,6 @@ mod host;
 mod isolation;
 mod life;
 mod restarts;
+mod routers;
 mod waiting;
 mod world;

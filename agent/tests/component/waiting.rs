@@ -3,9 +3,11 @@
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use ucloud_agent_sim::{Effect, Fault, Method, When};
-use ucloud_types::{Host, Image, Network, StoragePool, image::ImagePhase, vm::VMPhase};
+use ucloud_types::{
+    Host, Image, Network, NetworkPool, StoragePool, condition, host::HostRole, image::ImagePhase, vm::VMPhase,
+};
 
-use crate::world::{World, effect, phase_of, ready_of};
+use crate::world::{World, effect, phase_of, ready_of, timing};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_objects_are_named_and_waited_for() {
@@ -41,8 +43,30 @@ async fn a_network_without_a_vni_is_waited_for() {
     world.bound_vm("web", &host, json!({"networks": [{"name": "eth0", "network": "odd"}]})).await;
     let vm = world.wait_reason("web", "NetworkNotReady").await;
     assert!(ready_of(&vm).1.contains("default/odd"), "{:?}", ready_of(&vm));
-    world.respecify("web", json!({"networks": [{"name": "eth0", "network": "lan"}]})).await;
+    assert!(ready_of(&vm).1.contains("NetworkPool nowhere does not exist"), "{:?}", ready_of(&vm));
+    let range = json!({"prefix": "fd00:2::/48", "vniRange": {"first": 2000, "last": 2009}});
+    world.make::<NetworkPool>(&world.cluster(), "nowhere", range).await;
     world.wait_running("web").await;
+}
+
+/// Layer 2 works without a router, so nothing keeps the VM; that the network is not all that it should be, it says itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_starts_in_a_network_that_nobody_routes() {
+    let world = World::start().await;
+    let host = world.host("h1");
+    let _agent = world.agent_as(&host, &[HostRole::Compute], timing()).await;
+    let networks = world.namespaced::<Network>();
+    world
+        .wait_for::<Network>(&networks, "lan", "that it has no router", |network| {
+            let status = network.status.as_ref();
+            status.is_some_and(|status| {
+                condition::get(&status.conditions, condition::ROUTED).is_some_and(|c| c.reason == "NoRouter")
+            })
+        })
+        .await;
+    world.bound_vm("web", &host, json!({})).await;
+    world.wait_running("web").await;
+    assert!(host.gateways().is_empty() && host.advertised().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

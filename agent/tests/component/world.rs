@@ -78,6 +78,7 @@ pub fn timing() -> Timing {
         },
         // Nothing but what a test does makes the agent write
         renew: Duration::from_hours(1),
+        renew_router: Duration::from_hours(1),
         survey: Duration::from_secs(2),
         step: Duration::from_secs(2),
         retry_first: Duration::from_millis(20),
@@ -106,11 +107,19 @@ fn config(host: &str, roles: &[HostRole], timing: Timing) -> Config {
 
 impl World {
     pub async fn start() -> Self {
+        // no agent renews its lease
+        Self::start_with(Duration::from_hours(1)).await
+    }
+
+    /// With controllers that find a router dead when its Lease has run out, and this time at least is over.
+    pub async fn start_with(router_lease_duration: Duration) -> Self {
         let api = InProcess::start().await.unwrap();
         let admin = api.admin().await.unwrap();
         let options = Options {
             controllers: BTreeSet::from([ControllerName::Network, ControllerName::Image]),
             election: None,
+            host_lease_duration: Duration::from_hours(1),
+            router_lease_duration,
             ..Options::new("test")
         };
         let client = api.controllers().await.unwrap();
@@ -160,6 +169,11 @@ impl World {
     }
 
     pub async fn agent_as(&self, host: &Arc<SimHost>, roles: &[HostRole], timing: Timing) -> Running {
+        self.agent_through(self.api.agent(host.name()).await.unwrap(), host, roles, timing)
+    }
+
+    /// An agent that speaks to the API server by this client.
+    pub fn agent_through(&self, client: Client, host: &Arc<SimHost>, roles: &[HostRole], timing: Timing) -> Running {
         let machine = Machine {
             hypervisor: host.clone(),
             store: host.clone(),
@@ -167,7 +181,6 @@ impl World {
             advertiser: host.clone(),
             firewall: host.clone(),
         };
-        let client = self.api.agent(host.name()).await.unwrap();
         let end = CancellationToken::new();
         let agent = Agent::new(config(host.name(), roles, timing), client, machine);
         let running = agent.run(end.clone());

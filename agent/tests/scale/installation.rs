@@ -137,7 +137,8 @@ where
 async fn agent(api: &InProcess, host: Arc<SimHost>) -> Agent {
     let config = Config {
         host: host.name().to_owned(),
-        roles: vec![HostRole::Compute, HostRole::Router],
+        // few hosts of many are routers
+        roles: if host.name() < "h004" { HostRole::ALL.to_vec() } else { vec![HostRole::Compute] },
         inventory: Inventory {
             capacity: Resources { cpus: 4, memory: "12800Mi".parse().unwrap() },
             kernel: "6.1.0".to_owned(),

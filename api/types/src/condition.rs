@@ -14,6 +14,8 @@ pub const SCHEDULED: &str = "Scheduled";
 pub const RESTART_REQUIRED: &str = "RestartRequired";
 /// The interfaces of the running VM are those of its spec. It is there only while they are not.
 pub const INTERFACES_READY: &str = "InterfacesReady";
+/// The network's gateway is up on its router (networks with address management alone have it).
+pub const ROUTED: &str = "Routed";
 /// The object is being deleted; the message says what is left and who holds it.
 pub const TERMINATING: &str = "Terminating";
 /// The host has what it needs to run VMs with hardware acceleration.

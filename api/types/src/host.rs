@@ -39,7 +39,8 @@ use crate::{
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HostSpec {
-    /// No new VM is bound to an unschedulable host; those that it has go on.
+    /// No new VM is bound to an unschedulable host; those that it has go on. Networks that it routes move to other
+    /// routers, if there are any.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unschedulable: bool,
 
@@ -209,4 +210,7 @@ pub struct HostNetwork {
     pub uid: String,
     /// Its VNI.
     pub vni: Vni,
+    /// Whether the host has the network's gateway.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub routed: bool,
 }

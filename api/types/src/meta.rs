@@ -29,6 +29,11 @@ pub const DEFAULT_POOL: &str = "default";
 pub const HOST_LEASE_RENEW_SECONDS: u32 = 10;
 /// A host whose Lease was not renewed for this long, in seconds, is not Ready.
 pub const HOST_LEASE_DURATION_SECONDS: u32 = 40;
+/// A host with the role router renews its Lease this often, in seconds: networks wait for it.
+pub const ROUTER_LEASE_RENEW_SECONDS: u32 = 2;
+/// What the Lease of a host with the role router says: other routers take over its networks when it was not renewed for
+/// this long, in seconds.
+pub const ROUTER_LEASE_DURATION_SECONDS: u32 = 6;
 
 /// The group of identities that may do everything, as in Kubernetes.
 pub const ADMIN_GROUP: &str = "system:masters";

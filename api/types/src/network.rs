@@ -29,6 +29,12 @@ use crate::{Ipv6Prefix, Vni, condition::Condition, meta::DEFAULT_POOL};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Router", type_ = "string", json_path = ".status.router", priority = 1),
     printcolumn(
+        name = "Routed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Routed\")].status",
+        priority = 1
+    ),
+    printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].message",
@@ -38,7 +44,8 @@ use crate::{Ipv6Prefix, Vni, condition::Condition, meta::DEFAULT_POOL};
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
     /// None (layer 2 alone), Manual (a /64 and a gateway) or Automatic (the same, with router
-    /// advertisements; the default). It cannot be changed.
+    /// advertisements; the default). It can be changed while VMs use the network; to None only while none of them
+    /// declares addresses in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam: Option<Ipam>,
 
@@ -120,7 +127,8 @@ pub struct NetworkStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv6Addr>,
 
-    /// The host that carries the gateway; none for a network without address management.
+    /// The host that is to carry the gateway; none for a network without address management. The condition Routed
+    /// tells whether it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<String>,
 
@@ -128,7 +136,7 @@ pub struct NetworkStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, Terminating.
+    /// Ready, Routed, Terminating.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -4,36 +4,27 @@
 //! Lease holds, Ready becomes Unknown here, and the agent sets it back when it returns. Its VMs say the same ([`vms`]).
 //! Nothing else follows in this place: VMs are never stopped, and never started elsewhere, because a host does not answer.
 
-mod heartbeat;
 mod vms;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Client, ResourceExt as _, runtime::controller::Action};
-use tokio::time::Instant;
+use kube::{ResourceExt as _, runtime::controller::Action};
 use ucloud_types::{
     Host, HostStatus, VM,
-    condition::{self, Condition, Finding, READY, Verdict},
-    meta::HOSTS_NAMESPACE,
+    condition::{Finding, READY, Verdict},
 };
 
 use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
-    objects,
+    hearing::{Hearing, LEASE_EXPIRED, ready},
     report::{Reports, Share, find, status_of},
 };
-use heartbeat::{Heartbeats, Next, Pulse};
 
 const NAME: &str = "host";
 /// Whether a silent host is Ready. When it is back, its agent takes the condition again.
 const SHARE: Share = Share::Part { fields: &[], conditions: &[READY] };
-/// The reason of Ready on a host that is silent.
-const LEASE_EXPIRED: &str = "LeaseExpired";
 
 /// Runs the controllers for ever. `leases` are those of the hosts; `lease_duration` is how long a host may be silent.
 pub fn run(
@@ -43,23 +34,17 @@ pub fn run(
     vms: &Cache<VM>,
     lease_duration: Duration,
 ) -> impl Future<Output = ()> + use<> {
-    let heartbeats = Arc::new(Mutex::new(Heartbeats::new(lease_duration)));
-    let gone = Arc::clone(&heartbeats);
+    let hearing = Hearing::new(&runtime.client, leases);
+    let gone = hearing.clone();
     let controller = Controller::new(NAME, runtime, hosts)
         .watch(leases, |change: &Change<Lease>| change.object().map(|lease| object_ref(None, &lease.name_any())))
         .watch(hosts, move |change: &Change<Host>| {
             if let Change { old: Some(host), new: None } = change {
-                gone.lock().unwrap_or_else(PoisonError::into_inner).forget(&host.name_any());
+                gone.forget(&host.name_any());
             }
             None
         });
-    let reconciler = Hosts {
-        client: runtime.client.clone(),
-        leases: leases.clone(),
-        lease_duration,
-        heartbeats,
-        reports: Reports::new(runtime, NAME, SHARE),
-    };
+    let reconciler = Hosts { lease_duration, hearing, reports: Reports::new(runtime, NAME, SHARE) };
     let hosts_run = controller.run(reconciler, Limits::default());
     let vms_run = vms::run(runtime, vms, hosts);
     async move {
@@ -68,52 +53,16 @@ pub fn run(
 }
 
 struct Hosts {
-    client: Client,
-    leases: Cache<Lease>,
     lease_duration: Duration,
-    heartbeats: Arc<Mutex<Heartbeats>>,
+    hearing: Hearing,
     reports: Reports,
-}
-
-impl Hosts {
-    fn heartbeats(&self) -> MutexGuard<'_, Heartbeats> {
-        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When to look at the host again; none if it is silent.
-    async fn look(&self, host: &Host) -> Result<Option<Duration>, Failure> {
-        let name = host.name_any();
-        let cached = self.leases.get(Some(HOSTS_NAMESPACE), &name);
-        let next = self.heartbeats().observe(&name, pulse(host, cached.as_deref()), Instant::now());
-        if let Next::Wait(left) = next {
-            return Ok(Some(left));
-        }
-        match objects::get::<Lease>(&self.client, Some(HOSTS_NAMESPACE), &name).await {
-            Ok(live) => Ok(self.heartbeats().answered(&name, pulse(host, live.as_ref()), Instant::now())),
-            Err(failure) => {
-                self.heartbeats().unanswered(&name);
-                Err(failure)
-            }
-        }
-    }
-}
-
-fn ready(host: &Host) -> Option<&Condition> {
-    condition::get(&host.status.as_ref()?.conditions, READY)
-}
-
-fn pulse(host: &Host, lease: Option<&Lease>) -> Pulse {
-    Pulse {
-        renewed: lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0),
-        ready: ready(host).filter(|ready| ready.reason != LEASE_EXPIRED).map(|ready| ready.last_transition_time.0),
-    }
 }
 
 impl Reconciler for Hosts {
     type Object = Host;
 
     async fn reconcile(&self, host: Arc<Host>) -> Result<Action, Failure> {
-        if let Some(left) = self.look(&host).await? {
+        if let Some(left) = self.hearing.look(&host, |_| self.lease_duration).await? {
             return Ok(Action::requeue(left));
         }
         self.reports.write(&*host, &silent(&host, self.lease_duration)).await?;
@@ -148,6 +97,7 @@ fn silent(host: &Host, lease_duration: Duration) -> HostStatus {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::jiff::Timestamp;
+    use ucloud_types::condition::{self, Condition};
 
     use super::*;
 

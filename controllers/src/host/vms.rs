@@ -18,9 +18,10 @@ use ucloud_types::{
     vm::VMPhase,
 };
 
-use super::{LEASE_EXPIRED, ready};
 use crate::runtime::{
-    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects,
+    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
+    hearing::{LEASE_EXPIRED, ready},
+    is_deleting, objects,
     report::{Reports, Share, find, status_of},
     uid_of,
 };

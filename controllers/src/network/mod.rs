@@ -1,13 +1,14 @@
 //! The network controller: gives each network a VNI and a /64 of its pool and a router, and takes them back.
 //!
-//! Three controllers that share nothing but caches: networks (here), their pools ([`pool`]), and allocations that are left
-//! over ([`surplus`]).
+//! Four controllers that share nothing but caches: networks (here), their pools ([`pool`]), allocations that are left
+//! over ([`surplus`]), and routers ([`life`]), which tells this one which of them live.
 //!
 //! The order of writes makes every one of them repeatable: the finalizer, so that the network cannot go before its
 //! allocation does; the allocation; the status. Deletion goes the other way: no VM names the network, no host has
 //! devices of it, both read from the server; then the allocation goes, then the finalizer.
 
 mod allocate;
+mod life;
 mod plan;
 mod pool;
 mod probe;
@@ -15,12 +16,14 @@ mod router;
 mod surplus;
 mod usage;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Client, ResourceExt as _,
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use tracing::info;
 use ucloud_types::{
     Host, Network, NetworkAllocation, NetworkAllocationSpec, NetworkPool, VM, Vni,
     condition::{Finding, READY, TERMINATING, Verdict},
@@ -31,11 +34,15 @@ use ucloud_types::{
 use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
-    is_deleting, objects,
+    events::EventType,
+    is_deleting, name_of, objects,
     report::{Reports, Share, find, status_of},
     uid_of,
 };
 use allocate::{elect, of_network, take_slot};
+use life::Lives;
+pub use life::Patience;
+use router::Router;
 use usage::{Holder, holder, taken_vnis};
 
 const NAME: &str = "network";
@@ -53,19 +60,32 @@ pub struct Caches {
     pub hosts: Cache<Host>,
     /// VMs: who uses networks.
     pub vms: Cache<VM>,
+    /// The hosts' Leases: which routers live.
+    pub leases: Cache<Lease>,
 }
 
-/// Runs the three controllers for ever.
-pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
+/// Runs the four controllers for ever. `patience` is how long a router may be silent.
+pub fn run(runtime: &Runtime, caches: &Caches, patience: Patience) -> impl Future<Output = ()> + use<> {
     let pools = pool::run(runtime, &caches.pools, &caches.allocations);
     let surplus = surplus::run(runtime, &caches.allocations, &caches.networks, &caches.hosts);
-    let networks = run_networks(runtime, caches);
+    let lives = Lives::default();
+    let controller = networks(runtime, caches);
+    let requests = controller.requests();
+    let routers =
+        life::run(runtime, &caches.hosts, &caches.leases, &caches.networks, requests, (lives.clone(), patience));
+    let reconciler = Networks {
+        client: runtime.client.clone(),
+        caches: caches.clone(),
+        lives,
+        reports: Reports::new(runtime, NAME, Share::Whole),
+    };
+    let networks = controller.run(reconciler, Limits::default());
     async move {
-        tokio::join!(networks, pools, surplus);
+        tokio::join!(networks, pools, surplus, routers);
     }
 }
 
-fn run_networks(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
+fn networks(runtime: &Runtime, caches: &Caches) -> Controller<Network> {
     let select = |wanted: fn(&Network) -> bool| {
         let networks = caches.networks.clone();
         move || {
@@ -75,8 +95,8 @@ fn run_networks(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> 
     };
     let (unserved, unserved_too) = (select(is_unserved), select(is_unserved));
     let (terminating, routed) = (select(is_deleting), select(needs_router));
-    let networks = caches.networks.clone();
-    let controller = Controller::new(NAME, runtime, &caches.networks)
+    let (networks, reported) = (caches.networks.clone(), caches.networks.clone());
+    Controller::new(NAME, runtime, &caches.networks)
         .watch(&caches.pools, move |change: &Change<NetworkPool>| {
             change.differs(|pool| pool.spec.clone()).then(&unserved).into_iter().flatten().collect::<Vec<_>>()
         })
@@ -89,7 +109,7 @@ fn run_networks(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> 
             let networks = |host: &Host| host.status.as_ref().map(|status| status.networks.clone());
             let released = change.differs(networks).then(&terminating).into_iter().flatten();
             let moved = change.differs(router::aspect).then(&routed).into_iter().flatten();
-            released.chain(moved).collect::<Vec<_>>()
+            released.chain(moved).chain(gateways(change, &reported)).collect::<Vec<_>>()
         })
         .watch(&caches.vms, move |change: &Change<VM>| {
             let named = [&change.old, &change.new].into_iter().flatten().flat_map(|vm| {
@@ -102,13 +122,19 @@ fn run_networks(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> 
                 .filter(|network| is_deleting(&**network))
                 .map(|network| ObjectRef::from_obj(&*network))
                 .collect::<Vec<_>>()
-        });
-    let reconciler = Networks {
-        client: runtime.client.clone(),
-        caches: caches.clone(),
-        reports: Reports::new(runtime, NAME, Share::Whole),
+        })
+}
+
+/// The networks whose gateway has appeared on the host, or vanished.
+fn gateways(change: &Change<Host>, networks: &Cache<Network>) -> Vec<ObjectRef<Network>> {
+    let routed = |host: Option<&Arc<Host>>| -> HashSet<String> {
+        let networks = host.map(|host| router::networks(host)).unwrap_or_default();
+        networks.iter().filter(|network| network.routed).map(|network| network.uid.clone()).collect()
     };
-    controller.run(reconciler, Limits::default())
+    let (old, new) = (routed(change.old.as_ref()), routed(change.new.as_ref()));
+    let changed: HashSet<_> = old.symmetric_difference(&new).map(String::as_str).collect();
+    let all = if changed.is_empty() { Vec::new() } else { networks.all() };
+    all.iter().filter(|network| changed.contains(uid_of(&***network))).map(|n| ObjectRef::from_obj(&**n)).collect()
 }
 
 fn is_unserved(network: &Network) -> bool {
@@ -122,6 +148,7 @@ fn needs_router(network: &Network) -> bool {
 struct Networks {
     client: Client,
     caches: Caches,
+    lives: Lives,
     reports: Reports,
 }
 
@@ -158,15 +185,36 @@ impl Networks {
             Some(allocation) => Ok(allocation),
             None => self.allocate(&network).await?,
         };
-        let status = match allocation {
+        match allocation {
             Ok(allocation) => {
                 let load = || router::load(&self.caches.networks.all());
-                let router = router::choose(&network, &self.caches.hosts.all(), load);
-                plan::served(&network, &allocation.spec, &router)
+                let router = router::choose(&network, &self.caches.hosts.all(), |host| self.lives.of(host), load);
+                self.reports.write(&network, &plan::served(&network, &allocation.spec, &router)).await?;
+                self.announce_move(&network, &router);
             }
-            Err(why) => plan::unserved(&network, &why),
+            Err(why) => {
+                self.reports.write(&network, &plan::unserved(&network, &why)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that the network has another router than it had, and why.
+    fn announce_move(&self, network: &Network, router: &Router) {
+        let (old, new) = (network.status.as_ref().and_then(|status| status.router.as_deref()), router.host());
+        let (Some(old), true) = (old, old != new) else { return };
+        let host = self.caches.hosts.get(None, old);
+        let why = router::why_leave(old, host.as_deref(), self.lives.of(old))
+            .unwrap_or_else(|| "the network needs none any more".to_owned());
+        let (reason, note) = match new {
+            Some(new) => ("RouterMoved", format!("the gateway moves from host {old} to host {new}: {why}")),
+            None => ("RouterLeft", format!("the gateway leaves host {old}: {why}")),
         };
-        self.reports.write(&network, &status).await.map(|_| ())
+        info!(network = name_of(network), "{note}");
+        match self.caches.hosts.get(None, new.unwrap_or(old)) {
+            Some(host) => self.reports.event_with(network, &*host, ("Route", reason), &note),
+            None => self.reports.event(network, EventType::Normal, "Route", reason, &note),
+        }
     }
 
     async fn release(&self, network: &Network) -> Result<(), Failure> {

@@ -2,11 +2,11 @@
 
 use ucloud_types::{
     Network, NetworkAllocationSpec, NetworkStatus,
-    condition::{Finding, READY, Verdict},
+    condition::{self, Finding, READY, ROUTED, Verdict},
     network::Ipam,
 };
 
-use super::router::Router;
+use super::router::{Router, State};
 use crate::runtime::report::{find, status_of};
 
 /// The status of a network that has its allocation.
@@ -23,25 +23,84 @@ pub fn served(network: &Network, allocation: &NetworkAllocationSpec, router: &Ro
         conditions: status_of(network).conditions,
     };
     find(network, &mut status, &ready(router));
+    match routed(router) {
+        Some(routed) => find(network, &mut status, &routed),
+        None => {
+            condition::clear(&mut status.conditions, ROUTED);
+        }
+    }
     status
 }
 
+const SILENT: &str = "RouterSilent";
+const NO_ROUTER: &str = "NoRouter";
+
+/// Whether VMs can be attached and find what the network promises. That its router has the gateway up is not waited for.
 fn ready(router: &Router) -> Finding {
     let finding = |verdict, reason, message: String| Finding::new(READY, verdict, reason, message);
     match router {
         Router::Unneeded => finding(Verdict::True, "Ready", "VMs can be attached".to_owned()),
-        Router::Host { name, ready: true } => {
+        Router::Host { name, state: State::Routing | State::Pending } => {
             finding(Verdict::True, "Ready", format!("VMs can be attached; host {name} carries the gateway"))
         }
-        Router::Host { name, ready: false } => finding(
+        Router::Host { name, state: State::NotReady } => finding(
             Verdict::Unknown,
             "RouterNotReady",
             format!("host {name}, which carries the gateway, is not Ready: see its conditions"),
         ),
-        Router::Missing => finding(
+        Router::Host { state: State::Silent | State::Held, .. } | Router::Missing => {
+            let Finding { verdict, reason, message, .. } = unrouted(router);
+            finding(verdict, reason, message)
+        }
+    }
+}
+
+/// Whether the gateway is up; none for a network that has none.
+fn routed(router: &Router) -> Option<Finding> {
+    let finding = |verdict, reason, message: String| Some(Finding::new(ROUTED, verdict, reason, message));
+    match router {
+        Router::Unneeded => None,
+        Router::Host { name, state: State::Routing } => {
+            finding(Verdict::True, "Routed", format!("host {name} has the gateway"))
+        }
+        Router::Host { name, state: State::Pending } => finding(
             Verdict::False,
-            "NoRouter",
-            "no host can carry the gateway: start ucloud-agent with the role router, or wait until such a host is Ready"
+            "GatewayPending",
+            format!("host {name} is about to bring the gateway up; where it does not, its agent's log says why"),
+        ),
+        Router::Host { name, state: State::NotReady } => {
+            finding(Verdict::Unknown, "RouterNotReady", format!("host {name} is not Ready: see its conditions"))
+        }
+        Router::Host { state: State::Silent | State::Held, .. } | Router::Missing => Some(unrouted(router)),
+    }
+}
+
+/// Why nobody can be relied on to route.
+fn unrouted(router: &Router) -> Finding {
+    let finding = |verdict, reason, message: String| Finding::new(ROUTED, verdict, reason, message);
+    match router {
+        Router::Host { name, state: State::Held } => finding(
+            Verdict::Unknown,
+            SILENT,
+            format!(
+                "host {name}, which carries the gateway, is silent, as are most routers: nothing is moved, as they may \
+                 route on. See whether the routers reach the API server; to have it moved all the same, take the role \
+                 router from {name}"
+            ),
+        ),
+        Router::Host { name, .. } => finding(
+            Verdict::Unknown,
+            SILENT,
+            format!(
+                "host {name}, which carries the gateway, is silent, and no other router can take over: see to {name}, \
+                 or start ucloud-agent with the role router on another host"
+            ),
+        ),
+        _ => finding(
+            Verdict::False,
+            NO_ROUTER,
+            "no host can carry the gateway, and the network is layer 2 alone meanwhile: start ucloud-agent with the \
+             role router, or wait until such a host is Ready"
                 .to_owned(),
         ),
     }
@@ -75,14 +134,14 @@ mod tests {
     use super::*;
     use crate::network::testing::{allocation, network};
 
-    fn on(ready: bool) -> Router {
-        Router::Host { name: "h1".into(), ready }
+    fn on(state: State) -> Router {
+        Router::Host { name: "h1".into(), state }
     }
 
     #[test]
     fn address_management_brings_prefix_gateway_and_router() {
         let allocation = allocation("default", 105, "uid-n").spec;
-        let status = served(&network("n"), &allocation, &on(true));
+        let status = served(&network("n"), &allocation, &on(State::Routing));
         assert_eq!(status.prefix, Some("fd00:0:0:5::/64".parse().unwrap()));
         assert_eq!(status.gateway, Some("fd00:0:0:5::1".parse().unwrap()));
         assert_eq!((status.router.as_deref(), status.ipam), (Some("h1"), Some(Ipam::Automatic)));
@@ -95,13 +154,39 @@ mod tests {
     }
 
     #[test]
-    fn without_a_router_it_has_a_prefix_and_is_not_ready() {
+    fn what_the_router_is_shows_in_two_conditions() {
         let allocation = allocation("default", 105, "uid-n").spec;
-        for (router, reason) in [(Router::Missing, "NoRouter"), (on(false), "RouterNotReady"), (on(true), "Ready")] {
-            let status = served(&network("n"), &allocation, &router);
-            assert_eq!(get(&status.conditions, READY).unwrap().reason, reason);
-            assert!(status.prefix.is_some());
+        let reasons = |router: &Router| {
+            let status = served(&network("n"), &allocation, router);
+            assert!(status.prefix.is_some() && status.vni.is_some(), "VMs can be attached in any case");
+            [READY, ROUTED].map(|type_| {
+                let condition = get(&status.conditions, type_).unwrap();
+                (condition.status.clone(), condition.reason.clone())
+            })
+        };
+        for (router, ready, routed) in [
+            (on(State::Routing), ("True", "Ready"), ("True", "Routed")),
+            (on(State::Pending), ("True", "Ready"), ("False", "GatewayPending")),
+            (on(State::NotReady), ("Unknown", "RouterNotReady"), ("Unknown", "RouterNotReady")),
+            (on(State::Silent), ("Unknown", "RouterSilent"), ("Unknown", "RouterSilent")),
+            (on(State::Held), ("Unknown", "RouterSilent"), ("Unknown", "RouterSilent")),
+            (Router::Missing, ("False", "NoRouter"), ("False", "NoRouter")),
+        ] {
+            let expected = [ready, routed].map(|(status, reason)| (status.to_owned(), reason.to_owned()));
+            assert_eq!(reasons(&router), expected, "{router:?}");
         }
+    }
+
+    #[test]
+    fn a_network_that_becomes_layer_2_alone_keeps_its_vni_only() {
+        let allocation = allocation("default", 105, "uid-n").spec;
+        let mut network = network("n");
+        network.status = Some(served(&network, &allocation, &on(State::Routing)));
+        network.spec.ipam = Some(Ipam::None);
+        let status = served(&network, &allocation, &Router::Unneeded);
+        assert_eq!((status.prefix, status.gateway, status.router), (None, None, None));
+        assert_eq!(status.vni, Some(allocation.vni));
+        assert!(get(&status.conditions, ROUTED).is_none());
     }
 
     /// Pattern 13: a plan from a status that was planned before is that status.
@@ -109,9 +194,9 @@ mod tests {
     fn planning_again_changes_nothing() {
         let allocation = allocation("default", 105, "uid-n").spec;
         let mut network = network("n");
-        let status = served(&network, &allocation, &on(true));
+        let status = served(&network, &allocation, &on(State::Routing));
         network.status = Some(status.clone());
-        assert_eq!(served(&network, &allocation, &on(true)), status);
+        assert_eq!(served(&network, &allocation, &on(State::Routing)), status);
         network.status = Some(unserved(&network, &pool_exhausted("default", 100)));
         assert_eq!(Some(unserved(&network, &pool_exhausted("default", 100))), network.status);
         let message = &get(&network.status.unwrap().conditions, READY).unwrap().message.clone();

@@ -7,10 +7,11 @@ use kube::ResourceExt as _;
 use ucloud_types::{
     Host, Network,
     condition::{READY, is_true},
-    host::HostRole,
+    host::{HostNetwork, HostRole},
     network::Ipam,
 };
 
+use super::life::Life;
 use crate::runtime::{is_deleting, uid_of};
 
 /// The router of a network.
@@ -18,15 +19,30 @@ use crate::runtime::{is_deleting, uid_of};
 pub enum Router {
     /// A network without address management has none.
     Unneeded,
-    /// This host, and whether it is Ready.
+    /// This host.
     Host {
         /// Its name.
         name: String,
-        /// Whether it is Ready.
-        ready: bool,
+        /// How it is.
+        state: State,
     },
     /// No host can be it.
     Missing,
+}
+
+/// How a router is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has the gateway.
+    Routing,
+    /// It lives, and has yet to bring the gateway up.
+    Pending,
+    /// It lives, and says that something is wrong with it.
+    NotReady,
+    /// It is silent, and there is no other to take over.
+    Silent,
+    /// It is silent, and so are so many others that nothing is moved.
+    Held,
 }
 
 impl Router {
@@ -39,29 +55,66 @@ impl Router {
     }
 }
 
+/// Whether the host has the role router.
+pub fn is_router(host: &Host) -> bool {
+    host.spec.roles.contains(&HostRole::Router) && !is_deleting(host)
+}
+
 fn is_ready(host: &Host) -> bool {
     host.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY))
 }
 
-fn can_stay(host: &Host) -> bool {
-    host.spec.roles.contains(&HostRole::Router) && !is_deleting(host)
-}
-
 /// What of a host decides whether it can be a router: a change of anything else is no news.
 pub fn aspect(host: &Host) -> (bool, bool, bool) {
-    (is_ready(host), can_stay(host), host.spec.unschedulable)
+    (is_ready(host), is_router(host), host.spec.unschedulable)
 }
 
-/// The router of `network`. It stays where it is as long as that host is there and has the role: moving a gateway
-/// interrupts it, and a host whose agent is silent may still forward. A new one is the Ready router host that carries
-/// the fewest (`load` tells, and is asked only then); among equals, networks that choose at the same time choose differently.
-pub fn choose(network: &Network, hosts: &[Arc<Host>], load: impl FnOnce() -> HashMap<String, usize>) -> Router {
+/// What the host has of networks.
+pub fn networks(host: &Host) -> &[HostNetwork] {
+    host.status.as_ref().map(|status| status.networks.as_slice()).unwrap_or_default()
+}
+
+/// Why the network leaves the host that carries its gateway; none if it stays.
+pub fn why_leave(name: &str, host: Option<&Host>, life: Life) -> Option<String> {
+    match host {
+        None => Some(format!("Host {name} is gone")),
+        Some(host) if !is_router(host) => Some(format!("host {name} has not the role router any more")),
+        Some(host) if host.spec.unschedulable => Some(format!("host {name} is unschedulable")),
+        Some(_) if life == Life::Dead => Some(format!("host {name} does not renew its lease any more")),
+        Some(_) => None,
+    }
+}
+
+/// The router of `network`. It stays where it is as long as that host lives, has the role and takes new work, and does
+/// not come back to one that it left: each move interrupts it. A new one is the living, Ready router host that carries
+/// the fewest (`load` tells, and is asked only then); among equals, networks that choose at the same time choose
+/// differently. Where there is no other, a host that has the role keeps it.
+pub fn choose(
+    network: &Network,
+    hosts: &[Arc<Host>],
+    life: impl Fn(&str) -> Life,
+    load: impl FnOnce() -> HashMap<String, usize>,
+) -> Router {
     if network.spec.effective_ipam() == Ipam::None {
         return Router::Unneeded;
     }
+    let chosen = |host: &Arc<Host>| {
+        let name = host.name_any();
+        let has_gateway = networks(host).iter().any(|n| n.routed && n.uid == uid_of(network));
+        let state = match life(&name) {
+            Life::Dead => State::Silent,
+            Life::Held => State::Held,
+            Life::Alive if !is_ready(host) => State::NotReady,
+            Life::Alive if has_gateway => State::Routing,
+            Life::Alive => State::Pending,
+        };
+        Router::Host { name, state }
+    };
     let current = network.status.as_ref().and_then(|status| status.router.as_deref());
-    let chosen = |host: &Host| Router::Host { name: host.name_any(), ready: is_ready(host) };
-    if let Some(host) = hosts.iter().find(|host| Some(host.name_any().as_str()) == current && can_stay(host)) {
+    let current = current.and_then(|current| hosts.iter().find(|host| host.name_any() == current));
+    if let Some(host) = current
+        && why_leave(&host.name_any(), Some(host), life(&host.name_any())).is_none()
+    {
         return chosen(host);
     }
     let load = load();
@@ -72,11 +125,11 @@ pub fn choose(network: &Network, hosts: &[Arc<Host>], load: impl FnOnce() -> Has
         hasher.write(name.as_bytes());
         (Reverse(load.get(&name).copied().unwrap_or_default()), hasher.finish(), name)
     };
-    hosts
-        .iter()
-        .filter(|host| can_stay(host) && is_ready(host) && !host.spec.unschedulable)
-        .max_by_key(rank)
-        .map_or(Router::Missing, |host| chosen(host))
+    let is_fit = |host: &&Arc<Host>| {
+        is_router(host) && is_ready(host) && !host.spec.unschedulable && life(&host.name_any()) == Life::Alive
+    };
+    let kept = || current.filter(|host| is_router(host));
+    hosts.iter().filter(is_fit).max_by_key(rank).or_else(kept).map_or(Router::Missing, chosen)
 }
 
 /// How many networks each host carries.
@@ -91,7 +144,7 @@ pub fn load(networks: &[Arc<Network>]) -> HashMap<String, usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::testing::{network, router_host};
+    use crate::network::testing::{network, router_host, vni};
 
     fn hosts(names: &[&str]) -> Vec<Arc<Host>> {
         names.iter().map(|name| Arc::new(router_host(name))).collect()
@@ -103,35 +156,69 @@ mod tests {
         network
     }
 
+    fn all_alive(_: &str) -> Life {
+        Life::Alive
+    }
+
+    fn on(name: &str, state: State) -> Router {
+        Router::Host { name: name.into(), state }
+    }
+
     #[test]
     fn the_least_loaded_ready_router_is_chosen() {
-        let mut hosts = hosts(&["a", "b", "c", "d", "e"]);
+        let mut hosts = hosts(&["a", "b", "c", "d", "e", "f"]);
         Arc::make_mut(&mut hosts[2]).spec.roles.clear();
         Arc::make_mut(&mut hosts[3]).status = None;
         Arc::make_mut(&mut hosts[4]).spec.unschedulable = true;
         let load = || load(&[Arc::new(with_router("x", "a"))]);
-        assert_eq!(choose(&network("n"), &hosts, load).host(), Some("b"));
-        assert_eq!(choose(&network("n"), &hosts[2..], load), Router::Missing);
+        let life = |name: &str| if name == "f" { Life::Held } else { Life::Alive };
+        assert_eq!(choose(&network("n"), &hosts, life, load).host(), Some("b"));
+        assert_eq!(choose(&network("n"), &hosts[2..], life, load), Router::Missing);
     }
 
     #[test]
-    fn a_router_stays_while_its_host_has_the_role() {
+    fn a_router_stays_while_it_lives_and_has_the_role() {
         let mut hosts = hosts(&["a", "b"]);
         let busy = || HashMap::from([("b".to_owned(), 9)]);
         let network = with_router("n", "b");
-        assert_eq!(choose(&network, &hosts, busy), Router::Host { name: "b".into(), ready: true });
+        assert_eq!(choose(&network, &hosts, all_alive, busy), on("b", State::Pending));
+        let has = HostNetwork { uid: "uid-n".into(), vni: vni(100), routed: true };
+        Arc::make_mut(&mut hosts[1]).status.as_mut().unwrap().networks = vec![has];
+        assert_eq!(choose(&network, &hosts, all_alive, busy), on("b", State::Routing));
         Arc::make_mut(&mut hosts[1]).status = None;
-        assert_eq!(choose(&network, &hosts, busy), Router::Host { name: "b".into(), ready: false });
+        assert_eq!(choose(&network, &hosts, all_alive, busy), on("b", State::NotReady));
         Arc::make_mut(&mut hosts[1]).spec.roles.clear();
-        assert_eq!(choose(&network, &hosts, busy).host(), Some("a"));
-        assert_eq!(choose(&network, &hosts[..1], busy).host(), Some("a"), "its host is gone");
+        assert_eq!(choose(&network, &hosts, all_alive, busy).host(), Some("a"));
+        assert_eq!(choose(&network, &hosts[..1], all_alive, busy).host(), Some("a"), "its host is gone");
+        assert_eq!(choose(&network, &hosts[1..], all_alive, busy), Router::Missing, "no role, no router");
+    }
+
+    #[test]
+    fn a_dead_router_is_left_for_another_and_for_none() {
+        let hosts = hosts(&["a", "b"]);
+        let network = with_router("n", "b");
+        let b_is = |life: Life| move |name: &str| if name == "b" { life } else { Life::Alive };
+        assert_eq!(choose(&network, &hosts, b_is(Life::Dead), HashMap::new).host(), Some("a"));
+        assert_eq!(choose(&network, &hosts, b_is(Life::Held), HashMap::new), on("b", State::Held), "storm");
+        assert_eq!(choose(&network, &hosts[1..], b_is(Life::Dead), HashMap::new), on("b", State::Silent));
+        let both = |_: &str| Life::Dead;
+        assert_eq!(choose(&network, &hosts, both, HashMap::new), on("b", State::Silent));
+    }
+
+    #[test]
+    fn an_unschedulable_router_is_left_where_another_can_take_over() {
+        let mut hosts = hosts(&["a", "b"]);
+        Arc::make_mut(&mut hosts[1]).spec.unschedulable = true;
+        let network = with_router("n", "b");
+        assert_eq!(choose(&network, &hosts, all_alive, HashMap::new).host(), Some("a"));
+        assert_eq!(choose(&network, &hosts[1..], all_alive, HashMap::new).host(), Some("b"));
     }
 
     #[test]
     fn networks_that_choose_at_once_spread() {
         let hosts = hosts(&["a", "b"]);
         let chosen: Vec<_> = (0..40)
-            .map(|n| choose(&network(&n.to_string()), &hosts, HashMap::new).host().unwrap().to_owned())
+            .map(|n| choose(&network(&n.to_string()), &hosts, all_alive, HashMap::new).host().unwrap().to_owned())
             .collect();
         let on_a = chosen.iter().filter(|host| *host == "a").count();
         assert!((8..=32).contains(&on_a), "{on_a} of 40 on one of two hosts");
@@ -141,6 +228,6 @@ mod tests {
     fn layer_2_alone_needs_none() {
         let mut network = network("n");
         network.spec.ipam = Some(Ipam::None);
-        assert_eq!(choose(&network, &hosts(&["a"]), HashMap::new), Router::Unneeded);
+        assert_eq!(choose(&network, &hosts(&["a"]), all_alive, HashMap::new), Router::Unneeded);
     }
 }

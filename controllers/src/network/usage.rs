@@ -105,7 +105,8 @@ mod tests {
 
     fn host_with(name: &str, uid: &str, number: u32) -> Arc<Host> {
         let mut host = router_host(name);
-        host.status.get_or_insert_default().networks = vec![HostNetwork { uid: uid.into(), vni: vni(number) }];
+        host.status.get_or_insert_default().networks =
+            vec![HostNetwork { uid: uid.into(), vni: vni(number), routed: false }];
         Arc::new(host)
     }
 

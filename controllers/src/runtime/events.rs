@@ -66,6 +66,19 @@ impl Events {
         controller: &'static str,
         regarding: ObjectReference,
         type_: EventType,
+        what: (&str, &str),
+        note: &str,
+    ) {
+        self.publish_related(controller, (regarding, None), type_, what, note);
+    }
+
+    /// The same, where another object has a part in it. Events that are equal but for their notes are counted as one, which
+    /// keeps its first note; those with another related object are not.
+    pub fn publish_related(
+        &self,
+        controller: &'static str,
+        (regarding, related): (ObjectReference, Option<ObjectReference>),
+        type_: EventType,
         (action, reason): (&str, &str),
         note: &str,
     ) {
@@ -77,7 +90,7 @@ impl Events {
                 reason: reason.to_owned(),
                 note: Some(shortened(note)),
                 action: action.to_owned(),
-                secondary: None,
+                secondary: related,
             },
         };
         if self.sender.try_send(occurrence).is_err() {

@@ -14,6 +14,8 @@ pub mod controller;
 pub mod election;
 pub mod events;
 pub mod failure;
+pub mod hearing;
+pub mod heartbeat;
 pub mod metrics;
 pub mod objects;
 pub mod queue;

@@ -51,7 +51,7 @@ macro_rules! reported {
 
 reported!(Host, HostStatus);
 reported!(Image, ImageStatus, on its way: &["Importing"]);
-reported!(Network, NetworkStatus);
+reported!(Network, NetworkStatus, on its way: &["GatewayPending"]);
 reported!(NetworkPool, NetworkPoolStatus);
 reported!(SecurityGroup, SecurityGroupStatus);
 reported!(StoragePool, StoragePoolStatus);
@@ -143,6 +143,12 @@ impl Reports {
     /// Says that something happened to the object.
     pub fn event<K: Kind>(&self, object: &K, type_: EventType, action: &str, reason: &str, note: &str) {
         self.runtime.events.publish(self.controller, object, type_, (action, reason), note);
+    }
+
+    /// The same, where another object has a part in it.
+    pub fn event_with<K: Kind, R: Kind>(&self, object: &K, related: &R, what: (&str, &str), note: &str) {
+        let objects = (object.object_ref(&()), Some(related.object_ref(&())));
+        self.runtime.events.publish_related(self.controller, objects, EventType::Normal, what, note);
     }
 
     fn announce<K: Reported>(&self, object: &K, before: Option<&Condition>, now: &Condition) {

@@ -14,6 +14,7 @@ mod leadership;
 mod namespaces;
 mod networks;
 mod quotas;
+mod routers;
 mod scheduling;
 mod security_groups;
 mod support;

@@ -106,6 +106,7 @@ async fn steady_state_is_silent() {
             "network",
             "network-pool",
             "network-allocation",
+            "router",
             "image",
             "storage-pool",
             "host",

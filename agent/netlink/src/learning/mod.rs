@@ -9,12 +9,17 @@ use std::{
     io,
     net::Ipv6Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use ucloud_types::MacAddr;
 
 use self::{socket::DiscoverySocket, table::Table};
 use crate::{changes::Changes, task::Task};
+
+/// When a new router tells a network of itself again. RFC 4861 (7.2.6) allows no more than three advertisements, a second
+/// apart or more.
+const REPETITIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// The tables of all networks, and the tasks that fill them.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ struct Listener {
     table: Arc<Mutex<Table>>,
     socket: Arc<DiscoverySocket>,
     task: Task,
+    /// What it tells the network.
+    speaker: Option<Task>,
 }
 
 /// The bridge to listen on.
@@ -56,7 +63,7 @@ impl Learning {
         let table = current.map(|listener| listener.table.clone()).unwrap_or_default();
         let socket = Arc::new(DiscoverySocket::open(bridge.index)?);
         let task = Task::spawn(listen(socket.clone(), table.clone(), self.changes.clone()));
-        networks.insert(network_uid.to_owned(), Listener { bridge, table, socket, task });
+        networks.insert(network_uid.to_owned(), Listener { bridge, table, socket, task, speaker: None });
         Ok(())
     }
 
@@ -71,6 +78,30 @@ impl Learning {
         table.map(|table| locked(&table).addresses(mac)).unwrap_or_default()
     }
 
+    /// Tells the network that its router has these addresses now: at once, and again, as a frame may get lost, and
+    /// multicast needs a moment to find its way to a host that is new to the network.
+    pub fn announce(&self, network_uid: &str, addresses: Vec<Ipv6Addr>) {
+        self.say(network_uid, addresses, nd::announcement, true);
+    }
+
+    /// Has whoever has these addresses tell the network so.
+    pub fn ask_anew(&self, network_uid: &str, addresses: Vec<Ipv6Addr>) {
+        self.say(network_uid, addresses, nd::probe, false);
+    }
+
+    /// Sends frames on the network's bridge, as long as its router stays what it is.
+    fn say(&self, network_uid: &str, addresses: Vec<Ipv6Addr>, frame: fn(MacAddr, Ipv6Addr) -> Vec<u8>, again: bool) {
+        if addresses.is_empty() {
+            return;
+        }
+        if let Some(listener) = locked(&self.networks).get_mut(network_uid) {
+            let (socket, mac) = (listener.socket.clone(), listener.bridge.mac);
+            let frames = addresses.into_iter().map(|address| frame(mac, address)).collect();
+            let pauses: &[Duration] = if again { &REPETITIONS } else { &[] };
+            listener.speaker = Some(Task::spawn(speak(socket, frames, pauses)));
+        }
+    }
+
     /// Asks who has `address`. `Ok(false)` if there is nobody listening on the network.
     pub async fn solicit(&self, network_uid: &str, address: Ipv6Addr) -> io::Result<bool> {
         let listener = locked(&self.networks)
@@ -79,6 +110,20 @@ impl Learning {
         let Some((socket, frame)) = listener else { return Ok(false) };
         socket.send(&frame).await?;
         Ok(true)
+    }
+}
+
+/// Sends the frames at once, and again after each pause.
+async fn speak(socket: Arc<DiscoverySocket>, frames: Vec<Vec<u8>>, pauses: &'static [Duration]) {
+    for pause in [None].into_iter().chain(pauses.iter().map(Some)) {
+        if let Some(pause) = pause {
+            tokio::time::sleep(*pause).await;
+        }
+        for frame in &frames {
+            if let Err(error) = socket.send(frame).await {
+                tracing::warn!(%error, "cannot tell a network who its router is");
+            }
+        }
     }
 }
 

@@ -16,8 +16,10 @@ const HOP_LIMIT: u8 = 255;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
-/// A solicitation with one option of eight bytes.
-const SOLICITATION_FRAME: usize = ETHERNET + IPV6 + MESSAGE + 8;
+const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
+/// An advertisement's flags: sent by a router, and to replace what is known.
+const ROUTER_OVERRIDE: u8 = 0b1010_0000;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// That an interface was seen to use an address, or to be about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,30 +73,49 @@ pub(crate) fn sighting(frame: &[u8]) -> Option<Sighting> {
 ///
 /// Its source is the link-local address formed from `mac`. The unspecified address would make it a duplicate
 /// address detection: a guest that is just testing `target` would give it up.
-pub(crate) fn solicitation(mac: MacAddr, target: Ipv6Addr) -> [u8; SOLICITATION_FRAME] {
-    let source = link_local(mac);
-    let destination = solicited_node(target);
-    let [.., a, b, c, d] = destination.octets();
+pub(crate) fn solicitation(mac: MacAddr, target: Ipv6Addr) -> Vec<u8> {
+    let message = message(SOLICITATION, 0, target, Some((SOURCE_LINK_LAYER_ADDRESS, mac)));
+    frame(mac, link_local(mac), solicited_node(target), message)
+}
 
-    let mut message = [0; MESSAGE + 8];
-    message[0] = SOLICITATION;
-    message[8..MESSAGE].copy_from_slice(&target.octets());
-    message[MESSAGE..MESSAGE + 2].copy_from_slice(&[SOURCE_LINK_LAYER_ADDRESS, 1]);
-    message[MESSAGE + 2..].copy_from_slice(&mac.octets());
+/// A frame in which a router with `mac` tells everybody that it has `target` now (RFC 4861, section 7.2.6).
+pub(crate) fn announcement(mac: MacAddr, target: Ipv6Addr) -> Vec<u8> {
+    let message = message(ADVERTISEMENT, ROUTER_OVERRIDE, target, Some((TARGET_LINK_LAYER_ADDRESS, mac)));
+    frame(mac, target, ALL_NODES, message)
+}
+
+/// A frame in which `mac` asks whether somebody has `target`, as in duplicate address detection. Whoever has it answers
+/// to all nodes, and so that they replace what they knew (RFC 4861, section 7.2.4).
+pub(crate) fn probe(mac: MacAddr, target: Ipv6Addr) -> Vec<u8> {
+    frame(mac, Ipv6Addr::UNSPECIFIED, solicited_node(target), message(SOLICITATION, 0, target, None))
+}
+
+/// A message of neighbour discovery whose checksum is still to come.
+fn message(kind: u8, flags: u8, target: Ipv6Addr, option: Option<(u8, MacAddr)>) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
+    message.extend(target.octets());
+    if let Some((kind, mac)) = option {
+        message.extend([kind, 1]);
+        message.extend(mac.octets());
+    }
+    message
+}
+
+/// The frame from `mac` that carries the message to a multicast address.
+fn frame(mac: MacAddr, source: Ipv6Addr, destination: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
     let sum = checksum(source, destination, &message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-
-    let mut frame = [0; SOLICITATION_FRAME];
-    frame[..6].copy_from_slice(&[0x33, 0x33, a, b, c, d]);
-    frame[6..12].copy_from_slice(&mac.octets());
-    frame[12..ETHERNET].copy_from_slice(&[0x86, 0xdd]);
-    let (header, payload) = frame[ETHERNET..].split_at_mut(IPV6);
-    header[0] = 6 << 4;
-    header[4..6].copy_from_slice(&32_u16.to_be_bytes());
-    header[6..8].copy_from_slice(&[ICMPV6, HOP_LIMIT]);
-    header[8..24].copy_from_slice(&source.octets());
-    header[24..].copy_from_slice(&destination.octets());
-    payload.copy_from_slice(&message);
+    message.splice(2..4, sum.to_be_bytes());
+    let [.., a, b, c, d] = destination.octets();
+    let mut frame = vec![0x33, 0x33, a, b, c, d];
+    frame.extend(mac.octets());
+    frame.extend([0x86, 0xdd]);
+    frame.extend([6 << 4, 0, 0, 0]);
+    // a message has 24 or 32 bytes
+    frame.extend(u16::try_from(message.len()).unwrap_or_default().to_be_bytes());
+    frame.extend([ICMPV6, HOP_LIMIT]);
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
+    frame.extend(message);
     frame
 }
 
@@ -246,6 +267,28 @@ mod tests {
         assert_eq!(checksum(source, "ff02::1:ff12:3456".parse().unwrap(), &frame[54..]), 0);
         // its source is link-local, so whoever hears it learns nothing
         assert_eq!(sighting(&frame), None);
+    }
+
+    #[test]
+    fn what_a_router_says_is_what_it_should_be() {
+        let gateway: Ipv6Addr = "fd00::1".parse().unwrap();
+        let told = announcement(mac(), gateway);
+        assert_eq!(told, {
+            let mut frame = frame("fd00::1", "ff02::1", ADVERTISEMENT, "fd00::1", &[&[2, 1][..], &MAC].concat());
+            // the flags, and the checksum over them
+            frame[58] = 0xa0;
+            frame[56] = 0;
+            frame[57] = 0;
+            let sum = checksum(gateway, ALL_NODES, &frame[54..]);
+            frame[56..58].copy_from_slice(&sum.to_be_bytes());
+            frame
+        });
+        assert_eq!(sighting(&told), Some(seen("fd00::1", Claim::Use)));
+        let asked = probe(mac(), gateway);
+        let mut expected = frame("::", "ff02::1:ff00:1", SOLICITATION, "fd00::1", &[]);
+        expected[..6].copy_from_slice(&[0x33, 0x33, 0xff, 0, 0, 1]);
+        assert_eq!(asked, expected);
+        assert_eq!(sighting(&asked), Some(seen("fd00::1", Claim::Probe)));
     }
 
     proptest! {

@@ -70,7 +70,7 @@ async fn a_network_is_a_vxlan_in_a_bridge_without_addresses() -> Result<()> {
         assert_eq!(host.namespace.run(&format!("ip -o addr show dev {device}"))?, "");
     }
     let vni = Vni::new(100).unwrap();
-    assert_eq!(host.networks().await?, [NetworkDevices { uid: UID.into(), vni, bridge, mtu: 1430 }]);
+    assert_eq!(host.networks().await?, [NetworkDevices { uid: UID.into(), vni, bridge, mtu: 1430, routes: false }]);
     Ok(())
 }
 

@@ -1,42 +1,17 @@
 //! What guests get from their networks, and what is learnt of them.
 
-use std::{net::Ipv6Addr, os::unix::fs::PermissionsExt as _};
+use std::net::Ipv6Addr;
 
 use anyhow::{Result, ensure};
 use ucloud_agent_core::Net as _;
 
-use crate::lab::{Guest, Host, request, routed, wait_until};
+use crate::lab::{Advertiser, Guest, Host, request, routed, wait_until};
 
 const UID: &str = "0b4ae8d6-6d2e-4c3b-9d0a-1f0a5f0c7a11";
 
 async fn learns(host: &Host, uid: &str, guest: &Guest, address: &str) -> Result<()> {
     let address: Ipv6Addr = address.parse()?;
     wait_until(&format!("{address} is learnt"), || host.net().learnt(uid, guest.mac).contains(&address)).await
-}
-
-/// Advertises a prefix on a bridge, until it is dropped.
-struct Advertiser {
-    _directory: tempfile::TempDir,
-    _radvd: tokio::process::Child,
-}
-
-impl Advertiser {
-    fn start(host: &Host, bridge: &str, prefix: &str) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let configuration = directory.path().join("radvd.conf");
-        std::fs::write(
-            &configuration,
-            format!(
-                "interface {bridge} {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix {prefix} {{ }}; }};"
-            ),
-        )?;
-        std::fs::set_permissions(&configuration, std::fs::Permissions::from_mode(0o600))?;
-        let directory_path = directory.path().display();
-        let radvd = host
-            .namespace
-            .start(&format!("radvd -n -m none -C {directory_path}/radvd.conf -p {directory_path}/pid"))?;
-        Ok(Self { _directory: directory, _radvd: radvd })
-    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Hosts and guests for tests: network namespaces that vanish with the value that made them.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Output},
     sync::{
         Arc,
@@ -71,6 +72,15 @@ pub struct Host {
     pub namespace: Namespace,
 }
 
+/// Two routers, another host, and what is upstream.
+pub struct Routers {
+    pub one: Host,
+    pub two: Host,
+    pub other: Host,
+    pub upstream: Namespace,
+    _switch: Namespace,
+}
+
 /// The thread in the host's namespace on which the adapter runs.
 struct Agent {
     net: Arc<Netlink>,
@@ -94,15 +104,47 @@ impl Host {
         Ok((Self::over(one, 1).await?, Self::over(two, 2).await?))
     }
 
+    /// Two routers and another host on one underlay; the routers have an uplink `up1` to a third network besides, where
+    /// the upstream router is.
+    pub async fn routers() -> Result<Routers> {
+        let switch = Namespace::new("switch")?;
+        switch.run("ip link add underlay type bridge mcast_snooping 0")?;
+        switch.run("ip link set underlay addrgenmode none up")?;
+        let upstream = Namespace::new("upstream")?;
+        upstream.run("ip link add lan0 type bridge mcast_snooping 0")?;
+        upstream.run("ip link set lan0 up")?;
+        upstream.run("ip addr add fd98::ff/64 dev lan0 nodad")?;
+        upstream.run("sysctl -q -w net.ipv6.conf.all.forwarding=1")?;
+        let mut hosts = Vec::new();
+        for number in 1..=3 {
+            let namespace = Namespace::new("host")?;
+            namespace.run(&format!("ip link add up0 type veth peer name port{number} netns {}", switch.name))?;
+            switch.run(&format!("ip link set port{number} master underlay addrgenmode none up"))?;
+            if number < 3 {
+                namespace.run(&format!("ip link add up1 type veth peer name down{number} netns {}", upstream.name))?;
+                upstream.run(&format!("ip link set down{number} master lan0 addrgenmode none up"))?;
+                namespace.run("ip link set up1 up")?;
+                namespace.run(&format!("ip addr add fd98::{number}/64 dev up1 nodad"))?;
+            }
+            hosts.push(Self::with_uplink(namespace, number, (number < 3).then(|| "up1".to_owned())).await?);
+        }
+        let [one, two, other] = <[Self; 3]>::try_from(hosts).ok().context("three hosts")?;
+        Ok(Routers { one, two, other, upstream, _switch: switch })
+    }
+
     async fn over(namespace: Namespace, number: u32) -> Result<Self> {
+        Self::with_uplink(namespace, number, None).await
+    }
+
+    async fn with_uplink(namespace: Namespace, number: u32, uplink: Option<String>) -> Result<Self> {
         namespace.run("ip link set up0 up")?;
         namespace.run(&format!("ip addr add fd99::{number}/64 dev up0 nodad"))?;
-        Ok(Self { agent: Agent::start(&namespace).await?, namespace })
+        Ok(Self { agent: Agent::start(&namespace, uplink).await?, namespace })
     }
 
     /// A second agent in place of the first, which knows nothing of what was learnt.
     pub async fn restart_agent(&mut self) -> Result<()> {
-        self.agent = Agent::start(&self.namespace).await?;
+        self.agent = Agent::start(&self.namespace, None).await?;
         Ok(())
     }
 
@@ -149,7 +191,7 @@ impl Host {
 }
 
 impl Agent {
-    async fn start(namespace: &Namespace) -> Result<Self> {
+    async fn start(namespace: &Namespace, uplink: Option<String>) -> Result<Self> {
         let file = std::fs::File::open(format!("/run/netns/{}", namespace.name))?;
         let (ready, started) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -157,7 +199,7 @@ impl Agent {
             nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let net = Netlink::start(Config { underlay: "up0".into() }).await;
+                let net = Netlink::start(Config { underlay: "up0".into(), uplink }).await;
                 let _ = ready.send((net, runtime::Handle::current()));
                 let _ = stopped.await;
             });
@@ -180,6 +222,31 @@ impl Guest {
 
     pub fn pings(&self, address: &str) -> bool {
         self.namespace.run(&format!("ping -6 -n -c 1 -W 1 {address}")).is_ok()
+    }
+}
+
+/// Advertises a prefix on a bridge, until it is dropped.
+pub struct Advertiser {
+    _directory: tempfile::TempDir,
+    _radvd: tokio::process::Child,
+}
+
+impl Advertiser {
+    pub fn start(host: &Host, bridge: &str, prefix: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let configuration = directory.path().join("radvd.conf");
+        std::fs::write(
+            &configuration,
+            format!(
+                "interface {bridge} {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix {prefix} {{ }}; }};"
+            ),
+        )?;
+        std::fs::set_permissions(&configuration, std::fs::Permissions::from_mode(0o600))?;
+        let directory_path = directory.path().display();
+        let radvd = host
+            .namespace
+            .start(&format!("radvd -n -m none -C {directory_path}/radvd.conf -p {directory_path}/pid"))?;
+        Ok(Self { _directory: directory, _radvd: radvd })
     }
 }
 

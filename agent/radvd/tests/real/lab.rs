@@ -67,8 +67,13 @@ impl Lab {
     }
 
     pub async fn advertise(&self, advertisements: &[Advertisement]) -> Result<(), HostError> {
+        self.hand_over(advertisements, &[]).await
+    }
+
+    pub async fn hand_over(&self, advertisements: &[Advertisement], handed_over: &[&str]) -> Result<(), HostError> {
         let (radvd, advertisements) = (self.agent.radvd.clone(), advertisements.to_vec());
-        let done = self.agent.runtime.spawn(async move { radvd.advertise(&advertisements).await });
+        let handed_over: Vec<String> = handed_over.iter().map(ToString::to_string).collect();
+        let done = self.agent.runtime.spawn(async move { radvd.advertise(&advertisements, &handed_over).await });
         done.await.unwrap()
     }
 
@@ -85,6 +90,13 @@ impl Lab {
         let mut process = tokio::process::Command::new("ip");
         process.args(["netns", "exec", &self.host.0]).args(command.split(' ')).kill_on_drop(true);
         Ok(process.spawn()?)
+    }
+
+    /// A process that runs in the guest until it is dropped, and has begun to print.
+    pub fn start_in_guest(&self, command: &str) -> Result<tokio::process::Child> {
+        let mut process = tokio::process::Command::new("ip");
+        process.args(["netns", "exec", &self.guest.0]).args(command.split(' ')).kill_on_drop(true);
+        Ok(process.stdout(std::process::Stdio::piped()).spawn()?)
     }
 
     pub fn guest_has(&self, prefix: &str) -> bool {

@@ -5,9 +5,13 @@
 
 mod lab;
 
-use std::{os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use anyhow::{Result, ensure};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout},
+};
 use ucloud_agent_core::net::Advertisement;
 use ucloud_agent_radvd::Config;
 
@@ -93,6 +97,91 @@ async fn with_nothing_to_advertise_guests_are_told_so() -> Result<()> {
     // and begins again
     lab.advertise(&[advertisement(PREFIX)]).await?;
     lab.pid()?;
+    Ok(())
+}
+
+/// What becomes of a guest's routes from now on.
+struct Routes {
+    lines: Lines<BufReader<ChildStdout>>,
+    _monitor: Child,
+}
+
+impl Routes {
+    /// Comes back when it sees what happens.
+    async fn watch(lab: &Lab) -> Result<Self> {
+        let mut monitor = lab.start_in_guest("ip -6 monitor route")?;
+        let mut lines = BufReader::new(monitor.stdout.take().unwrap()).lines();
+        for n in 1.. {
+            lab.guest(&format!("ip -6 route add fd00:99:{n:x}::/64 dev eth0"))?;
+            if let Ok(line) = tokio::time::timeout(Duration::from_millis(100), lines.next_line()).await {
+                ensure!(line?.is_some(), "ip monitor ended");
+                break;
+            }
+        }
+        lab.guest("ip -6 route flush root fd00:99::/32")?;
+        Ok(Self { lines, _monitor: monitor })
+    }
+
+    /// All that has become of them until one with `marker` came.
+    async fn until(mut self, marker: &str) -> Result<String> {
+        let mut all = String::new();
+        while let Some(line) = self.lines.next_line().await? {
+            all += &line;
+            all.push('\n');
+            if line.contains(marker) {
+                return Ok(all);
+            }
+        }
+        anyhow::bail!("ip monitor ended: {all}")
+    }
+}
+
+/// Another host advertises from the same address by then: a withdrawal would be its own.
+#[tokio::test]
+async fn a_network_that_moved_is_not_withdrawn() -> Result<()> {
+    let lab = Lab::new().await?;
+    // as the last one of this radvd, which ends, and as one of two
+    let other = Advertisement { bridge: "missing".into(), ..advertisement("fd00:3::/64") };
+    for (others, next) in [(vec![], "fd00:4::/64"), (vec![other], "fd00:5::/64")] {
+        lab.advertise(&[vec![advertisement(PREFIX)], others.clone()].concat()).await?;
+        wait_until("the guest has a route", || {
+            lab.guest("ip -6 route show default").is_ok_and(|route| !route.is_empty())
+        })
+        .await?;
+        let routes = Routes::watch(&lab).await?;
+        lab.hand_over(&others, &["br0"]).await?;
+        if others.is_empty() {
+            assert_eq!(lab.processes()?, "");
+        } else {
+            wait_until("the change is read", || lab.count_in_log("resuming normal operation") >= 1).await?;
+        }
+        let route = lab.guest("ip -6 route show default")?;
+        ensure!(route.contains("via fe80::1"), "the guest has lost its route: {route}");
+        // it is advertised again, with another prefix: between the two there was nothing
+        lab.advertise(&[advertisement(next)]).await?;
+        let changes = routes.until(next).await?;
+        ensure!(!changes.contains("Deleted default"), "{changes}");
+        lab.hand_over(&[], &["br0"]).await?;
+    }
+    Ok(())
+}
+
+/// While radvd goes on for other networks.
+#[tokio::test]
+async fn a_network_that_has_no_router_any_more_is_told_so() -> Result<()> {
+    let lab = Lab::new().await?;
+    let other = Advertisement { bridge: "missing".into(), ..advertisement("fd00:3::/64") };
+    lab.advertise(&[advertisement(PREFIX), other.clone()]).await?;
+    wait_until("the guest has a route", || lab.guest("ip -6 route show default").is_ok_and(|route| !route.is_empty()))
+        .await?;
+    let pid = lab.pid()?;
+    lab.advertise(&[other]).await?;
+    wait_until("the guest's route is gone", || {
+        lab.guest("ip -6 route show default").is_ok_and(|route| route.is_empty())
+    })
+    .await?;
+    ensure!(lab.guest_has("fd00:1::"), "the address stays until it expires");
+    assert_eq!(lab.pid()?, pid);
     Ok(())
 }
 

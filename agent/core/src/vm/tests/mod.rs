@@ -57,7 +57,13 @@ pub(super) fn order(vm: &mut VM, id: u64, action: PowerAction) {
 }
 
 pub(super) fn devices() -> NetworkDevices {
-    NetworkDevices { uid: "net-uid".into(), vni: Vni::new(100).unwrap(), bridge: "ucbr-1".into(), mtu: 1430 }
+    NetworkDevices {
+        uid: "net-uid".into(),
+        vni: Vni::new(100).unwrap(),
+        bridge: "ucbr-1".into(),
+        mtu: 1430,
+        routes: false,
+    }
 }
 
 pub(super) fn provisioned() -> Provisioned {
