@@ -52,6 +52,7 @@ async fn rules(shared: &Shared) -> Result<Rules, HostError> {
     let limit = shared.config.timing.step;
     let net = &shared.machine.net;
     let domains = limited(limit, "list its domains", shared.machine.hypervisor.domains()).await?;
+    let devices = limited(limit, "list its networks", net.networks()).await?;
     let underlay = limited(limit, "list its addresses", net.underlay_addresses()).await?;
     let host = shared.config.host.as_str();
     let vms: Vec<_> = shared.caches.vms.all().iter().filter_map(|vm| Desired::of(vm, host).ok()).collect();
@@ -64,6 +65,7 @@ async fn rules(shared: &Shared) -> Result<Rules, HostError> {
         vms: &vms,
         domains: &domains,
         networks: &networks,
+        devices: &devices,
         groups: &groups,
         learnt: &learnt,
         underlay: &underlay,

@@ -20,7 +20,7 @@ use ucloud_types::{Ipv6Prefix, MacAddr, Network, SecurityGroup, network::Ipam};
 use crate::{
     firewall::{DeviceName, Guard, LocalGateway, NetworkAddresses, Port, Rules},
     hypervisor::{Domain, DomainInterface, DomainState},
-    net::{bridge_name, tap_name},
+    net::{NetworkDevices, bridge_name, tap_name},
     network,
     vm::{Desired, WantedInterface},
 };
@@ -35,6 +35,8 @@ pub struct Inputs<'a> {
     pub domains: &'a [Domain],
     /// All networks.
     pub networks: &'a [&'a Network],
+    /// The networks that have devices on it.
+    pub devices: &'a [NetworkDevices],
     /// All security groups.
     pub groups: &'a [&'a SecurityGroup],
     /// The addresses that the interface with this MAC was seen to use in the network with this UID.
@@ -161,7 +163,9 @@ fn gateways(inputs: &Inputs<'_>) -> Vec<LocalGateway> {
         .networks
         .iter()
         .filter_map(|network| {
-            let gateway = network::request(network, inputs.host)?.gateway?;
+            let uid = network.metadata.uid.as_deref()?;
+            let has_gateway = inputs.devices.iter().any(|devices| devices.uid == uid && devices.routes);
+            let gateway = network::request(network, inputs.host, has_gateway)?.gateway?;
             Some(LocalGateway { bridge: bridge(network)?, address: gateway.address })
         })
         .collect();

@@ -69,7 +69,16 @@ fn nothing_learnt(_: &str, _: MacAddr) -> Vec<Ipv6Addr> {
 }
 
 fn with<'a>(networks: &'a [&'a Network], vms: &'a [Desired]) -> Inputs<'a> {
-    Inputs { host: "host-1", vms, domains: &[], networks, groups: &[], learnt: &nothing_learnt, underlay: &[] }
+    Inputs {
+        host: "host-1",
+        vms,
+        domains: &[],
+        networks,
+        devices: &[],
+        groups: &[],
+        learnt: &nothing_learnt,
+        underlay: &[],
+    }
 }
 
 fn guard_in(network: &Network, interface: &Value) -> Option<Guard> {
@@ -195,4 +204,15 @@ fn gateways_and_the_underlay() {
     assert_eq!(found.gateways.len(), 1);
     assert_eq!(found.gateways[0].address, "fd00:1::1".parse::<Ipv6Addr>().unwrap());
     assert_eq!(found.protected, ["fd99::/64".parse().unwrap()]);
+
+    // a router that has been told to go keeps the gateway until the next one has it
+    let devices = NetworkDevices {
+        uid: elsewhere.metadata.uid.clone().unwrap(),
+        vni: elsewhere.status.as_ref().unwrap().vni.unwrap(),
+        bridge: String::new(),
+        mtu: 1430,
+        routes: true,
+    };
+    let found = rules(&Inputs { devices: &[devices], ..with(&networks, &[]) });
+    assert_eq!(found.gateways.len(), 2);
 }
