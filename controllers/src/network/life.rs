@@ -167,9 +167,10 @@ impl Routers {
                 (EventType::Warning, "RouterSilent", "the router does not renew its lease: its networks are moved")
             }
         };
-        match life {
-            Life::Alive => info!(host = name, "{note}"),
-            _ => warn!(host = name, "{note}"),
+        if life == Life::Alive {
+            info!(host = name, "{note}");
+        } else {
+            warn!(host = name, "{note}");
         }
         self.events.publish(NAME, host, type_, ("Route", reason), note);
         for network in self.networks.all().iter().filter(|network| needs_router(network)) {
