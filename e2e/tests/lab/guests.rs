@@ -1,6 +1,6 @@
 //! The VMs that the tests share: in each of two projects one on each compute host, with a leg in each type of network.
 
-use std::net::Ipv6Addr;
+use std::{fmt::Write as _, net::Ipv6Addr};
 
 use anyhow::{Context as _, ensure};
 use ucloud_e2e::{Guest, VmName};
@@ -39,10 +39,11 @@ pub fn create(world: &World, project: &str, networks: &[&str]) -> anyhow::Result
             "manual" => "ipam: Manual".to_owned(),
             _ => "ipam: None".to_owned(),
         };
-        manifest += &format!(
+        write!(
+            manifest,
             "---\napiVersion: ucloud.ungleich.ch/v1alpha1\nkind: Network\n\
              metadata: {{name: {network}, namespace: {project}}}\nspec:\n  {spec}\n"
-        );
+        )?;
     }
     ucloud.apply(&manifest)?.ok()?;
     let mut manifest = String::new();
@@ -64,12 +65,13 @@ pub fn create(world: &World, project: &str, networks: &[&str]) -> anyhow::Result
                 }
             });
         }
-        manifest += &format!(
+        write!(
+            manifest,
             "---\napiVersion: ucloud.ungleich.ch/v1alpha1\nkind: VM\nmetadata: {{name: {host}, namespace: {project}}}\n\
              spec:\n  cpus: 1\n  memory: 128Mi\n  hostSelector: {{name: {host}}}\n  \
              disks: [{{name: root, image: images/guest}}]\n  networks: [{}]\n",
             legs.join(", ")
-        );
+        )?;
     }
     ucloud.apply(&manifest)?.ok()?;
     for host in HOSTS {

@@ -6,6 +6,7 @@ mod life;
 mod reboot;
 mod tenants;
 mod types;
+mod uplink;
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     arguments.test_threads = Some(1);
     let folder = tempfile::Builder::new().prefix("ucloud-lab.").tempdir()?;
     let world = Arc::new(World { lab: Lab::at(folder.path(), "e2e")? });
-    let tests = [life::TESTS, types::TESTS, tenants::TESTS, reboot::TESTS, life::LAST];
+    let tests = [life::TESTS, types::TESTS, uplink::TESTS, tenants::TESTS, reboot::TESTS, life::LAST];
     let trials = tests.iter().flat_map(|tests| tests.iter()).map(|&(name, test): &Test| {
         let world = world.clone();
         Trial::test(name, move || {
