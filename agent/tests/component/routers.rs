@@ -88,7 +88,7 @@ async fn networks_of_a_host_whose_agent_is_killed_move_and_it_withdraws_when_it_
     let network = routed(&world, |_| true).await;
     let [old, new] = sorted(&network, [&h1, &h2]);
     let (old, new) = (Arc::clone(old), Arc::clone(new));
-    agents.remove(if old.name() == "h1" { 0 } else { 1 }).kill().await;
+    agents.remove(usize::from(old.name() != "h1")).kill().await;
     routed(&world, |router| router == new.name()).await;
     assert!(has_gateway(&new, &network));
     assert!(has_gateway(&old, &network), "nobody is there to take it away");
@@ -122,7 +122,7 @@ async fn an_agent_that_was_cut_off_looks_at_everything_anew() {
         }
     });
     let timing = Timing { renew_router: Duration::from_millis(200), ..timing() };
-    let _agent = world.agent_through(kube::Client::new(line, "default"), &host, &HostRole::ALL, timing);
+    let _agent = World::agent_through(kube::Client::new(line, "default"), &host, &HostRole::ALL, timing);
     routed(&world, |_| true).await;
     let before = lists.load(Ordering::SeqCst);
     cut.store(true, Ordering::SeqCst);

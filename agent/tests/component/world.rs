@@ -169,11 +169,11 @@ impl World {
     }
 
     pub async fn agent_as(&self, host: &Arc<SimHost>, roles: &[HostRole], timing: Timing) -> Running {
-        self.agent_through(self.api.agent(host.name()).await.unwrap(), host, roles, timing)
+        Self::agent_through(self.api.agent(host.name()).await.unwrap(), host, roles, timing)
     }
 
     /// An agent that speaks to the API server by this client.
-    pub fn agent_through(&self, client: Client, host: &Arc<SimHost>, roles: &[HostRole], timing: Timing) -> Running {
+    pub fn agent_through(client: Client, host: &Arc<SimHost>, roles: &[HostRole], timing: Timing) -> Running {
         let machine = Machine {
             hypervisor: host.clone(),
             store: host.clone(),

@@ -14,8 +14,11 @@ use ucloud_types::{
 
 use crate::runtime::report::{find, status_of};
 
-/// What of a VM matters to groups: the groups of each interface, and its addresses.
-pub fn memberships(vm: &VM) -> (Option<String>, BTreeMap<String, (BTreeSet<String>, BTreeSet<Ipv6Addr>)>) {
+/// The groups of an interface, and its addresses.
+type Membership = (BTreeSet<String>, BTreeSet<Ipv6Addr>);
+
+/// What of a VM matters to groups: its project, and its interfaces by name.
+pub fn memberships(vm: &VM) -> (Option<String>, BTreeMap<String, Membership>) {
     let interfaces = vm.spec.networks.iter().map(|interface| {
         let reported = vm.status.iter().flat_map(|status| &status.interfaces);
         let reported =
@@ -51,7 +54,7 @@ pub fn plan(group: &SecurityGroup, vms: &[Arc<VM>]) -> SecurityGroupStatus {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -63,7 +66,7 @@ mod tests {
         .unwrap()
     }
 
-    fn vm(name: &str, namespace: &str, groups: Value, declared: Value, seen: &str) -> Arc<VM> {
+    fn vm(name: &str, namespace: &str, groups: &[&str], declared: &[&str], seen: &str) -> Arc<VM> {
         let interface = json!({"name": "eth0", "network": "lan", "securityGroups": groups, "addresses": declared});
         let reported = json!({"name": "eth0", "network": "lan", "mac": "02:00:00:00:00:01",
             "addresses": [{"address": seen, "source": "Learnt"}]});
@@ -81,10 +84,10 @@ mod tests {
     #[test]
     fn members_are_those_of_the_project_that_name_the_group() {
         let vms = [
-            vm("a", "default", json!(["web", "db"]), json!(["fd00::5"]), "fd00::a"),
-            vm("b", "default", json!(["web"]), json!([]), "fd00::9"),
-            vm("c", "default", json!(["db"]), json!([]), "fd00::c"),
-            vm("d", "other", json!(["web"]), json!([]), "fd00::d"),
+            vm("a", "default", &["web", "db"], &["fd00::5"], "fd00::a"),
+            vm("b", "default", &["web"], &[], "fd00::9"),
+            vm("c", "default", &["db"], &[], "fd00::c"),
+            vm("d", "other", &["web"], &[], "fd00::d"),
         ];
         let status = plan(&group("web"), &vms);
         assert_eq!(status.members, Some(2));

@@ -9,7 +9,7 @@ use crate::{
     hypervisor::DomainSpec,
 };
 
-fn network(name: &str, ipam: &str, status: Value) -> Network {
+fn network(name: &str, ipam: &str, status: &Value) -> Network {
     serde_json::from_value(json!({
         "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Network",
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
@@ -19,10 +19,10 @@ fn network(name: &str, ipam: &str, status: Value) -> Network {
 }
 
 fn routed(name: &str, ipam: &str) -> Network {
-    network(name, ipam, json!({"vni": 100, "prefix": "fd00:1::/64", "gateway": "fd00:1::1", "router": "host-1"}))
+    network(name, ipam, &json!({"vni": 100, "prefix": "fd00:1::/64", "gateway": "fd00:1::1", "router": "host-1"}))
 }
 
-fn group(name: &str, spec: Value, addresses: Value) -> SecurityGroup {
+fn group(name: &str, spec: &Value, addresses: &Value) -> SecurityGroup {
     serde_json::from_value(json!({
         "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "SecurityGroup",
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
@@ -92,7 +92,7 @@ fn the_type_of_the_network_and_port_security_decide() {
     let plain = json!({"name": "eth0", "network": "lan"});
     let open = json!({"name": "eth0", "network": "lan", "portSecurity": false});
     let declared = json!({"name": "eth0", "network": "lan", "addresses": ["fd00:1::5"]});
-    let none = network("lan", "None", json!({"vni": 100}));
+    let none = network("lan", "None", &json!({"vni": 100}));
     let (manual, automatic) = (routed("lan", "Manual"), routed("lan", "Automatic"));
     assert_eq!(guard_in(&none, &plain), Some(Guard::Mac));
     assert_eq!(guard_in(&none, &open), Some(Guard::Nothing));
@@ -103,7 +103,7 @@ fn the_type_of_the_network_and_port_security_decide() {
     assert_eq!(guard_in(&manual, &declared), checked(true));
     assert_eq!(guard_in(&automatic, &declared), checked(false), "it forms an address besides");
     assert_eq!(
-        guard_in(&network("lan", "Automatic", json!({"vni": 100})), &plain),
+        guard_in(&network("lan", "Automatic", &json!({"vni": 100})), &plain),
         None,
         "closed until it has a prefix"
     );
@@ -140,7 +140,7 @@ fn an_address_has_one_owner() {
 
 #[test]
 fn what_runs_is_judged_as_it_runs() {
-    let (lan, other) = (routed("lan", "Automatic"), network("other", "None", json!({"vni": 101})));
+    let (lan, other) = (routed("lan", "Automatic"), network("other", "None", &json!({"vni": 101})));
     let vms = [vm("a", &json!({"name": "eth0", "network": "lan", "mac": "02:00:00:00:00:01"}))];
     let domains = [domain(&vms[0], "02:00:00:00:00:09", &bridge_name("uid-other"))];
     let networks = [&lan, &other];
@@ -157,16 +157,16 @@ fn what_runs_is_judged_as_it_runs() {
 
 #[test]
 fn groups_are_resolved() {
-    let lan = network("lan", "None", json!({"vni": 100}));
+    let lan = network("lan", "None", &json!({"vni": 100}));
     let web = group(
         "web",
-        json!({"ingress": [
+        &json!({"ingress": [
             {"from": [{"group": "web"}, {"prefix": "fd00:2::/64"}], "protocol": "TCP", "ports": [{"port": 80}, {"port": 1, "endPort": 9}]},
             {"from": [{"group": "gone"}], "protocol": "UDP"}
         ]}),
-        json!(["fd00:1::6", "fd00:1::5"]),
+        &json!(["fd00:1::6", "fd00:1::5"]),
     );
-    let out = group("out", json!({"egress": [{"protocol": "ICMPv6"}]}), json!([]));
+    let out = group("out", &json!({"egress": [{"protocol": "ICMPv6"}]}), &json!([]));
     let networks = [&lan];
     let groups = [&web, &out];
     let of = |names: Value| {

@@ -56,7 +56,7 @@ impl Path {
         let destination = ip(destination);
         let [.., a, b, c, d] = destination.octets();
         let to = if destination.is_multicast() { [0x33, 0x33, a, b, c, d] } else { self.to };
-        Self { destination, to, ..self }
+        Self { to, destination, ..self }
     }
 
     /// A frame with an IPv6 packet whose first header behind the fixed one is `next`.

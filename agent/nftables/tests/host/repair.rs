@@ -1,6 +1,6 @@
 //! The tables as such: written when something changed, found again, and put right.
 
-use std::time::Duration;
+use std::{future::ready, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ucloud_agent_core::{Firewall as _, firewall::Guard};
@@ -97,14 +97,14 @@ async fn at_no_moment_is_a_guest_without_rules() -> Result<()> {
     let (host, one, two) = pair().await?;
     let [some, other] = [checked(), Guard::Mac].map(|guard| guarded(&[&one, &two], &guard));
     let spoofed = Path { mac: two.mac, ..one.path(&two) }.udp(1, 2, b"spoofed");
-    let changing = host.on(async move |firewall| {
-        tokio::spawn(async move {
+    let changing = host.on(move |firewall| {
+        ready(tokio::spawn(async move {
             for _ in 0..20 {
                 firewall.enforce(&other).await?;
                 firewall.enforce(&some).await?;
             }
             Ok::<_, ucloud_agent_core::HostError>(())
-        })
+        }))
     });
     let changing = changing.await;
     let mut sent = 0_u32;

@@ -52,7 +52,7 @@ fn check_peers(path: &FieldPath, peers: &[Peer], errors: &mut Vec<FieldError>) {
             (Some(_), None) => {}
             (None, Some(name)) => check_name(here.child("group"), name, errors),
             (None, None) => {
-                errors.push(FieldError::required(here, "name a prefix or a group; leave the list out for anybody"))
+                errors.push(FieldError::required(here, "name a prefix or a group; leave the list out for anybody"));
             }
             (Some(_), Some(_)) => {
                 errors
