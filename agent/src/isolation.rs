@@ -7,7 +7,7 @@ use tracing::warn;
 use ucloud_agent_core::{
     HostError,
     firewall::Rules,
-    hypervisor::DomainSpec,
+    hypervisor::DomainInterface,
     isolation::{self, Inputs},
     reason,
     vm::Desired,
@@ -25,11 +25,11 @@ pub struct Isolation {
 }
 
 impl Isolation {
-    /// Makes sure that the interfaces of this domain, which is about to start, are guarded.
-    pub async fn ensure(&self, shared: &Shared, domain: &DomainSpec) -> Result<(), HostError> {
+    /// Makes sure that these interfaces, which are about to get their taps, are guarded.
+    pub async fn ensure(&self, shared: &Shared, interfaces: &[DomainInterface]) -> Result<(), HostError> {
         let rules = self.enforce(shared).await?;
         let guarded: BTreeSet<&str> = rules.ports.iter().map(|port| port.tap.as_str()).collect();
-        match domain.interfaces.iter().find(|interface| !guarded.contains(interface.tap.as_str())) {
+        match interfaces.iter().find(|interface| !guarded.contains(interface.tap.as_str())) {
             None => Ok(()),
             Some(interface) => Err(HostError::retryable(
                 reason::NETWORK_NOT_READY,

@@ -50,6 +50,11 @@ impl Networks {
         Ok(devices)
     }
 
+    /// Keeps devices from being made and removed as long as this is held.
+    pub async fn hold(&self) -> impl Drop + '_ {
+        self.made.lock().await
+    }
+
     /// The networks of this VM, which has no domain any more, that have devices here for its sake alone.
     pub async fn kept_for(&self, shared: &Shared, vm: &Desired) -> Result<Vec<String>, HostError> {
         let own: BTreeSet<_> = vm
@@ -111,8 +116,8 @@ impl Networks {
         for request in needs.needed.values() {
             let Some(network) = needs.network(&request.uid) else { continue };
             let mut devices = present.iter().find(|devices| devices.uid == request.uid).cloned();
-            // What only a VM needs is made when it starts
-            let wanted = request.gateway.is_some() || devices.is_some();
+            // What only a VM needs is made when it starts; from then on it is kept, whatever is done to it by hand
+            let wanted = request.gateway.is_some() || devices.is_some() || made.contains_key(&request.uid);
             if wanted && (repair || devices.is_none() || made.get(&request.uid) != Some(request)) {
                 if request.gateway.is_none() && devices.as_ref().is_some_and(|devices| devices.routes) {
                     given_up.push((network, request));
@@ -141,7 +146,12 @@ impl Networks {
                 note_failure(network, error, &mut first);
             }
         }
-        self.publish(&list(shared).await?);
+        let present = list(shared).await?;
+        self.publish(&present);
+        if repair {
+            let taps = network::taps(&present, &domains(shared).await?);
+            limited(shared.config.timing.step, "repair taps", shared.machine.net.ensure_taps(&taps)).await?;
+        }
         first.map_or(Ok(()), Err)
     }
 }

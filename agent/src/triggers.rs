@@ -9,7 +9,7 @@ use std::{
 use futures::channel::mpsc;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tracing::warn;
-use ucloud_agent_core::hypervisor::DomainState;
+use ucloud_agent_core::hypervisor::{Domain, DomainState};
 use ucloud_types::VM;
 
 use crate::{limit::limited, shared::Shared};
@@ -39,16 +39,24 @@ impl Wake {
     }
 }
 
-/// Wakes VMs whose domains started, stopped or vanished.
+/// What a VM's domain is, as far as a change of it concerns the VM: its state, its epoch and the taps of its interfaces.
+type Aspect = (DomainState, u64, Vec<String>);
+
+fn aspect(domain: &Domain) -> Aspect {
+    let taps = domain.spec.interfaces.iter().map(|interface| interface.tap.clone());
+    (domain.state, domain.spec.epoch, taps.collect())
+}
+
+/// Wakes VMs whose domains started, stopped, vanished or have other interfaces.
 pub async fn follow_domains(shared: Arc<Shared>) {
     let mut changes = shared.machine.hypervisor.changes();
-    let mut known: HashMap<String, (DomainState, u64)> = HashMap::new();
+    let mut known: HashMap<String, Aspect> = HashMap::new();
     loop {
         let domains = limited(shared.config.timing.step, "list its domains", shared.machine.hypervisor.domains()).await;
         match domains {
             Ok(domains) => {
                 let now: HashMap<_, _> =
-                    domains.into_iter().map(|domain| (domain.spec.uid, (domain.state, domain.spec.epoch))).collect();
+                    domains.iter().map(|domain| (domain.spec.uid.clone(), aspect(domain))).collect();
                 let changed = |vm: &VM| vm.metadata.uid.as_ref().is_some_and(|uid| now.get(uid) != known.get(uid));
                 shared.wake.users(&shared.caches.vms.store(), changed);
                 known = now;

@@ -22,6 +22,15 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Defines the domain anew from `spec` and starts it. A domain that runs already is left alone.
     async fn start(&self, spec: &DomainSpec) -> Result<(), HostError>;
 
+    /// Plugs an interface into a domain that runs, and into what its definition says. One that is there already is left
+    /// alone.
+    async fn plug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError>;
+
+    /// Takes an interface out of what the domain's definition says, and asks the guest of one that runs to let go of
+    /// it (ACPI). The domain has the interface until the guest has let go, which [`Hypervisor::changes`] tells. One
+    /// that is gone already is no error.
+    async fn unplug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError>;
+
     /// Asks the guest to shut down (ACPI) and returns at once.
     async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError>;
 
@@ -37,7 +46,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// What the hypervisor is.
     async fn facts(&self) -> Result<HypervisorFacts, HostError>;
 
-    /// Changes its value whenever a domain may have started, stopped or crashed, and when the connection to the
+    /// Changes its value whenever a domain may have started, stopped, crashed or let go of an interface, and when the connection to the
     /// hypervisor was lost or came back.
     fn changes(&self) -> watch::Receiver<u64>;
 }
@@ -121,7 +130,7 @@ pub struct DomainInterface {
 /// A domain as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// What it was made of.
+    /// What it was made of, with the interfaces that it really has.
     pub spec: DomainSpec,
     /// Whether it runs.
     pub state: DomainState,

@@ -29,6 +29,9 @@ pub trait Net: Send + Sync + 'static {
     /// Removes the devices of a network.
     async fn remove_network(&self, network_uid: &str) -> Result<(), HostError>;
 
+    /// Puts taps that are there back on their bridges, whoever took them away.
+    async fn ensure_taps(&self, taps: &[Tap]) -> Result<(), HostError>;
+
     /// The addresses that the interface with this MAC was seen to use on this network, sorted; link-local ones
     /// are left out. They are learnt from neighbour discovery, duplicate address detection included.
     fn learnt(&self, network_uid: &str, mac: MacAddr) -> Vec<Ipv6Addr>;
@@ -56,6 +59,15 @@ pub struct NetworkRequest {
     /// The gateway's address and prefix, on the network's router alone. Elsewhere the host has no address in
     /// the network, not even a link-local one.
     pub gateway: Option<Gateway>,
+}
+
+/// Where a VM's tap belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// The tap.
+    pub name: String,
+    /// The bridge of its network.
+    pub bridge: String,
 }
 
 /// A gateway.

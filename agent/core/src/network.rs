@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ucloud_types::{Network, condition, network::Ipam};
 
 use crate::{
-    hypervisor::Domain,
-    net::{Advertisement, Gateway, NetworkDevices, NetworkRequest},
+    hypervisor::{Domain, DomainState},
+    net::{Advertisement, Gateway, NetworkDevices, NetworkRequest, Tap},
     reason,
     vm::{Blocker, Desired},
 };
@@ -131,12 +131,22 @@ pub fn removable(
         .collect()
 }
 
+/// Where the taps of domains that are up belong, of those networks that have devices here.
+pub fn taps(present: &[NetworkDevices], domains: &[Domain]) -> Vec<Tap> {
+    let bridges: BTreeSet<&str> = present.iter().map(|devices| devices.bridge.as_str()).collect();
+    let up = domains.iter().filter(|domain| !matches!(domain.state, DomainState::Off(_)));
+    up.flat_map(|domain| &domain.spec.interfaces)
+        .filter(|interface| bridges.contains(interface.bridge.as_str()))
+        .map(|interface| Tap { name: interface.tap.clone(), bridge: interface.bridge.clone() })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use ucloud_types::{VM, Vni};
 
     use super::*;
-    use crate::hypervisor::{DomainInterface, DomainSpec, DomainState};
+    use crate::hypervisor::{DomainInterface, DomainSpec, StopReason};
 
     fn network(name: &str, router: &str) -> Network {
         serde_json::from_value(serde_json::json!({
@@ -247,6 +257,13 @@ mod tests {
         let needs = needed(&all, [&user("used")], "host-1", &[]);
         assert_eq!(removable(&present, &all, &needs, &[domain_on("br-attached")]), ["uid-idle", "uid-gone"]);
         assert_eq!(removable(&present, &[], &BTreeMap::new(), &[]), [""; 0], "an empty list proves nothing");
+    }
+
+    #[test]
+    fn taps_belong_to_the_bridges_that_are_there() {
+        let off = Domain { state: DomainState::Off(StopReason::Shutdown), ..domain_on("br-lan") };
+        let tap = Tap { name: "tap".into(), bridge: "br-lan".into() };
+        assert_eq!(taps(&[devices("lan")], &[domain_on("br-lan"), domain_on("br-gone"), off]), [tap]);
     }
 
     #[test]

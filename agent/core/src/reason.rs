@@ -24,6 +24,8 @@ pub const TERMINATING: &str = "Terminating";
 pub const SHUTTING_DOWN: &str = "ShuttingDown";
 /// Terminating: the domain, disks and networks are being removed.
 pub const REMOVING: &str = "Removing";
+/// InterfacesReady: the guest has not let go of an interface yet.
+pub const WAITING_FOR_GUEST: &str = "WaitingForGuest";
 /// RestartRequired: the running VM differs from its spec.
 pub const SPEC_CHANGED: &str = "SpecChanged";
 

@@ -16,6 +16,7 @@ use virt::{
 
 use crate::{
     connection::{CallError, brief},
+    interfaces,
     metadata::{self, MetadataError},
     state::domain_state,
     xml::Cache,
@@ -27,6 +28,8 @@ pub struct Found {
     pub name: String,
     uuid: String,
     metadata: Option<String>,
+    /// All that it is made of.
+    xml: String,
     state: DomainState,
 }
 
@@ -47,7 +50,8 @@ pub fn checked_uid(uid: &str) -> Result<String, HostError> {
 /// The domain that libvirt found, or None if it is none of ours.
 pub fn read(found: Found) -> Result<Option<Domain>, MetadataError> {
     let Some(metadata) = found.metadata else { return Ok(None) };
-    let spec = metadata::decode(&metadata, &found.uuid)?;
+    let mut spec = metadata::decode(&metadata, &found.uuid)?;
+    spec.interfaces = interfaces::present(spec.interfaces, &interfaces::read(&found.xml)?);
     Ok(Some(Domain { spec, state: found.state }))
 }
 
@@ -66,7 +70,8 @@ pub fn find(connect: &Connect, uid: &str) -> Result<Option<Found>, Error> {
     }
 }
 
-fn handle(connect: &Connect, uid: &str) -> Result<Option<Handle>, Error> {
+/// The domain with this UUID, if there is one.
+pub fn handle(connect: &Connect, uid: &str) -> Result<Option<Handle>, Error> {
     present(Handle::lookup_by_uuid_string(connect, uid))
 }
 
@@ -90,6 +95,8 @@ fn look_at(handle: &Handle) -> Result<Found, Error> {
         name: handle.get_name()?,
         uuid: handle.get_uuid_string()?,
         metadata,
+        // After the metadata, which lists an interface before it is plugged
+        xml: handle.get_xml_desc(0)?,
         state: domain_state(state, reason),
     })
 }

@@ -8,6 +8,8 @@ mod config;
 mod connection;
 mod console;
 mod domains;
+mod hotplug;
+mod interfaces;
 mod metadata;
 mod probe;
 mod session;
@@ -28,14 +30,14 @@ use tokio::{
 };
 use ucloud_agent_core::{
     HostError, Hypervisor,
-    hypervisor::{Domain, DomainSpec, HypervisorFacts},
+    hypervisor::{Domain, DomainInterface, DomainSpec, HypervisorFacts},
 };
 use ucloud_types::host::Accelerator;
 
 pub use config::LibvirtConfig;
 pub use console::ConsoleDirectoryError;
 
-use connection::Connection;
+use connection::{CallError, Connection, brief};
 use domains::Found;
 use probe::Probe;
 use xml::Layout;
@@ -44,6 +46,8 @@ use xml::Layout;
 const QUERY: Duration = Duration::from_mins(1);
 /// Defining and starting a domain: QEMU opens its disks, and libvirt may look at QEMU first.
 const START: Duration = Duration::from_mins(3);
+/// Plugging and unplugging: libvirt waits for a guest for 5 s.
+const PLUG: Duration = Duration::from_secs(30);
 /// Ending QEMU: libvirt waits for up to half a minute for it to write out its buffers.
 const STOP: Duration = Duration::from_secs(90);
 
@@ -108,6 +112,16 @@ impl Libvirt {
     }
 }
 
+fn not_plugged(act: &str, error: CallError) -> HostError {
+    match &error {
+        CallError::Refused(refused) => {
+            let said = brief(refused.message());
+            HostError::retryable("PlugFailed", format!("cannot {act}: libvirt says: {said}")).caused_by(error)
+        }
+        _ => error.reported(act),
+    }
+}
+
 #[async_trait]
 impl Hypervisor for Libvirt {
     async fn domains(&self) -> Result<Vec<Domain>, HostError> {
@@ -139,6 +153,35 @@ impl Hypervisor for Libvirt {
         })?;
         let started = self.connection.call(START, move |connect| domains::start(connect, &uid, &xml)).await;
         started.map_err(|error| domains::not_started(spec, &self.consoles, error))
+    }
+
+    async fn plug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("plug interface {} into VM {vm_uid}", interface.name);
+        let unfit = |error: Box<dyn std::error::Error + Send + Sync>| {
+            HostError::terminal("InvalidDomain", format!("cannot {act}: {error}")).caused_by(error)
+        };
+        let Some(Domain { mut spec, .. }) = self.domain(vm_uid).await? else {
+            return Err(HostError::retryable("PlugFailed", format!("cannot {act}: it has no domain")));
+        };
+        spec.interfaces.retain(|there| there.tap != interface.tap);
+        spec.interfaces.push(interface.clone());
+        let metadata = metadata::element(&spec).map_err(|error| unfit(error.into()))?;
+        let xml = xml::interface_xml(interface).map_err(|error| unfit(error.into()))?;
+        let tap = interface.tap.clone();
+        let plugged =
+            self.connection.call(PLUG, move |connect| hotplug::plug(connect, &uid, &metadata, &tap, &xml)).await;
+        plugged.map_err(|error| not_plugged(&act, error))?.map_err(|error| unfit(error.into()))
+    }
+
+    async fn unplug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("unplug interface {} of VM {vm_uid}", interface.name);
+        let tap = interface.tap.clone();
+        let asked = self.connection.call(PLUG, move |connect| hotplug::unplug(connect, &uid, &tap)).await;
+        asked
+            .map_err(|error| not_plugged(&act, error))?
+            .map_err(|error| HostError::terminal("InvalidDomain", format!("cannot {act}: {error}")).caused_by(error))
     }
 
     async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError> {

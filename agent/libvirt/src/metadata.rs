@@ -1,12 +1,18 @@
 //! The domain's metadata: the whole [`DomainSpec`], as JSON in an element of our own namespace. libvirt keeps
 //! it with the domain, so that an agent that starts needs no database to know what runs and for whom.
 
-use quick_xml::{Reader, escape::unescape, events::Event};
+use quick_xml::{
+    Reader,
+    escape::{escape, unescape},
+    events::Event,
+};
 use ucloud_agent_core::hypervisor::DomainSpec;
 
 /// The namespace of our element.
 pub const NAMESPACE: &str = "https://ucloud.ungleich.ch/xmlns/vm/1";
-/// Our element, with the prefix that is bound to the namespace.
+/// The prefix that is bound to the namespace.
+pub const PREFIX: &str = "ucloud";
+/// Our element, with that prefix.
 pub const ELEMENT: &str = "ucloud:vm";
 /// The attribute that binds the prefix.
 pub const XMLNS: &str = "xmlns:ucloud";
@@ -14,8 +20,8 @@ pub const XMLNS: &str = "xmlns:ucloud";
 /// Why metadata cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
-    /// It is no element with text.
-    #[error("the metadata is not an XML element with text")]
+    /// It is not the XML that it should be.
+    #[error("the domain's XML cannot be read")]
     Xml(#[from] quick_xml::Error),
     /// It holds an entity that XML does not know.
     #[error("the metadata's text is not properly escaped")]
@@ -50,6 +56,11 @@ pub fn encode(spec: &DomainSpec) -> Result<String, serde_json::Error> {
     }))
 }
 
+/// Our element without its prefix, which libvirt adds where metadata is changed.
+pub fn element(spec: &DomainSpec) -> Result<String, serde_json::Error> {
+    Ok(format!("<vm>{}</vm>", escape(encode(spec)?)))
+}
+
 /// The spec in the metadata of the domain with this UUID, as libvirt hands it out: our element with its text.
 pub fn decode(xml: &str, domain_uuid: &str) -> Result<DomainSpec, MetadataError> {
     let mut reader = Reader::from_str(xml);
@@ -70,8 +81,6 @@ pub fn decode(xml: &str, domain_uuid: &str) -> Result<DomainSpec, MetadataError>
 
 #[cfg(test)]
 mod tests {
-    use quick_xml::escape::escape;
-
     use super::*;
 
     const UID: &str = "0b4ae8d6-6d2e-4c3b-9d0a-1f0a5f0c7a11";

@@ -2,7 +2,7 @@
 //! domain events nor the notice that a connection was closed.
 
 use std::{
-    ffi::{c_int, c_void},
+    ffi::{c_char, c_int, c_void},
     mem, ptr,
     sync::{Arc, OnceLock},
     thread,
@@ -29,7 +29,8 @@ pub struct Signals {
 /// An open connection. Every method may block.
 pub struct Session {
     connect: Connect,
-    lifecycle: Option<c_int>,
+    /// What is registered for events of domains.
+    watched: Vec<c_int>,
     watches_close: bool,
 }
 
@@ -39,10 +40,10 @@ impl Session {
         ensure_event_loop()?;
         let connect = Connect::open(Some(uri))?;
         // From here on, dropping the session closes the connection.
-        let mut session = Self { connect, lifecycle: None, watches_close: false };
+        let mut session = Self { connect, watched: Vec::new(), watches_close: false };
         session.connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1)?;
         session.watch_close(Arc::clone(signals))?;
-        session.watch_domains(Arc::clone(signals))?;
+        session.watch_domains(signals)?;
         Ok(session)
     }
 
@@ -72,21 +73,32 @@ impl Session {
         Ok(())
     }
 
-    fn watch_domains(&mut self, signals: Arc<Signals>) -> Result<(), Error> {
-        // SAFETY: VIR_DOMAIN_EVENT_CALLBACK: for the lifecycle event libvirt calls the pointer with the
-        // signature of `changed`; the generic type only stands for all events' signatures.
-        let callback = unsafe {
-            mem::transmute::<LifecycleCallback, unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void)>(
-                changed,
+    fn watch_domains(&mut self, signals: &Arc<Signals>) -> Result<(), Error> {
+        // SAFETY: VIR_DOMAIN_EVENT_CALLBACK: libvirt calls the pointer with the signature that belongs to the event
+        // (`changed` for lifecycle events, `released` for removed devices); the generic type only stands for all.
+        let (changed, released) = unsafe {
+            (
+                mem::transmute::<LifecycleCallback, AnyCallback>(changed),
+                mem::transmute::<DeviceRemovedCallback, AnyCallback>(released),
             )
         };
-        let opaque = Arc::into_raw(signals).cast_mut().cast::<c_void>();
+        self.watch(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, signals)?;
+        self.watch(sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, released, signals)
+    }
+
+    fn watch(
+        &mut self,
+        event: sys::virDomainEventID,
+        callback: AnyCallback,
+        signals: &Arc<Signals>,
+    ) -> Result<(), Error> {
+        let opaque = Arc::into_raw(Arc::clone(signals)).cast_mut().cast::<c_void>();
         // SAFETY: as in `watch_close`; the null domain stands for all domains.
         let id = unsafe {
             sys::virConnectDomainEventRegisterAny(
                 self.connect.as_ptr(),
                 ptr::null_mut(),
-                sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE.cast_signed(),
+                event.cast_signed(),
                 Some(callback),
                 opaque,
                 Some(release),
@@ -98,7 +110,7 @@ impl Session {
             unsafe { release(opaque) };
             return Err(error);
         }
-        self.lifecycle = Some(id);
+        self.watched.push(id);
         Ok(())
     }
 }
@@ -108,7 +120,7 @@ impl Drop for Session {
         // Registered callbacks hold references to the connection: with them it would never be closed. Failures
         // are those of a connection that is lost already.
         let connect = self.connect.as_ptr();
-        if let Some(id) = self.lifecycle {
+        for id in self.watched.drain(..) {
             // SAFETY: the connection is not closed yet, and the id is one that it has given.
             unsafe { sys::virConnectDomainEventDeregisterAny(connect, id) };
         }
@@ -122,6 +134,8 @@ impl Drop for Session {
     }
 }
 
+type AnyCallback = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
+type DeviceRemovedCallback = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, *mut c_void);
 type LifecycleCallback =
     unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
 
@@ -136,6 +150,12 @@ unsafe extern "C" fn changed(
     let signals = unsafe { &*opaque.cast::<Signals>() };
     signals.changes.send_modify(|value| *value = value.wrapping_add(1));
     0
+}
+
+unsafe extern "C" fn released(_: sys::virConnectPtr, _: sys::virDomainPtr, _alias: *const c_char, opaque: *mut c_void) {
+    // SAFETY: as in `changed`.
+    let signals = unsafe { &*opaque.cast::<Signals>() };
+    signals.changes.send_modify(|value| *value = value.wrapping_add(1));
 }
 
 unsafe extern "C" fn closed(_: sys::virConnectPtr, _reason: c_int, opaque: *mut c_void) {

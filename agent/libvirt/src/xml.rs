@@ -64,6 +64,11 @@ pub enum XmlError {
     Write(#[from] io::Error),
 }
 
+/// As many interfaces as a VM may have: the schema of VMs says so.
+const MAX_INTERFACES: usize = 16;
+/// The devices with ports of their own that every domain has: random numbers and the balloon.
+const FIXED_DEVICES: usize = 2;
+
 type Xml = Writer<Vec<u8>>;
 
 /// The name of a VM's domain.
@@ -130,6 +135,14 @@ pub fn domain_xml(spec: &DomainSpec, layout: &Layout) -> Result<String, XmlError
     Ok(xml)
 }
 
+/// The XML of one interface, to be plugged in.
+pub fn interface_xml(interface: &DomainInterface) -> Result<String, XmlError> {
+    check_interface(interface)?;
+    let mut writer = Writer::new(Vec::new());
+    write_interface(&mut writer, interface)?;
+    Ok(String::from_utf8(writer.into_inner()).map_err(io::Error::other)?)
+}
+
 /// The values of a spec that are paths or free text, proven to be representable.
 struct Checked<'a> {
     metadata: String,
@@ -149,10 +162,7 @@ struct CheckedDisk<'a> {
 impl<'a> Checked<'a> {
     fn new(spec: &'a DomainSpec, layout: &'a Layout) -> Result<Self, XmlError> {
         representable("VM's UID", &spec.uid)?;
-        for interface in &spec.interfaces {
-            representable("bridge", &interface.bridge)?;
-            representable("tap device", &interface.tap)?;
-        }
+        spec.interfaces.iter().try_for_each(check_interface)?;
         let caches = layout.caches.iter().copied().chain(std::iter::repeat(Cache::Writeback));
         let disks = spec.disks.iter().zip(caches).map(|(disk, cache)| {
             let DiskSource::Overlay { path, backing } = &disk.source;
@@ -173,6 +183,11 @@ impl<'a> Checked<'a> {
     }
 }
 
+fn check_interface(interface: &DomainInterface) -> Result<(), XmlError> {
+    representable("bridge", &interface.bridge)?;
+    representable("tap device", &interface.tap).map(drop)
+}
+
 /// XML 1.0's production Char, less the white space that a reader may change.
 fn representable<'a>(field: &'static str, value: &'a str) -> Result<&'a str, XmlError> {
     let fine = |c: char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
@@ -191,6 +206,13 @@ fn devices(w: &mut Xml, spec: &DomainSpec, checked: &Checked<'_>) -> io::Result<
     }
     for interface in &spec.interfaces {
         write_interface(w, interface)?;
+    }
+    // Each device behind PCI Express has a port of its own, and ports cannot be plugged: those for interfaces that
+    // may come have to be there from the beginning.
+    let devices = spec.disks.len() + FIXED_DEVICES + MAX_INTERFACES.max(spec.interfaces.len());
+    empty(w, "controller", &[("type", "pci"), ("index", "0"), ("model", "pcie-root")])?;
+    for _ in 0..devices {
+        empty(w, "controller", &[("type", "pci"), ("model", "pcie-root-port")])?;
     }
     empty(w, "controller", &[("type", "usb"), ("model", "none")])?;
     element(w, "serial", &[("type", "unix")]).write_inner_content(|w| {

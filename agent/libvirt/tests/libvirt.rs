@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod hotplug;
 mod lab;
 
 use std::{
@@ -74,20 +75,21 @@ async fn a_vm_lives_from_start_to_undefine() -> Result<()> {
     Ok(())
 }
 
+/// A VM with the test's guest on its disk.
+fn with_guest(lab: &Lab) -> Result<DomainSpec> {
+    let (image, overlay) = (lab.path("image.qcow2"), lab.path("root.qcow2"));
+    run(Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/guest-image")).arg(&image))?;
+    run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(&image).arg(&overlay))?;
+    Ok(DomainSpec { memory: "128Mi".parse()?, disks: vec![disk(&overlay, &image)], ..small() })
+}
+
 #[tokio::test]
 async fn a_guest_boots_talks_and_shuts_down_when_asked() -> Result<()> {
     let lab = Lab::start()?;
     let libvirt = lab.connect().await?;
-    let (image, overlay) = (lab.path("image.qcow2"), lab.path("root.qcow2"));
-    run(Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/guest-image")).arg(&image))?;
-    run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(&image).arg(&overlay))?;
+    let vm = DomainSpec { interfaces: vec![interface()?], ..with_guest(&lab)? };
+    let image = lab.path("image.qcow2");
     let owner = (image.metadata()?.uid(), image.metadata()?.mode());
-    let vm = DomainSpec {
-        memory: "128Mi".parse()?,
-        disks: vec![disk(&overlay, &image)],
-        interfaces: vec![interface()?],
-        ..small()
-    };
     libvirt.start(&vm).await?;
     let log = lab.path("console").join(format!("{}.log", vm.uid));
     eventually("the guest is up", async || fs::read_to_string(&log).is_ok_and(|said| said.contains("guest: ready")))

@@ -10,7 +10,7 @@ use nix::libc;
 use tokio::sync::{Mutex, watch};
 use ucloud_agent_core::{
     HostError, Net,
-    net::{NetworkDevices, NetworkRequest},
+    net::{NetworkDevices, NetworkRequest, Tap},
 };
 use ucloud_types::{MacAddr, Vni};
 
@@ -24,7 +24,7 @@ use crate::{
     link::{Kind, Link},
     monitor::monitor,
     names::{DeviceNames, network_of_alias},
-    plan::{Observed, half_made, plan},
+    plan::{Observed, half_made, plan, plan_taps},
     route::{InterfaceAddress, Route, RouteError},
     task::Task,
 };
@@ -187,6 +187,21 @@ impl Net for Netlink {
                 .map_err(|error| cannot(&format!("{change} of network {network_uid}"), error))?;
         }
         self.learning.remove(network_uid);
+        Ok(())
+    }
+
+    async fn ensure_taps(&self, taps: &[Tap]) -> Result<(), HostError> {
+        let _writing = self.writing.lock().await;
+        let route = open()?;
+        for change in plan_taps(&route.links().await.map_err(cannot_list)?, taps) {
+            tracing::info!(%change, "changing a device");
+            match execute(&route, &change).await {
+                // its VM, or its network, has ended meanwhile
+                Err(ExecuteError::Gone(_)) => {}
+                Err(error) if error.errno() == Some(libc::ENODEV) => {}
+                result => result.map_err(|error| cannot(&change.to_string(), error))?,
+            }
+        }
         Ok(())
     }
 

@@ -4,6 +4,8 @@
 //! found again by its network, whatever happens to the agent. A device carries traffic only after all of its
 //! settings are in force, so no address ever appears on it, even for a moment, that should not be there.
 
+use ucloud_agent_core::net::Tap;
+
 use crate::{
     change::{LinkChange, Sysctl},
     desired::Desired,
@@ -96,6 +98,22 @@ pub(crate) fn plan(observed: &Observed, desired: &Desired) -> Result<Vec<LinkCha
         changes.push(LinkChange::AddAddress { device: names.bridge.clone(), address });
     }
     Ok(changes)
+}
+
+/// The changes that put taps back on their bridges, where both are there.
+pub(crate) fn plan_taps(links: &[Link], taps: &[Tap]) -> Vec<LinkChange> {
+    let named = |name: &str| links.iter().find(|link| link.name == name);
+    let mut changes = Vec::new();
+    for tap in taps {
+        let (Some(link), Some(bridge)) = (named(&tap.name), named(&tap.bridge)) else { continue };
+        if link.controller != Some(bridge.index) {
+            changes.push(LinkChange::Enslave { device: tap.name.clone(), bridge: tap.bridge.clone() });
+        }
+        if !link.up {
+            changes.push(LinkChange::SetUp { device: tap.name.clone() });
+        }
+    }
+    changes
 }
 
 /// The names of devices that an agent made and could not mark with their network any more. They are connected
@@ -379,6 +397,23 @@ mod tests {
             Link { kind: Kind::Other, ..bridge("ucbr-0000000007", 7) },
         ];
         assert_eq!(half_made(&links), ["ucbr-0000000001", "ucvx-0000000002"]);
+    }
+
+    #[test]
+    fn taps_come_back_to_their_bridges() {
+        let bridge = |name: &str, index| fresh(name, index, Kind::Bridge(BridgeParameters::default()), 1500);
+        let port = |name: &str, index, controller, up| Link { controller, up, ..fresh(name, index, Kind::Other, 1430) };
+        let links = [
+            bridge("ucbr-1", 1),
+            port("fine", 2, Some(1), true),
+            port("loose", 3, None, true),
+            port("elsewhere", 4, Some(9), false),
+        ];
+        let tap = |name: &str, bridge: &str| Tap { name: name.into(), bridge: bridge.into() };
+        let taps = ["fine", "loose", "elsewhere", "gone"].map(|name| tap(name, "ucbr-1"));
+        let changes = plan_taps(&links, &[&taps[..], &[tap("loose", "ucbr-2")]].concat());
+        let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(changes, ["make loose a port of ucbr-1", "make elsewhere a port of ucbr-1", "bring elsewhere up"]);
     }
 
     proptest! {

@@ -13,6 +13,8 @@ pub enum Method {
     Domains,
     Domain,
     Start,
+    Plug,
+    Unplug,
     RequestShutdown,
     Destroy,
     Undefine,
@@ -28,6 +30,7 @@ pub enum Method {
     Networks,
     EnsureNetwork,
     RemoveNetwork,
+    EnsureTaps,
     Solicit,
     UnderlayAddresses,
     Advertise,
@@ -36,10 +39,12 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Domains,
         Self::Domain,
         Self::Start,
+        Self::Plug,
+        Self::Unplug,
         Self::RequestShutdown,
         Self::Destroy,
         Self::Undefine,
@@ -55,6 +60,7 @@ impl Method {
         Self::Networks,
         Self::EnsureNetwork,
         Self::RemoveNetwork,
+        Self::EnsureTaps,
         Self::Solicit,
         Self::UnderlayAddresses,
         Self::Advertise,

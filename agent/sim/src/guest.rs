@@ -39,9 +39,14 @@ impl SimHost {
         self.rules_changed.send_modify(|count| *count += 1);
     }
 
-    /// Guests ignore requests to shut down from now on.
+    /// Guests ignore requests to shut down and to let go of interfaces from now on.
     pub fn deafen_guests(&self) {
         self.state().deaf = true;
+    }
+
+    /// Guests hear again.
+    pub fn heal_guests(&self) {
+        self.state().deaf = false;
     }
 
     /// Domains are defined but do not come up, as with a device that QEMU cannot open, or no longer so.

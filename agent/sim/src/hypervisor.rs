@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     HostError, Hypervisor,
-    hypervisor::{DiskSource, Domain, DomainSpec, DomainState, HypervisorFacts, StopReason},
+    hypervisor::{DiskSource, Domain, DomainInterface, DomainSpec, DomainState, HypervisorFacts, StopReason},
 };
 use ucloud_types::host::Accelerator;
 
@@ -66,6 +66,56 @@ impl Hypervisor for SimHost {
             }
             self.tell_domains();
             self.tell_networks();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn plug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError> {
+        self.call(Method::Plug, async || {
+            {
+                let mut state = self.state();
+                if !state.rules.ports.iter().any(|port| port.tap.as_str() == interface.tap) {
+                    state.violations.push(format!("{vm_uid} got interface {} unguarded", interface.name));
+                }
+                let bridge = state.networks.values().any(|(_, devices)| devices.bridge == interface.bridge);
+                let domain = state.domains.get_mut(vm_uid).filter(|domain| domain.state == DomainState::Running);
+                let Some(domain) = domain.filter(|_| bridge) else {
+                    return Err(HostError::retryable(
+                        "PlugFailed",
+                        "the domain does not run, or the bridge is missing",
+                    ));
+                };
+                if let Some(there) = domain.spec.interfaces.iter().find(|there| there.tap == interface.tap) {
+                    let (vm, name) = (domain.spec.name.clone(), &interface.name);
+                    if there != interface {
+                        state.violations.push(format!("interface {name} of {vm} was plugged over another"));
+                    }
+                    return Ok(());
+                }
+                domain.spec.interfaces.push(interface.clone());
+                state.count("plug");
+                self.speak(&mut state, vm_uid);
+            }
+            self.tell_domains();
+            self.tell_networks();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unplug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError> {
+        self.call(Method::Unplug, async || {
+            {
+                let mut state = self.state();
+                let deaf = state.deaf;
+                let Some(domain) = state.domains.get_mut(vm_uid) else { return Ok(()) };
+                let there = domain.spec.interfaces.iter().position(|there| there == interface);
+                let Some(index) = there.filter(|_| !deaf) else { return Ok(()) };
+                domain.spec.interfaces.remove(index);
+                state.count("unplug");
+            }
+            self.tell_domains();
             Ok(())
         })
         .await

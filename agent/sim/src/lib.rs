@@ -106,8 +106,8 @@ impl SimHost {
         self.state().calls.get(&method).copied().unwrap_or(0)
     }
 
-    /// How often the host was really changed, by kind of change: `start`, `stop`, `undefine`, `make disk`,
-    /// `remove disk`, `make network`, `remove network`, `import`, `remove image`, `advertise`.
+    /// How often the host was really changed, by kind of change: `start`, `plug`, `unplug`, `stop`, `undefine`,
+    /// `make disk`, `remove disk`, `make network`, `remove network`, `import`, `remove image`, `advertise`.
     pub fn effects(&self) -> BTreeMap<&'static str, u32> {
         self.state().effects.clone()
     }

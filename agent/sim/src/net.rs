@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use ucloud_agent_core::{
     HostError, Net, RouterAdvertiser,
     hypervisor::DomainState,
-    net::{Advertisement, NetworkDevices, NetworkRequest, bridge_name},
+    net::{Advertisement, NetworkDevices, NetworkRequest, Tap, bridge_name},
 };
 use ucloud_types::MacAddr;
 
@@ -66,6 +66,10 @@ impl Net for SimHost {
             Ok(())
         })
         .await
+    }
+
+    async fn ensure_taps(&self, _: &[Tap]) -> Result<(), HostError> {
+        self.call(Method::EnsureTaps, async || Ok(())).await
     }
 
     fn learnt(&self, network_uid: &str, mac: MacAddr) -> Vec<Ipv6Addr> {

@@ -10,7 +10,7 @@ use ucloud_agent_core::{
     image,
     isolation::groups,
     network, reason,
-    vm::{Desired, DiskInput, Facts, FoundDisk, Observed, blockers},
+    vm::{Desired, DiskInput, Facts, FoundDisk, Observed, blockers, network_blockers},
 };
 use ucloud_types::{Image, Network, StoragePool, vm::VMPhase};
 
@@ -29,6 +29,8 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
         if !matches!(state, Some(DomainState::Running | DomainState::Paused)) {
             remembered.core.shutdown = None;
         }
+        let interfaces = || domain.iter().flat_map(|domain| &domain.spec.interfaces);
+        remembered.core.unplugging.retain(|name, _| interfaces().any(|interface| interface.name == *name));
         remembered.core.crashes.observe(state, ran, &timing.pace, now);
         (remembered.core.clone(), remembered.confirmed == Some(desired.epoch), remembered.restarts)
     });
@@ -66,8 +68,19 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
     }
     // Where the network could not be asked, what was reported stands
     facts.keep_addresses = present.is_err() || addresses::are_believed(shared, now);
+    let network_blockers = network_blockers(desired, &networks);
     let blockers = needs(shared, desired, &networks, disks.as_deref().unwrap_or_default(), &mut facts);
-    let observed = Observed { domain, blockers, disks, own_networks, devices, provisioned: None, confirmed, memory };
+    let observed = Observed {
+        domain,
+        blockers,
+        network_blockers,
+        disks,
+        own_networks,
+        devices,
+        provisioned: None,
+        confirmed,
+        memory,
+    };
     Ok((observed, facts))
 }
 

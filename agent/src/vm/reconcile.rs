@@ -144,6 +144,9 @@ impl Round<'_> {
             },
             Step::Provision => steps::provision(shared, desired).await.map(|provisioned| made = Some(provisioned)),
             Step::Start(spec) => steps::start(shared, self.vm, spec, plan.restart).await,
+            Step::ProvisionInterface(name) => steps::provision_interface(shared, desired, name).await,
+            Step::Plug(interface) => steps::plug(shared, self.vm, desired, interface).await,
+            Step::Unplug(interface) => steps::unplug(shared, desired, interface, now).await,
             Step::RequestShutdown => {
                 // That the VM stops must be known before the guest hears of it: see `should_stop` in the core
                 if !self.report(plan).await? {

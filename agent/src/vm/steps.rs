@@ -5,9 +5,11 @@ use tracing::info;
 use ucloud_agent_core::{
     HostError,
     block_store::{DiskId, DiskRequest},
-    hypervisor::DomainSpec,
-    image, reason,
-    vm::{Desired, FoundDisk, Provisioned, Shutdown},
+    hypervisor::{DomainInterface, DomainSpec},
+    image,
+    net::NetworkDevices,
+    reason,
+    vm::{Asked, Desired, FoundDisk, Provisioned},
 };
 use ucloud_types::VM;
 
@@ -22,8 +24,7 @@ const NO_IMAGE: &str = "00000000-0000-0000-0000-000000000000";
 pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned, HostError> {
     let mut made = Provisioned::default();
     for interface in &desired.interfaces {
-        let network = observe::network(shared, desired, &interface.network)?;
-        made.interfaces.push((interface.name.clone(), shared.networks.ensure(shared, &network).await?));
+        made.interfaces.push((interface.name.clone(), ensure_network(shared, desired, &interface.network).await?));
     }
     for wanted in &desired.disks {
         let pool = shared.caches.pools.get(None, &wanted.pool).and_then(|pool| image::pool(&pool));
@@ -44,10 +45,55 @@ pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned
     Ok(made)
 }
 
+/// Makes the devices of the network with this name in the VM's namespace.
+async fn ensure_network(shared: &Shared, desired: &Desired, name: &str) -> Result<NetworkDevices, HostError> {
+    let network = observe::network(shared, desired, name)?;
+    shared.networks.ensure(shared, &network).await
+}
+
+/// Makes the devices of the network of the interface with this name.
+pub async fn provision_interface(shared: &Shared, desired: &Desired, name: &str) -> Result<(), HostError> {
+    for interface in desired.interfaces.iter().filter(|interface| interface.name == name) {
+        ensure_network(shared, desired, &interface.network).await?;
+    }
+    Ok(())
+}
+
+/// Plugs an interface into the domain.
+pub async fn plug(shared: &Shared, vm: &VM, desired: &Desired, interface: &DomainInterface) -> Result<(), HostError> {
+    // Its tap has rules before it exists
+    shared.isolation.ensure(shared, std::slice::from_ref(interface)).await?;
+    // Nobody takes the bridge away meanwhile
+    let _held = shared.networks.hold().await;
+    let plugged = shared.machine.hypervisor.plug(&desired.uid, interface);
+    limited(shared.config.timing.step, "plug an interface", plugged).await?;
+    info!(vm = desired.name, namespace = desired.namespace, interface = interface.name, "plugged");
+    shared.events.normal(vm, "InterfacePlugged", format!("interface {} was plugged", interface.name));
+    Ok(())
+}
+
+/// Asks the guest to let go of an interface.
+pub async fn unplug(
+    shared: &Shared,
+    desired: &Desired,
+    interface: &DomainInterface,
+    now: Timestamp,
+) -> Result<(), HostError> {
+    let asked = shared.machine.hypervisor.unplug(&desired.uid, interface);
+    limited(shared.config.timing.step, "unplug an interface", asked).await?;
+    info!(vm = desired.name, namespace = desired.namespace, interface = interface.name, "asked to let go");
+    shared.memories.with(&desired.uid, |remembered| {
+        let unplugging = &mut remembered.core.unplugging;
+        let asked = Asked::again(unplugging.get(&interface.name).copied(), now);
+        unplugging.insert(interface.name.clone(), asked);
+    });
+    Ok(())
+}
+
 /// Starts the domain.
 pub async fn start(shared: &Shared, vm: &VM, spec: &DomainSpec, restart: bool) -> Result<(), HostError> {
     // Its taps have rules before they exist
-    shared.isolation.ensure(shared, spec).await?;
+    shared.isolation.ensure(shared, &spec.interfaces).await?;
     limited(shared.config.timing.step, "start the VM", shared.machine.hypervisor.start(spec)).await?;
     let reported = vm.status.as_ref().and_then(|status| status.restarts).unwrap_or(0);
     shared.memories.with(&spec.uid, |remembered| {
@@ -70,8 +116,7 @@ pub async fn request_shutdown(shared: &Shared, desired: &Desired, now: Timestamp
     let hypervisor = &shared.machine.hypervisor;
     limited(shared.config.timing.step, "ask the guest to shut down", hypervisor.request_shutdown(&desired.uid)).await?;
     shared.memories.with(&desired.uid, |remembered| {
-        let since = remembered.core.shutdown.map_or(now, |shutdown| shutdown.since);
-        remembered.core.shutdown = Some(Shutdown { since, last: now });
+        remembered.core.shutdown = Some(Asked::again(remembered.core.shutdown, now));
     });
     Ok(())
 }

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 use ucloud_agent_sim::{Effect, Fault, Method, When};
-use ucloud_types::host::HostRole;
+use ucloud_types::{VM, host::HostRole};
 
 use crate::world::{World, eventually, timing, uid};
 
 /// How often a host was really changed.
 type Effects = BTreeMap<&'static str, u32>;
 
-/// The life of a VM from its creation over a restart to its end, on a host of its own that routes nothing. Agents that
+/// The life of a VM from its creation over a restart and an interface that comes and goes to its end, on a host of its own that routes nothing. Agents that
 /// come to a call which is never answered are killed in it, and others come after them.
 async fn life(world: &World, name: &str, faults: Vec<Fault>) -> Effects {
     let host = world.host(name);
@@ -36,6 +36,15 @@ async fn life(world: &World, name: &str, faults: Vec<Fault>) -> Effects {
         world.wait_running(name).await;
         world.order(name, "restart").await;
         world.wait_running(name).await;
+        for networks in [&["eth0", "eth1"][..], &["eth0"]] {
+            let interfaces: Vec<_> = networks.iter().map(|name| json!({"name": name, "network": "lan"})).collect();
+            world.respecify(name, json!({"networks": interfaces})).await;
+            let names = |vm: &VM| {
+                let all = vm.status.iter().flat_map(|status| &status.interfaces);
+                all.map(|interface| interface.name.clone()).collect::<Vec<_>>()
+            };
+            world.wait_vm(name, "its interfaces", |vm| names(vm) == networks).await;
+        }
         world.delete(name).await;
         world.wait_gone(&vm).await;
         eventually("nothing to be left", || host.domain_of(&uid(&vm)).is_none() && host.contents()[1] == 0).await;
@@ -55,7 +64,8 @@ async fn at_every_call() {
     let router = world.host("router");
     let _router = world.agent(&router).await;
     let calm = life(&world, "calm", Vec::new()).await;
-    let expected = ["import", "make disk", "make network", "remove disk", "remove network", "start", "undefine"];
+    let expected =
+        ["import", "make disk", "make network", "plug", "remove disk", "remove network", "start", "undefine", "unplug"];
     assert_eq!(calm.keys().copied().collect::<Vec<_>>(), expected);
     assert_eq!((calm["start"], calm["make disk"], calm["remove disk"]), (2, 1, 1));
 

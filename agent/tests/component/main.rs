@@ -6,6 +6,7 @@ mod backoff;
 mod deletion;
 mod faults;
 mod host;
+mod interfaces;
 mod isolation;
 mod life;
 mod restarts;

@@ -73,6 +73,7 @@ pub fn timing() -> Timing {
     Timing {
         pace: Pace {
             shutdown_repeat: SignedDuration::from_millis(300),
+            unplug_repeat: SignedDuration::from_millis(300),
             restart_first: SignedDuration::from_millis(500),
             ..Pace::default()
         },

@@ -147,6 +147,24 @@ fn what_runs_is_judged_as_it_runs() {
     let [port] = rules(&Inputs { domains: &domains, ..with(&networks, &vms) }).ports.try_into().unwrap();
     assert_eq!((port.mac.to_string().as_str(), port.guard), ("02:00:00:00:00:09", Guard::Mac));
 
+    // an interface that is about to be plugged into a domain that runs
+    let two: VM = serde_json::from_value(json!({
+        "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "VM",
+        "metadata": {"name": "a", "namespace": "default", "uid": "uid-a"},
+        "spec": {"cpus": 1, "memory": "1Gi", "disks": [], "networks": [
+            {"name": "eth0", "network": "lan"}, {"name": "eth1", "network": "lan"}]},
+        "status": {"binding": {"host": "host-1", "epoch": 1}}
+    }))
+    .unwrap();
+    let two = Desired::of(&two, "host-1").unwrap();
+    let found = rules(&Inputs { domains: &domains, ..with(&networks, &[two]) });
+    let guard_of = |name: &str| {
+        let tap = tap_name("uid-a", name);
+        found.ports.iter().find(|port| port.tap.as_str() == tap).map(|port| port.guard.clone())
+    };
+    assert_eq!(guard_of("eth0"), Some(Guard::Mac));
+    assert!(matches!(guard_of("eth1"), Some(Guard::Addresses { .. })), "it is guarded before it is there");
+
     // an interface that is not wanted any more, and a domain that nobody knows
     let changed = vm("a", &json!({"name": "eth1", "network": "lan"}));
     let found = rules(&Inputs { domains: &domains, ..with(&networks, &[changed]) });

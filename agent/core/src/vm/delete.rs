@@ -63,7 +63,10 @@ fn terminating(reason: &'static str, message: &str) -> Plan {
         Finding::new(condition::READY, Verdict::False, reason::TERMINATING, "the VM is being deleted"),
         Finding::new(condition::TERMINATING, Verdict::True, reason, message),
     ];
-    Plan { cleared: vec![condition::RESTART_REQUIRED], ..Plan::new(VMPhase::Terminating, findings) }
+    Plan {
+        cleared: vec![condition::RESTART_REQUIRED, condition::INTERFACES_READY],
+        ..Plan::new(VMPhase::Terminating, findings)
+    }
 }
 
 /// What is left of the VM on this host, for a message.

@@ -10,7 +10,10 @@ use ucloud_types::{
     vm::{DiskStatus, PowerRequest, RunStrategy, VMPhase},
 };
 
-use crate::hypervisor::{DomainDisk, DomainInterface, DomainSpec};
+use crate::{
+    hypervisor::{DomainDisk, DomainInterface, DomainSpec},
+    net::{NetworkDevices, tap_name},
+};
 
 use super::Provisioned;
 
@@ -152,6 +155,17 @@ impl Desired {
         })
     }
 
+    /// The interface that `wanted` is, in the network with these devices.
+    pub fn interface(&self, wanted: &WantedInterface, devices: &NetworkDevices) -> DomainInterface {
+        DomainInterface {
+            name: wanted.name.clone(),
+            mac: wanted.mac,
+            bridge: devices.bridge.clone(),
+            tap: tap_name(&self.uid, &wanted.name),
+            mtu: devices.mtu,
+        }
+    }
+
     /// The domain that this VM is, on what was provided for it. None while something that it needs is missing there.
     pub fn domain(&self, provisioned: &Provisioned) -> Option<DomainSpec> {
         let disks = self
@@ -167,13 +181,7 @@ impl Desired {
             .iter()
             .map(|wanted| {
                 let (_, devices) = provisioned.interfaces.iter().find(|(name, _)| *name == wanted.name)?;
-                Some(DomainInterface {
-                    name: wanted.name.clone(),
-                    mac: wanted.mac,
-                    bridge: devices.bridge.clone(),
-                    tap: crate::net::tap_name(&self.uid, &wanted.name),
-                    mtu: devices.mtu,
-                })
+                Some(self.interface(wanted, devices))
             })
             .collect::<Option<_>>()?;
         Some(DomainSpec {

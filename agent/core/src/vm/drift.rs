@@ -1,11 +1,13 @@
-//! How a running VM differs from its spec in what only a restart brings.
+//! How a running VM differs from its spec in what only a restart brings. Its interfaces need none, but for their order.
+
+use std::collections::BTreeSet;
 
 use crate::hypervisor::DomainSpec;
 
-use super::{Desired, Observed};
+use super::Desired;
 
 /// The differences, one phrase each; none if there are none.
-pub(super) fn differences(desired: &Desired, observed: &Observed, running: &DomainSpec) -> Vec<String> {
+pub(super) fn differences(desired: &Desired, running: &DomainSpec) -> Vec<String> {
     let mut found = Vec::new();
     if running.cpus != desired.cpus {
         found.push(format!("cpus {} instead of {}", running.cpus, desired.cpus));
@@ -25,24 +27,11 @@ pub(super) fn differences(desired: &Desired, observed: &Observed, running: &Doma
             found.push(format!("disk {} of {} instead of {size}", wanted.name, reported.size));
         }
     }
-    compare_names(
-        "interface",
-        &running.interfaces.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
-        &desired.interfaces.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
-        &mut found,
-    );
-    for (index, wanted) in desired.interfaces.iter().enumerate() {
-        let Some(is) = running.interfaces.iter().find(|i| i.name == wanted.name) else { continue };
-        if is.mac != wanted.mac {
-            found.push(format!("interface {} with MAC {} instead of {}", wanted.name, is.mac, wanted.mac));
-        }
-        // A network that has no devices here yet cannot be the one that the interface is attached to
-        let moved = observed.devices.as_ref().is_some_and(|all| {
-            all.get(index).and_then(Option::as_ref).is_none_or(|devices| devices.bridge != is.bridge)
-        });
-        if moved {
-            found.push(format!("interface {} not in network {}", wanted.name, wanted.network));
-        }
+    let running_order: Vec<&str> = running.interfaces.iter().map(|i| i.name.as_str()).collect();
+    let wanted_order: Vec<&str> = desired.interfaces.iter().map(|i| i.name.as_str()).collect();
+    let sorted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    if running_order != wanted_order && sorted(&running_order) == sorted(&wanted_order) {
+        found.push("interfaces in another order".to_owned());
     }
     found
 }

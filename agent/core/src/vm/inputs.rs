@@ -35,14 +35,16 @@ pub struct DiskInput<'a> {
     pub local: &'a LocalImage,
 }
 
+/// For each wanted interface, in order, what keeps it from being attached; `networks` is what was found of their names.
+pub fn network_blockers(desired: &Desired, networks: &[Option<&Network>]) -> Vec<Option<Blocker>> {
+    let found = desired.interfaces.iter().zip(networks);
+    found.map(|(interface, found)| network::ready(*found, &desired.namespace, &interface.network).err()).collect()
+}
+
 /// Everything that keeps the VM from being started: `networks` and `disks` are what is known about its wanted
 /// interfaces and disks, in order.
 pub fn blockers(desired: &Desired, networks: &[Option<&Network>], disks: &[DiskInput<'_>]) -> Vec<Blocker> {
-    let interfaces = desired
-        .interfaces
-        .iter()
-        .zip(networks)
-        .filter_map(|(interface, found)| network::ready(*found, &desired.namespace, &interface.network).err());
+    let interfaces = network_blockers(desired, networks).into_iter().flatten();
     let disks = desired.disks.iter().zip(disks).filter_map(|(wanted, input)| disk_blocker(wanted, input));
     interfaces.chain(disks).collect()
 }

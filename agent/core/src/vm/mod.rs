@@ -22,7 +22,11 @@
 //! What makes that true for power requests: a domain carries the id of the last request before it was started
 //! ([`crate::hypervisor::DomainSpec::power_request`]). A restart is done when the domain carries its id; a stop is
 //! in force as long as the domain carries a smaller one. What an agent alone knows, and may forget without harm,
-//! is in [`Memory`]: since when a guest is shutting down, and how often it crashed.
+//! is in [`Memory`]: since when a guest is shutting down or has an interface that it was asked to let go of, and how
+//! often it crashed.
+//!
+//! While a VM runs, its interfaces follow its spec: they are plugged and unplugged (`interfaces`). All other changes
+//! of what it is made of wait for a restart (`drift`).
 //!
 //! An error of the host is never "gone": where [`plan`] needs what could not be observed, it takes no step.
 
@@ -32,6 +36,7 @@ mod delete;
 mod desired;
 mod drift;
 mod inputs;
+mod interfaces;
 mod observed;
 mod plan;
 mod power;
@@ -42,7 +47,7 @@ mod tests;
 
 pub use crash::Crashes;
 pub use desired::{Desired, NotOurs, WantedDisk, WantedInterface};
-pub use inputs::{Blocker, DiskInput, blockers};
-pub use observed::{FoundDisk, Memory, Observed, Pace, Provisioned, Shutdown};
+pub use inputs::{Blocker, DiskInput, blockers, network_blockers};
+pub use observed::{Asked, FoundDisk, Memory, Observed, Pace, Provisioned};
 pub use plan::{Plan, Step, failed, plan, unobserved};
 pub use status::{Facts, next_status};

@@ -1,5 +1,7 @@
 //! What is observed of a VM on its host, and what the agent remembers of it.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -18,6 +20,8 @@ pub struct Observed {
     pub domain: Option<Domain>,
     /// Why the VM's networks and disks cannot be made now.
     pub blockers: Vec<Blocker>,
+    /// For each wanted interface, in order, what keeps it from being attached to its network.
+    pub network_blockers: Vec<Option<Blocker>>,
     /// The VM's disks, wherever they are.
     pub disks: Result<Vec<FoundDisk>, HostError>,
     /// The UIDs of the networks that have devices here for the sake of this VM alone.
@@ -51,18 +55,27 @@ pub struct Provisioned {
     pub interfaces: Vec<(String, NetworkDevices)>,
 }
 
+impl Asked {
+    /// The guest was asked now, perhaps once more.
+    pub fn again(before: Option<Self>, now: Timestamp) -> Self {
+        Self { since: before.map_or(now, |before| before.since), last: now }
+    }
+}
+
 /// What an agent alone knows of a VM. Losing it costs time, never correctness.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// The shutdown that is under way.
-    pub shutdown: Option<Shutdown>,
+    pub shutdown: Option<Asked>,
+    /// The interfaces, by name, that the guest was asked to let go of and still has.
+    pub unplugging: BTreeMap<String, Asked>,
     /// How the VM ran so far.
     pub crashes: Crashes,
 }
 
-/// A shutdown that is under way.
+/// Something that the guest was asked for and has not done yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shutdown {
+pub struct Asked {
     /// When the guest was asked for the first time.
     pub since: Timestamp,
     /// When it was asked last.
@@ -74,6 +87,8 @@ pub struct Shutdown {
 pub struct Pace {
     /// The pause between two requests to shut down: a guest that boots misses the first ones.
     pub shutdown_repeat: SignedDuration,
+    /// The pause between two requests to let go of an interface.
+    pub unplug_repeat: SignedDuration,
     /// The pause before the second start in a row after a VM stopped by itself (there is none before the first).
     /// It doubles from then on.
     pub restart_first: SignedDuration,
@@ -87,6 +102,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             shutdown_repeat: SignedDuration::from_secs(3),
+            unplug_repeat: SignedDuration::from_secs(10),
             restart_first: SignedDuration::from_secs(10),
             restart_most: SignedDuration::from_mins(5),
             restart_forgiven: SignedDuration::from_mins(10),

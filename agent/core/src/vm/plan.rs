@@ -8,12 +8,12 @@ use ucloud_types::{
 
 use crate::{
     HostError,
-    hypervisor::{Domain, DomainSpec, DomainState, StopReason},
+    hypervisor::{Domain, DomainInterface, DomainSpec, DomainState, StopReason},
     reason,
 };
 
 use super::{
-    Blocker, Desired, FoundDisk, Observed, Pace, delete, drift,
+    Blocker, Desired, FoundDisk, Observed, Pace, delete, drift, interfaces,
     power::{self, Off},
     stop::{self, Stop},
 };
@@ -48,6 +48,12 @@ pub enum Step {
     Provision,
     /// Define and start the domain.
     Start(Box<DomainSpec>),
+    /// Make the devices of the network of the interface with this name.
+    ProvisionInterface(String),
+    /// Plug this interface into the domain.
+    Plug(Box<DomainInterface>),
+    /// Ask the guest to let go of this interface.
+    Unplug(Box<DomainInterface>),
     /// Ask the guest to shut down, after having reported that it stops.
     RequestShutdown,
     /// Switch the domain off.
@@ -88,7 +94,7 @@ impl Plan {
 
     /// A VM that does not run has no difference to its spec.
     fn not_running(mut self) -> Self {
-        self.cleared.push(condition::RESTART_REQUIRED);
+        self.cleared.extend([condition::RESTART_REQUIRED, condition::INTERFACES_READY]);
         self
     }
 }
@@ -102,6 +108,15 @@ fn not_ready(reason: &'static str, message: impl Into<String>) -> Vec<Finding> {
 pub fn failed(plan: &Plan, desired: &Desired, observed: &Observed, error: &HostError) -> Plan {
     if desired.deleting {
         return Plan { retry: true, ..delete::held_up(error, &delete::left(observed)) };
+    }
+    if matches!(plan.step, Some(Step::ProvisionInterface(_) | Step::Plug(_) | Step::Unplug(_))) {
+        // The VM runs as before
+        let mut told = Plan { step: None, retry: !error.terminal, ..plan.clone() };
+        let failure = Finding::new(condition::INTERFACES_READY, Verdict::False, error.reason, error.message.clone());
+        told.findings.retain(|finding| finding.type_ != condition::INTERFACES_READY);
+        told.findings.push(failure);
+        told.cleared.retain(|type_| *type_ != condition::INTERFACES_READY);
+        return told;
     }
     let phase = if error.terminal { VMPhase::Failed } else { plan.phase.unwrap_or(VMPhase::Unknown) };
     Plan {
@@ -172,11 +187,13 @@ fn up(desired: &Desired, observed: &Observed, domain: &Domain, pace: &Pace, now:
     if domain.state == DomainState::Paused {
         let message = "the hypervisor paused the VM, as it does after an I/O error: \
                        see to the host's storage, then restart the VM with `ucloudctl restart`";
-        return Plan::new(VMPhase::Failed, not_ready(reason::PAUSED, message));
+        let mut plan = Plan::new(VMPhase::Failed, not_ready(reason::PAUSED, message));
+        plan.cleared.push(condition::INTERFACES_READY);
+        return plan;
     }
     let ready = Finding::new(condition::READY, Verdict::True, reason::RUNNING, "the VM runs");
     let mut plan = Plan::new(VMPhase::Running, vec![ready]);
-    let differences = drift::differences(desired, observed, &domain.spec);
+    let differences = drift::differences(desired, &domain.spec);
     if differences.is_empty() {
         plan.cleared.push(condition::RESTART_REQUIRED);
     } else {
@@ -184,7 +201,12 @@ fn up(desired: &Desired, observed: &Observed, domain: &Domain, pace: &Pace, now:
             format!("the VM runs with {}; `ucloudctl restart` brings what the spec says", differences.join(", "));
         plan.findings.push(Finding::new(condition::RESTART_REQUIRED, Verdict::True, reason::SPEC_CHANGED, message));
     }
-    plan
+    let interfaces = interfaces::plan(desired, observed, &domain.spec, pace, now);
+    if interfaces.finding.is_none() {
+        plan.cleared.push(condition::INTERFACES_READY);
+    }
+    plan.findings.extend(interfaces.finding);
+    Plan { step: interfaces.step, requeue_after: interfaces.after, retry: interfaces.retry, ..plan }
 }
 
 /// The domain is off, or there is none.

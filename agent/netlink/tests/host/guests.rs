@@ -86,7 +86,7 @@ async fn a_bridge_that_was_made_again_is_listened_to_again() -> Result<()> {
     learns(&host, UID, &guest, "fd00:1::5").await?;
     host.namespace.run(&format!("ip link del {bridge}"))?;
     host.ensure(&request(UID, 100)).await?;
-    host.namespace.run(&format!("ip link set tap1 master {bridge}"))?;
+    host.ensure_tap("tap1", &bridge).await?;
     guest.add("fd00:1::6")?;
     learns(&host, UID, &guest, "fd00:1::6").await?;
     assert_eq!(host.net().learnt(UID, guest.mac).len(), 2, "what was learnt before is still known");
@@ -96,6 +96,29 @@ async fn a_bridge_that_was_made_again_is_listened_to_again() -> Result<()> {
     host.ensure(&request(UID, 100)).await?;
     guest.add("fd00:1::7")?;
     learns(&host, UID, &guest, "fd00:1::7").await
+}
+
+#[tokio::test]
+async fn a_tap_that_was_taken_away_comes_back() -> Result<()> {
+    let host = Host::alone().await?;
+    let bridge = host.ensure(&request(UID, 100)).await?;
+    let (one, two) = (host.guest(&bridge, 1)?, host.guest(&bridge, 2)?);
+    one.add("fd00:1::1")?;
+    two.add("fd00:1::2")?;
+    wait_until("guests reach each other", || one.pings("fd00:1::2")).await?;
+    host.namespace.run("ip link add elsewhere type bridge")?;
+    for damage in ["ip link set tap1 nomaster", "ip link set tap1 master elsewhere", "ip link set tap1 down"] {
+        let mut changes = host.net().changes();
+        host.namespace.run(damage)?;
+        ensure!(!one.pings("fd00:1::2"), "{damage} has no effect");
+        host.ensure_tap("tap1", &bridge).await?;
+        wait_until("guests reach each other again", || one.pings("fd00:1::2")).await?;
+        changes.mark_unchanged();
+        // one that is right is left alone, and one that is gone is nobody's fault
+        host.ensure_tap("tap1", &bridge).await?;
+        host.ensure_tap("gone", &bridge).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

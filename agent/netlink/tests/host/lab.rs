@@ -13,7 +13,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime, sync::oneshot};
-use ucloud_agent_core::{Net as _, net::Gateway, net::NetworkRequest};
+use ucloud_agent_core::{
+    Net as _,
+    net::Gateway,
+    net::{NetworkRequest, Tap},
+};
 use ucloud_agent_netlink::{Config, Netlink};
 use ucloud_types::{MacAddr, Vni};
 
@@ -165,6 +169,12 @@ impl Host {
         let request = request.clone();
         let devices = self.on(async move |net| net.ensure_network(&request).await).await?;
         Ok(devices.bridge)
+    }
+
+    /// Puts a tap back on its bridge.
+    pub async fn ensure_tap(&self, tap: &str, bridge: &str) -> Result<()> {
+        let tap = Tap { name: tap.into(), bridge: bridge.into() };
+        Ok(self.on(async move |net| net.ensure_taps(&[tap]).await).await?)
     }
 
     pub async fn remove(&self, uid: &str) -> Result<()> {

@@ -32,7 +32,7 @@ fn the_order_is_domain_disks_networks_finalizer() {
     assert!(message.ends_with("its domain, disk root in pool default, the devices of 1 networks"), "{message}");
     assert_phase(&plan, VMPhase::Terminating);
 
-    observed.memory.shutdown = Some(Shutdown { since: at(60), last: at(99) });
+    observed.memory.shutdown = Some(Asked { since: at(60), last: at(99) });
     assert_eq!(go(&observed).step, Some(Step::Destroy), "its 30 s are over");
     observed.domain = Some(domain(&vm, DESTROYED.unwrap()));
     assert_eq!(go(&observed).step, Some(Step::Undefine));

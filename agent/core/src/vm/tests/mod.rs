@@ -1,6 +1,7 @@
 //! What [`plan`] decides, line by line, and a model host that is interrupted at every step.
 
 mod deletion;
+mod interfaces;
 mod model;
 mod power;
 mod report;
@@ -89,6 +90,7 @@ pub(super) fn nothing() -> Observed {
     Observed {
         domain: None,
         blockers: Vec::new(),
+        network_blockers: vec![None],
         disks: Ok(Vec::new()),
         own_networks: Ok(Vec::new()),
         devices: Some(vec![None]),

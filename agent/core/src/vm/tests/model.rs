@@ -16,6 +16,8 @@ enum Event {
     GuestShutsDown,
     GuestCrashes,
     HostBoots,
+    Plug,
+    Unplug,
     Rebind,
     Delete,
 }
@@ -29,6 +31,8 @@ struct Counts {
     domains_removed: u32,
     disks_removed: u32,
     networks_removed: u32,
+    plugged: u32,
+    unplugged: u32,
 }
 
 struct World {
@@ -38,6 +42,8 @@ struct World {
     disks: BTreeSet<String>,
     networks: BTreeSet<String>,
     obedient: bool,
+    /// How often a guest that is not obedient was asked to let go of an interface.
+    asked: u32,
     counts: Counts,
     now: i64,
 }
@@ -62,6 +68,7 @@ impl World {
             disks: BTreeSet::new(),
             networks: BTreeSet::new(),
             obedient,
+            asked: 0,
             counts: Counts::default(),
             now: 0,
         }
@@ -76,6 +83,13 @@ impl World {
                 status.power_request = Some(PowerRequest { id, action });
             }
             Event::Strategy(strategy) => self.vm.spec.run_strategy = Some(strategy),
+            Event::Plug if self.vm.spec.networks.len() == 1 => {
+                let mut second = self.vm.spec.networks[0].clone();
+                second.name = "eth1".into();
+                self.vm.spec.networks.push(second);
+            }
+            Event::Plug => {}
+            Event::Unplug => self.vm.spec.networks.truncate(1),
             Event::Rebind => status.binding.as_mut().unwrap().epoch += 1,
             Event::Delete => self.vm.metadata.deletion_timestamp = Some(Time(at(0))),
             Event::GuestShutsDown | Event::GuestCrashes | Event::HostBoots => {
@@ -95,13 +109,16 @@ impl World {
         if !matches!(state, Some(DomainState::Running | DomainState::Paused)) {
             agent.memory.shutdown = None;
         }
+        let interfaces = || self.domain.iter().flat_map(|domain| &domain.spec.interfaces);
+        agent.memory.unplugging.retain(|name, _| interfaces().any(|interface| interface.name == *name));
         let ran = matches!(desired.phase, Some(VMPhase::Running | VMPhase::Stopping));
         agent.memory.crashes.observe(state, ran, pace, at(self.now));
         Observed {
             domain: self.domain.clone(),
             disks: Ok(if self.disks.is_empty() { Vec::new() } else { vec![found_disk()] }),
             own_networks: Ok(self.networks.iter().cloned().collect()),
-            devices: Some(vec![(!self.networks.is_empty()).then(devices)]),
+            devices: Some(vec![(!self.networks.is_empty()).then(devices); desired.interfaces.len()]),
+            network_blockers: vec![None; desired.interfaces.len()],
             confirmed: agent.confirmed,
             provisioned: agent.provisioned.clone(),
             memory: agent.memory.clone(),
@@ -115,7 +132,27 @@ impl World {
             Step::Provision => {
                 self.counts.networks_made += u32::from(self.networks.insert("net-uid".into()));
                 self.counts.disks_made += u32::from(self.disks.insert("root".into()));
-                agent.provisioned = Some(provisioned());
+                let interfaces = self.vm.spec.networks.iter().map(|i| (i.name.clone(), devices()));
+                agent.provisioned = Some(Provisioned { interfaces: interfaces.collect(), ..provisioned() });
+            }
+            Step::ProvisionInterface(_) => {
+                self.counts.networks_made += u32::from(self.networks.insert("net-uid".into()));
+            }
+            Step::Plug(interface) => {
+                let interfaces = &mut self.domain.as_mut().unwrap().spec.interfaces;
+                assert!(interfaces.iter().all(|there| there.tap != interface.tap), "it was plugged over another");
+                interfaces.push((**interface).clone());
+                self.counts.plugged += 1;
+            }
+            Step::Unplug(interface) => {
+                let asked = Asked::again(agent.memory.unplugging.get(&interface.name).copied(), at(self.now));
+                agent.memory.unplugging.insert(interface.name.clone(), asked);
+                self.asked += 1;
+                if self.obedient || self.asked == 3 {
+                    self.asked = 0;
+                    self.domain.as_mut().unwrap().spec.interfaces.retain(|there| there != &**interface);
+                    self.counts.unplugged += 1;
+                }
             }
             Step::Start(spec) => {
                 self.domain = Some(Domain { spec: (**spec).clone(), state: DomainState::Running });
@@ -124,8 +161,7 @@ impl World {
             }
             Step::RequestShutdown => {
                 let now = at(self.now);
-                let since = agent.memory.shutdown.map_or(now, |shutdown| shutdown.since);
-                agent.memory.shutdown = Some(Shutdown { since, last: now });
+                agent.memory.shutdown = Some(Asked::again(agent.memory.shutdown, now));
                 if self.obedient {
                     self.domain.as_mut().unwrap().state = DomainState::Off(StopReason::Shutdown);
                 }
@@ -198,8 +234,7 @@ impl World {
 
     fn end(&self) -> impl PartialEq + std::fmt::Debug {
         let status = self.vm.status.clone().unwrap();
-        let domain =
-            self.domain.as_ref().map(|d| (d.spec.epoch, d.spec.power_request, d.state == DomainState::Running));
+        let domain = self.domain.as_ref().map(|d| (d.spec.clone(), d.state == DomainState::Running));
         (
             (self.gone, domain, self.disks.clone(), self.networks.clone()),
             self.counts.clone(),
@@ -224,6 +259,7 @@ fn events() -> impl Strategy<Value = Event> {
         1 => Just(Event::GuestShutsDown),
         1 => Just(Event::GuestCrashes),
         1 => Just(Event::HostBoots),
+        2 => prop_oneof![Just(Event::Plug), Just(Event::Unplug)],
         1 => Just(Event::Rebind),
         1 => Just(Event::Delete),
     ]

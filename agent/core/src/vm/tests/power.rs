@@ -140,7 +140,7 @@ fn a_start_during_a_shutdown_waits_for_its_end() {
     let mut vm = vm(Manual);
     let before = domain(&vm, DomainState::Running);
     order(&mut vm, 1, PowerAction::Stop);
-    let shutdown = Shutdown { since: at(0), last: at(0) };
+    let shutdown = Asked { since: at(0), last: at(0) };
     order(&mut vm, 2, PowerAction::Start);
     // The agent that asked the guest remembers it; another one reads it in the report
     let mut remembered = with(before.clone());
@@ -169,7 +169,7 @@ fn the_guest_is_asked_again_and_then_switched_off() {
         match plan.step {
             Some(Step::RequestShutdown) => {
                 let since = observed.memory.shutdown.map_or(at(now), |shutdown| shutdown.since);
-                observed.memory.shutdown = Some(Shutdown { since, last: at(now) });
+                observed.memory.shutdown = Some(Asked { since, last: at(now) });
                 asked.push(now);
             }
             Some(Step::Destroy) => break now,
