@@ -53,6 +53,11 @@ pub struct NetworkSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
 
+    /// A /64 of the project's own, in place of one of the pool's. The pool has to permit it to the project
+    /// (`ownPrefixes`), and it belongs to one network alone. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Ipv6Prefix>,
+
     /// The MTU of the guests' interfaces; by default what the underlay leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1280, max = 9216))]

@@ -31,6 +31,28 @@ pub struct NetworkPoolSpec {
     pub prefix: Ipv6Prefix,
     /// The VNIs that networks get. It cannot be changed, and must not overlap with that of another pool.
     pub vni_range: VniRange,
+
+    /// The projects (namespaces) that may take networks from the pool; all where none is named. Networks that have theirs
+    /// keep it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "set"))]
+    pub namespaces: Vec<String>,
+
+    /// Prefixes that projects may bring along: a network with such a prefix takes its VNI alone from the pool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["prefix"]))]
+    pub own_prefixes: Vec<OwnPrefix>,
+}
+
+/// A prefix that projects may bring along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnPrefix {
+    /// The prefix, a /64 or shorter. It must not overlap with what any pool hands out, nor with the underlay.
+    pub prefix: Ipv6Prefix,
+    /// The projects (namespaces) whose networks may have a /64 of it. To tell the one from the other is their affair.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "set"))]
+    pub namespaces: Vec<String>,
 }
 
 /// A range of VNIs, both ends included.
@@ -68,6 +90,20 @@ impl NetworkPoolSpec {
         prefixes.min(self.vni_range.size())
     }
 
+    /// Whether networks of this project may be taken from the pool.
+    pub fn admits(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|admitted| admitted == namespace)
+    }
+
+    /// Whether networks of this project may bring this prefix along.
+    pub fn permits(&self, namespace: &str, prefix: Ipv6Prefix) -> bool {
+        self.own_prefixes.iter().any(|own| {
+            own.prefix.length() <= prefix.length()
+                && own.prefix.contains(prefix.network())
+                && own.namespaces.iter().any(|permitted| permitted == namespace)
+        })
+    }
+
     /// The VNI and prefix with this index, counted from zero. None behind the end of the pool.
     pub fn slot(&self, index: u64) -> Option<(Vni, Ipv6Prefix)> {
         let vni = u32::try_from(index)
@@ -102,6 +138,8 @@ mod tests {
         NetworkPoolSpec {
             prefix: prefix.parse().unwrap(),
             vni_range: VniRange { first: Vni::new(first).unwrap(), last: Vni::new(last).unwrap() },
+            namespaces: Vec::new(),
+            own_prefixes: Vec::new(),
         }
     }
 
@@ -112,6 +150,29 @@ mod tests {
         assert_eq!(pool("fd00::/65", 100, 199).size(), 0);
         assert_eq!(pool("::/0", 1, Vni::MAX).size(), u64::from(Vni::MAX));
         assert_eq!(pool("fd00::/48", 7, 6).size(), 0);
+    }
+
+    #[test]
+    fn a_pool_is_open_to_all_or_to_those_that_it_names() {
+        let mut pool = pool("fd00::/48", 100, 199);
+        assert!(pool.admits("a"));
+        pool.namespaces = vec!["a".into()];
+        assert!(pool.admits("a") && !pool.admits("b"));
+    }
+
+    #[test]
+    fn a_prefix_of_ones_own_is_permitted_by_name() {
+        let mut pool = pool("fd00::/48", 100, 199);
+        let own = OwnPrefix { prefix: "2001:db8::/48".parse().unwrap(), namespaces: vec!["a".into()] };
+        pool.own_prefixes = vec![own];
+        for (namespace, prefix, permitted) in [
+            ("a", "2001:db8:0:7::/64", true),
+            ("b", "2001:db8:0:7::/64", false),
+            ("a", "2001:db8:1::/64", false),
+            ("a", "2001:db8::/32", false),
+        ] {
+            assert_eq!(pool.permits(namespace, prefix.parse().unwrap()), permitted, "{namespace} {prefix}");
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! devices of it, both read from the server; then the allocation goes, then the finalizer.
 
 mod allocate;
+mod holdings;
 mod life;
+mod own;
 mod plan;
 mod pool;
 mod probe;
@@ -39,7 +41,8 @@ use crate::runtime::{
     report::{Reports, Share, find, status_of},
     uid_of,
 };
-use allocate::{elect, of_network, take_slot};
+use allocate::{claim_prefix, elect, of_network, take_slot};
+use holdings::Holdings;
 use life::Lives;
 pub use life::Patience;
 use router::Router;
@@ -66,7 +69,7 @@ pub struct Caches {
 
 /// Runs the four controllers for ever. `patience` is how long a router may be silent.
 pub fn run(runtime: &Runtime, caches: &Caches, patience: Patience) -> impl Future<Output = ()> + use<> {
-    let pools = pool::run(runtime, &caches.pools, &caches.allocations);
+    let pools = pool::run(runtime, &caches.pools, &caches.allocations, &caches.hosts);
     let surplus = surplus::run(runtime, &caches.allocations, &caches.networks, &caches.hosts);
     let lives = Lives::default();
     let controller = networks(runtime, caches);
@@ -166,16 +169,23 @@ impl Networks {
     /// Makes an allocation for a network that has none, or says why there can be none.
     async fn allocate(&self, network: &Network) -> Result<Result<NetworkAllocation, Finding>, Failure> {
         let name = network.spec.effective_pool();
+        let (pools, hosts) = (self.caches.pools.all(), self.caches.hosts.all());
         let Some(pool) = self.caches.pools.get(None, name) else {
             return Ok(Err(plan::pool_not_found(name)));
         };
-        if let Some(defect) = pool::defect(&pool, &self.caches.pools.all()) {
-            return Ok(Err(defect));
+        if let Some(refusal) = pool::defect(&pool, &pools).or_else(|| own::refusal(network, &pool, &pools, &hosts)) {
+            return Ok(Err(refusal));
         }
-        let taken = taken_vnis(uid_of(network), &self.caches.allocations.all(), &self.caches.hosts.all());
+        if let Some(prefix) = network.spec.prefix
+            && !claim_prefix(&self.client, network, prefix).await?
+        {
+            return Ok(Err(own::taken(prefix)));
+        }
+        let allocations = self.caches.allocations.all();
+        let taken = taken_vnis(uid_of(network), &allocations, &hosts);
         Ok(match take_slot(&self.client, network, &pool.spec, &taken).await? {
             Some(allocation) => Ok(allocation),
-            None => Err(plan::pool_exhausted(name, pool.spec.size())),
+            None => Err(Holdings::of(&pool, &allocations, &hosts).exhausted_for(network)),
         })
     }
 
@@ -228,7 +238,7 @@ impl Networks {
         }
         // the caches say that nobody uses it; before anything is given back, the server has to say so too
         let allocations = of_network(&self.client, network).await?;
-        let vnis: Vec<Vni> = allocations.iter().map(|allocation| allocation.spec.vni).chain(named).collect();
+        let vnis: Vec<Vni> = allocations.iter().filter_map(|allocation| allocation.spec.vni).chain(named).collect();
         let namespace = network.namespace();
         let (vms, hosts) = tokio::try_join!(
             objects::list::<VM>(&self.client, namespace.as_deref(), None),

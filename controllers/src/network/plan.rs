@@ -15,7 +15,7 @@ pub fn served(network: &Network, allocation: &NetworkAllocationSpec, router: &Ro
     let prefix = (ipam != Ipam::None).then_some(allocation.prefix);
     let mut status = NetworkStatus {
         ipam: Some(ipam),
-        vni: Some(allocation.vni),
+        vni: allocation.vni,
         prefix,
         gateway: prefix.map(ucloud_types::Ipv6Prefix::gateway),
         router: router.host().map(str::to_owned),
@@ -121,12 +121,6 @@ pub fn pool_not_found(pool: &str) -> Finding {
     Finding::new(READY, Verdict::False, "PoolNotFound", message)
 }
 
-/// The pool has no free slot.
-pub fn pool_exhausted(pool: &str, size: u64) -> Finding {
-    let message = format!("pool {pool} has no free networks ({size} of {size} in use)");
-    Finding::new(READY, Verdict::False, "PoolExhausted", message)
-}
-
 #[cfg(test)]
 mod tests {
     use ucloud_types::condition::get;
@@ -150,7 +144,7 @@ mod tests {
         layer2.spec.ipam = Some(Ipam::None);
         let status = served(&layer2, &allocation, &Router::Unneeded);
         assert_eq!((status.prefix, status.gateway, status.router), (None, None, None));
-        assert_eq!(status.vni, Some(allocation.vni));
+        assert_eq!(status.vni, allocation.vni);
     }
 
     #[test]
@@ -185,7 +179,7 @@ mod tests {
         network.spec.ipam = Some(Ipam::None);
         let status = served(&network, &allocation, &Router::Unneeded);
         assert_eq!((status.prefix, status.gateway, status.router), (None, None, None));
-        assert_eq!(status.vni, Some(allocation.vni));
+        assert_eq!(status.vni, allocation.vni);
         assert!(get(&status.conditions, ROUTED).is_none());
     }
 
@@ -197,9 +191,7 @@ mod tests {
         let status = served(&network, &allocation, &on(State::Routing));
         network.status = Some(status.clone());
         assert_eq!(served(&network, &allocation, &on(State::Routing)), status);
-        network.status = Some(unserved(&network, &pool_exhausted("default", 100)));
-        assert_eq!(Some(unserved(&network, &pool_exhausted("default", 100))), network.status);
-        let message = &get(&network.status.unwrap().conditions, READY).unwrap().message.clone();
-        assert_eq!(message, "pool default has no free networks (100 of 100 in use)");
+        network.status = Some(unserved(&network, &pool_not_found("default")));
+        assert_eq!(Some(unserved(&network, &pool_not_found("default"))), network.status);
     }
 }

@@ -7,10 +7,11 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use ucloud_types::{
-    NetworkAllocation, NetworkPool, NetworkPoolStatus,
+    Host, NetworkAllocation, NetworkPool, NetworkPoolStatus,
     condition::{Finding, READY, Verdict},
 };
 
+use super::holdings::Holdings;
 use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
@@ -24,8 +25,9 @@ pub fn run(
     runtime: &Runtime,
     pools: &Cache<NetworkPool>,
     allocations: &Cache<NetworkAllocation>,
+    hosts: &Cache<Host>,
 ) -> impl Future<Output = ()> + use<> {
-    let all = pools.clone();
+    let (all, pools_too) = (pools.clone(), pools.clone());
     let controller = Controller::new(NAME, runtime, pools)
         // a pool overlaps with others: all have to look when one comes, changes or goes
         .watch(pools, move |change: &Change<NetworkPool>| {
@@ -35,10 +37,17 @@ pub fn run(
         })
         .watch(allocations, |change: &Change<NetworkAllocation>| {
             change.object().map(|allocation| object_ref(None, &allocation.spec.pool))
+        })
+        // a VNI for which a host has devices is not free, whatever the allocations say
+        .watch(hosts, move |change: &Change<Host>| {
+            let networks = |host: &Host| host.status.as_ref().map(|status| status.networks.clone());
+            let pools = if change.differs(networks) { pools_too.all() } else { Vec::new() };
+            pools.into_iter().map(|pool| ObjectRef::from_obj(&*pool))
         });
     let reconciler = Tally {
         pools: pools.clone(),
         allocations: allocations.clone(),
+        hosts: hosts.clone(),
         reports: Reports::new(runtime, NAME, Share::Whole),
     };
     controller.run(reconciler, Limits { concurrency: 4, ..Limits::default() })
@@ -47,6 +56,7 @@ pub fn run(
 struct Tally {
     pools: Cache<NetworkPool>,
     allocations: Cache<NetworkAllocation>,
+    hosts: Cache<Host>,
     reports: Reports,
 }
 
@@ -54,9 +64,8 @@ impl Reconciler for Tally {
     type Object = NetworkPool;
 
     async fn reconcile(&self, pool: Arc<NetworkPool>) -> Result<Action, Failure> {
-        let name = pool.name_any();
-        let allocated = self.allocations.all().iter().filter(|allocation| allocation.spec.pool == name).count();
-        let status = plan(&pool, &self.pools.all(), u64::try_from(allocated).unwrap_or(u64::MAX));
+        let holdings = Holdings::of(&pool, &self.allocations.all(), &self.hosts.all());
+        let status = plan(&pool, &self.pools.all(), &holdings);
         self.reports.write(&*pool, &status).await?;
         Ok(Action::await_change())
     }
@@ -97,12 +106,12 @@ pub fn defect(pool: &NetworkPool, all: &[Arc<NetworkPool>]) -> Option<Finding> {
     None
 }
 
-fn plan(pool: &NetworkPool, all: &[Arc<NetworkPool>], allocated: u64) -> NetworkPoolStatus {
+fn plan(pool: &NetworkPool, all: &[Arc<NetworkPool>], holdings: &Holdings) -> NetworkPoolStatus {
     let mut status = status_of(pool);
-    status.allocated = allocated;
-    status.free = pool.spec.size().saturating_sub(allocated);
+    status.allocated = holdings.allocated();
+    status.free = holdings.left();
     let fine = || Finding::new(READY, Verdict::True, "Available", "networks can be taken from it");
-    find(pool, &mut status, &defect(pool, all).unwrap_or_else(fine));
+    find(pool, &mut status, &defect(pool, all).or_else(|| holdings.exhausted()).unwrap_or_else(fine));
     status
 }
 
@@ -111,12 +120,13 @@ mod tests {
     use ucloud_types::condition::{get, is_true};
 
     use super::*;
-    use crate::network::testing::pool;
+    use crate::network::testing::{allocation, pool};
 
     #[test]
     fn counts_what_is_used() {
         let pool = pool("default", "fd00::/48", 100, 199);
-        let status = plan(&pool, &[Arc::new(pool.clone())], 3);
+        let allocations: Vec<_> = (100..103).map(|vni| Arc::new(allocation("default", vni, "u"))).collect();
+        let status = plan(&pool, &[Arc::new(pool.clone())], &Holdings::of(&pool, &allocations, &[]));
         assert_eq!((status.allocated, status.free), (3, 97));
         assert!(is_true(&status.conditions, READY));
     }
@@ -128,7 +138,7 @@ mod tests {
             (pool("two", "fd00::/40", 500, 599), "the prefix of pool one overlaps with that of pool two"),
             (pool("two", "fd01::/48", 199, 200), "the VNI range of pool one overlaps with that of pool two"),
         ] {
-            let status = plan(&one, &[Arc::new(one.clone()), Arc::new(other)], 0);
+            let status = plan(&one, &[Arc::new(one.clone()), Arc::new(other)], &Holdings::of(&one, &[], &[]));
             let ready = get(&status.conditions, READY).unwrap();
             assert_eq!(ready.reason, "Overlap");
             assert!(ready.message.starts_with(what), "{}", ready.message);

@@ -44,6 +44,8 @@ mod tests {
         NetworkPoolSpec {
             prefix: "fd00::/48".parse().unwrap(),
             vni_range: VniRange { first: vni(100), last: vni(last) },
+            namespaces: Vec::new(),
+            own_prefixes: Vec::new(),
         }
     }
 

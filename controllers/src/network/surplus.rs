@@ -12,12 +12,10 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use tracing::{info, warn};
-use ucloud_types::{Host, Network, NetworkAllocation, NetworkAllocationSpec, Vni, host::HostNetwork};
+use ucloud_types::{Host, Network, NetworkAllocation, NetworkAllocationSpec, host::HostNetwork};
 
 use super::usage::hosts_with_devices;
-use crate::runtime::{
-    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, cache::object_ref, objects, uid_of,
-};
+use crate::runtime::{Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, objects, uid_of};
 
 const NAME: &str = "network-allocation";
 
@@ -28,7 +26,7 @@ pub fn run(
     networks: &Cache<Network>,
     hosts: &Cache<Host>,
 ) -> impl Future<Output = ()> + use<> {
-    let all = allocations.clone();
+    let (all, everything) = (allocations.clone(), allocations.clone());
     let controller = Controller::new(NAME, runtime, allocations)
         .watch(networks, move |change: &Change<Network>| {
             let decided = change.differs(|network| network.status.as_ref().and_then(|status| status.vni));
@@ -41,16 +39,19 @@ pub fn run(
                 .filter(move |allocation| Some(&allocation.spec.network_uid) == uid.as_ref())
                 .map(|allocation| ObjectRef::from_obj(&*allocation))
         })
-        .watch(hosts, |change: &Change<Host>| {
+        .watch(hosts, move |change: &Change<Host>| {
             let networks = |host: Option<&Arc<Host>>| -> Vec<HostNetwork> {
                 host.and_then(|host| host.status.as_ref()).map(|status| status.networks.clone()).unwrap_or_default()
             };
             let now = networks(change.new.as_ref());
             let before = networks(change.old.as_ref());
-            before
-                .into_iter()
-                .filter(move |network| !now.contains(network))
-                .map(|network| object_ref(None, &NetworkAllocationSpec::object_name(network.vni)))
+            let gone: Vec<_> = before.into_iter().filter(|network| !now.contains(network)).collect();
+            let all = if gone.is_empty() { Vec::new() } else { everything.all() };
+            let released = move |allocation: &Arc<NetworkAllocation>| {
+                let NetworkAllocationSpec { vni, network_uid, .. } = &allocation.spec;
+                gone.iter().any(|network| Some(network.vni) == *vni || network.uid == *network_uid)
+            };
+            all.into_iter().filter(released).map(|allocation| ObjectRef::from_obj(&*allocation))
         });
     let reconciler = Allocations { client: runtime.client.clone(), networks: networks.clone(), hosts: hosts.clone() };
     controller.run(reconciler, Limits { concurrency: 4, ..Limits::default() })
@@ -67,21 +68,23 @@ fn is_wanted(allocation: &NetworkAllocation, network: Option<&Network>) -> bool 
     let Some(network) = network.filter(|network| uid_of(*network) == allocation.spec.network_uid) else {
         return false;
     };
+    let Some(vni) = allocation.spec.vni else { return network.spec.prefix == Some(allocation.spec.prefix) };
     // while the status names no VNI, the network is being given one
-    network.status.as_ref().and_then(|status| status.vni).is_none_or(|vni| vni == allocation.spec.vni)
+    network.status.as_ref().and_then(|status| status.vni).is_none_or(|named| named == vni)
 }
 
 impl Allocations {
     async fn is_in_use(&self, allocation: &NetworkAllocation) -> Result<bool, Failure> {
-        let vnis: [Vni; 1] = [allocation.spec.vni];
-        let on = |hosts: &[Arc<Host>]| hosts_with_devices(hosts, None, &vnis);
+        // A network that has another VNI may use its devices; one whose prefix is given back may not
+        let uid = allocation.spec.vni.is_none().then_some(allocation.spec.network_uid.as_str());
+        let on = |hosts: &[Arc<Host>]| hosts_with_devices(hosts, uid, allocation.spec.vni.as_slice());
         let mut users = on(&self.hosts.all());
         if users.is_empty() {
             let live: Vec<Host> = objects::list(&self.client, None, None).await?;
             users = on(&live.into_iter().map(Arc::new).collect::<Vec<_>>());
         }
         if !users.is_empty() {
-            warn!(vni = %allocation.spec.vni, hosts = ?users, "left over, but hosts still have devices of it: kept");
+            warn!(allocation = allocation.name_any(), hosts = ?users, "left over, but hosts still have devices of it: kept");
         }
         Ok(!users.is_empty())
     }
@@ -91,7 +94,7 @@ impl Reconciler for Allocations {
     type Object = NetworkAllocation;
 
     async fn reconcile(&self, allocation: Arc<NetworkAllocation>) -> Result<Action, Failure> {
-        let NetworkAllocationSpec { namespace, network, vni, .. } = &allocation.spec;
+        let NetworkAllocationSpec { namespace, network, .. } = &allocation.spec;
         let cached = self.networks.get(Some(namespace), network);
         if is_wanted(&allocation, cached.as_deref()) {
             return Ok(Action::await_change());
@@ -100,7 +103,11 @@ impl Reconciler for Allocations {
         if is_wanted(&allocation, live.as_ref()) || self.is_in_use(&allocation).await? {
             return Ok(Action::await_change());
         }
-        info!(%vni, network = format!("{namespace}/{network}"), "allocation belongs to no network, removing it");
+        info!(
+            allocation = allocation.name_any(),
+            network = format!("{namespace}/{network}"),
+            "allocation belongs to no network, removing it"
+        );
         objects::delete(&self.client, &*allocation).await?;
         Ok(Action::await_change())
     }
@@ -135,5 +142,11 @@ mod tests {
         network.status.get_or_insert_default().vni = Some(vni(100));
         assert!(!is_wanted(&ours, Some(&network)), "pattern 4: made again under the same name");
         assert!(!is_wanted(&ours, None));
+
+        let mut claim = allocation("default", 100, "another");
+        claim.spec.vni = None;
+        assert!(!is_wanted(&claim, Some(&network)), "the network has no prefix of its own");
+        network.spec.prefix = Some(claim.spec.prefix);
+        assert!(is_wanted(&claim, Some(&network)));
     }
 }

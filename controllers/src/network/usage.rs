@@ -93,7 +93,7 @@ pub fn taken_vnis(network_uid: &str, allocations: &[Arc<NetworkAllocation>], hos
         .filter(|network| network.uid != network_uid)
         .map(|network| network.vni);
     let of_others = allocations.iter().filter(|allocation| allocation.spec.network_uid != network_uid);
-    of_others.map(|allocation| allocation.spec.vni).chain(on_hosts).collect()
+    of_others.filter_map(|allocation| allocation.spec.vni).chain(on_hosts).collect()
 }
 
 #[cfg(test)]

@@ -10,12 +10,15 @@ use std::{
 
 use http::Method;
 use kube::{ResourceExt as _, api::ListParams};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use ucloud_types::condition::READY;
 
 use crate::{
     faults::{Asked, Counter, Crash, Fate, dying, line},
-    support::{Cloud, Controllers, alone, delete, eventually, names, until_gone, until_network},
+    support::{
+        Cloud, Controllers, alone, create, delete, eventually, names, network_condition, until_gone, until_network,
+    },
 };
 
 /// Every network has exactly the allocation that its status names.
@@ -36,15 +39,7 @@ async fn eight_allocators_that_lose_replies_make_one_allocation_per_network() {
     cloud.host("h1", 8, "16Gi").await;
     let mut allocators = Vec::new();
     for seed in 0..8 {
-        let count = AtomicUsize::new(seed);
-        let lossy = move |asked: &Asked| {
-            if asked.is_write() && count.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) {
-                Fate::LoseReply
-            } else {
-                Fate::Pass
-            }
-        };
-        allocators.push(Controllers::start(line(cloud.client().await, lossy), alone()));
+        allocators.push(Controllers::start(line(cloud.client().await, lossy(seed)), alone()));
     }
     for n in 0..NETWORKS {
         cloud.network(&format!("n{n}")).await;
@@ -64,6 +59,67 @@ async fn eight_allocators_that_lose_replies_make_one_allocation_per_network() {
         until_gone(&cloud.networks(), &format!("n{n}")).await;
     }
     eventually("no allocation is left", async || cloud.allocated().await.is_empty()).await;
+}
+
+/// Eight allocators that lose replies, and networks that claim the same prefixes of their own: each prefix has one network,
+/// and the next when that one is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_one_networks_alone() {
+    const PREFIXES: usize = 4;
+    let cloud = Cloud::start().await;
+    let spec = json!({"prefix": "fd00:1234::/48", "vniRange": {"first": 100, "last": 131},
+        "ownPrefixes": [{"prefix": "2001:db8::/48", "namespaces": ["default"]}]});
+    create(&cloud.network_pools(), "default", spec).await;
+    cloud.host("h1", 8, "16Gi").await;
+    let name = |prefix: usize, rival: usize| format!("n{prefix}-{rival}");
+    for prefix in 0..PREFIXES {
+        for rival in 0..3 {
+            let spec = json!({"prefix": format!("2001:db8:0:{prefix}::/64").replace(":0:0::", "::")});
+            create(&cloud.networks(), &name(prefix, rival), spec).await;
+        }
+    }
+    let mut allocators = Vec::new();
+    for seed in 0..8 {
+        allocators.push(Controllers::start(line(cloud.client().await, lossy(seed)), alone()));
+    }
+    for prefix in 0..PREFIXES {
+        let mut rivals: Vec<_> = (0..3).map(|rival| name(prefix, rival)).collect();
+        while let Some(left) = rivals.len().checked_sub(1) {
+            // one has it, all others say that they do not
+            eventually("one has the prefix", async || {
+                let mut reasons = Vec::new();
+                for rival in &rivals {
+                    let network = cloud.networks().get(rival).await.unwrap();
+                    reasons.extend(network_condition(&network, READY).map(|ready| ready.reason));
+                }
+                reasons.sort();
+                reasons == [vec!["PrefixInUse".to_owned(); left], vec!["Ready".to_owned()]].concat()
+            })
+            .await;
+            let mut ready = Vec::new();
+            for rival in &rivals {
+                let status = cloud.networks().get(rival).await.unwrap().status.unwrap();
+                ready.extend(status.prefix.map(|_| rival.clone()));
+            }
+            let [owner] = ready.try_into().unwrap();
+            delete(&cloud.networks(), &owner).await;
+            until_gone(&cloud.networks(), &owner).await;
+            rivals.retain(|rival| *rival != owner);
+        }
+    }
+    eventually("no allocation is left", async || names(&cloud.allocations()).await.is_empty()).await;
+}
+
+/// Loses every third reply to a write.
+fn lossy(seed: usize) -> impl Fn(&Asked) -> Fate {
+    let count = AtomicUsize::new(seed);
+    move |asked: &Asked| {
+        if asked.is_write() && count.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) {
+            Fate::LoseReply
+        } else {
+            Fate::Pass
+        }
+    }
 }
 
 /// Pattern 7: the reply to the creation is lost, and the list that follows does not show it yet. The second attempt

@@ -1,6 +1,6 @@
 //! Networks get what they need, and give it back.
 
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
 use ucloud_types::{
     NetworkPool,
@@ -11,8 +11,8 @@ use ucloud_types::{
 use crate::{
     faults::{Asked, Fate, line, refusal},
     support::{
-        Cloud, Controllers, alone, create, delete, eventually, network_condition, patch, set_status, until, until_gone,
-        until_network,
+        Cloud, Controllers, alone, create, delete, eventually, names, network_condition, patch, set_status, until,
+        until_gone, until_network,
     },
 };
 
@@ -69,7 +69,15 @@ async fn an_exhausted_pool_says_so_and_serves_again_when_one_is_given_back() {
     }
     cloud.network("d").await;
     let why = until_network(&cloud, "d", READY, "PoolExhausted").await;
-    assert_eq!(why.message, "pool default has no free networks (3 of 3 in use)");
+    let expected = "pool default has 0 of 3 left: this project holds 3, others hold 0; \
+                    delete networks, or ask the operator for more";
+    assert_eq!(why.message, expected);
+    let told = |pool: &NetworkPool| {
+        let conditions = pool.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        condition::get(conditions, READY)
+            .is_some_and(|ready| ready.message.starts_with("pool default has 0 of 3 left: project default holds 3;"))
+    };
+    until(&cloud.network_pools(), "default", "it says who holds it", told).await;
     delete(&cloud.networks(), "b").await;
     until_network(&cloud, "d", READY, "Ready").await;
     assert_eq!(cloud.allocated().await.len(), 3);
@@ -107,6 +115,49 @@ async fn patch_away_finalizers(cloud: &Cloud) {
         patch(&cloud.vms(), "web", json!({"metadata": {"finalizers": null}})).await;
     }
     until_gone(&cloud.vms(), "web").await;
+}
+
+/// A prefix of a project's own goes with a VNI of the pool that permits it, and is given back with it.
+#[tokio::test]
+async fn a_network_may_bring_its_prefix() {
+    let cloud = with_pool(4).await;
+    let _controllers = cloud.controllers().await;
+    let spec = json!({"prefix": "2001:db8:1:2::/64"});
+    let network = json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Network", "metadata": {"name": "own"}, "spec": spec});
+    let network: ucloud_types::Network = serde_json::from_value(network).unwrap();
+    let refused = cloud.networks().create(&PostParams::default(), &network).await.unwrap_err();
+    assert!(refused.to_string().contains("does not let project default bring 2001:db8:1:2::/64 along"), "{refused}");
+
+    let own = json!([{"prefix": "2001:db8:1::/48", "namespaces": ["default"]}]);
+    patch(&cloud.network_pools(), "default", json!({"spec": {"ownPrefixes": own}})).await;
+    let permitted = |pool: &NetworkPool| !pool.spec.own_prefixes.is_empty();
+    until(&cloud.network_pools(), "default", "it permits the prefix", permitted).await;
+    cloud.networks().create(&PostParams::default(), &network).await.unwrap();
+    until_network(&cloud, "own", READY, "Ready").await;
+    let status = cloud.networks().get("own").await.unwrap().status.unwrap();
+    assert_eq!(status.prefix, Some("2001:db8:1:2::/64".parse().unwrap()));
+    assert_eq!(status.gateway, Some("2001:db8:1:2::1".parse().unwrap()));
+    assert_eq!(
+        names(&cloud.allocations()).await,
+        ["prefix-20010db800010002".to_owned(), format!("vni-{}", status.vni.unwrap())]
+    );
+
+    // what is permitted no longer is left to the network that has it
+    patch(&cloud.network_pools(), "default", json!({"spec": {"ownPrefixes": null}})).await;
+    delete(&cloud.networks(), "own").await;
+    until_gone(&cloud.networks(), "own").await;
+    eventually("nothing is left", async || names(&cloud.allocations()).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_pool_may_be_for_some_projects_alone() {
+    let cloud = with_pool(4).await;
+    let _controllers = cloud.controllers().await;
+    patch(&cloud.network_pools(), "default", json!({"spec": {"namespaces": ["other"]}})).await;
+    let network = json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Network", "metadata": {"name": "net"}, "spec": {}});
+    let network: ucloud_types::Network = serde_json::from_value(network).unwrap();
+    let refused = cloud.networks().create(&PostParams::default(), &network).await.unwrap_err();
+    assert!(refused.to_string().contains("NetworkPool default is not for project default"), "{refused}");
 }
 
 /// Pattern 11: a VNI that a host still uses, though nothing says whose it is, is given to nobody.

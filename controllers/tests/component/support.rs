@@ -157,7 +157,8 @@ impl Cloud {
     /// All allocations, by VNI, with the name of their network.
     pub async fn allocated(&self) -> Vec<(u32, String)> {
         let list = self.allocations().list(&ListParams::default()).await.unwrap();
-        let mut allocated: Vec<_> = list.into_iter().map(|a| (a.spec.vni.get(), a.spec.network)).collect();
+        let mut allocated: Vec<_> =
+            list.into_iter().filter_map(|a| Some((a.spec.vni?.get(), a.spec.network))).collect();
         allocated.sort();
         allocated
     }

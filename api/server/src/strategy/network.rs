@@ -10,11 +10,11 @@ use ucloud_machinery::{
     strategy::{Context, Lister, Strategy},
 };
 use ucloud_types::{
-    GROUP, Network,
+    GROUP, Network, NetworkAllocationSpec, NetworkPool, NetworkPoolSpec,
     network::{Ipam, NetworkDns},
 };
 
-use super::{check_immutable, check_name, field::Field, status_errors, typed};
+use super::{check_immutable, check_name, field::Field, network_pool::unusable, status_errors, typed};
 
 const ADVICE: &str = "make a new network instead";
 
@@ -22,8 +22,15 @@ const ADVICE: &str = "make a new network instead";
 pub struct NetworkStrategy;
 
 impl Strategy for NetworkStrategy {
-    fn validate_create(&self, _: &Context<'_>, object: &Value) -> Vec<FieldError> {
-        typed(object).map_or_else(|error| vec![error], |network| validate(&network))
+    fn validate_create(&self, ctx: &Context<'_>, object: &Value) -> Vec<FieldError> {
+        match typed(object) {
+            Ok(network) => {
+                let mut errors = validate(&network);
+                check_pool(ctx, &network, &mut errors);
+                errors
+            }
+            Err(error) => vec![error],
+        }
     }
 
     fn validate_update(&self, ctx: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
@@ -35,6 +42,7 @@ impl Strategy for NetworkStrategy {
                     check_undeclared(ctx.lister, ctx.namespace, ctx.name, &mut errors);
                 }
                 check_immutable("spec.pool", &old.effective_pool(), &new.effective_pool(), ADVICE, &mut errors);
+                check_immutable("spec.prefix", &old.prefix, &new.prefix, ADVICE, &mut errors);
                 errors
             }
             (Err(error), _) | (_, Err(error)) => vec![error],
@@ -50,6 +58,16 @@ fn validate(network: &Network) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if let Some(pool) = &network.spec.pool {
         check_name(FieldPath::new("spec.pool"), pool, &mut errors);
+    }
+    if let Some(prefix) = network.spec.prefix {
+        let mut refuse = |rule: &str| {
+            errors.push(FieldError::invalid(FieldPath::new("spec.prefix"), prefix.to_string(), rule));
+        };
+        if prefix.length() != NetworkPoolSpec::NETWORK_PREFIX_LENGTH {
+            refuse("must be a /64");
+        } else if let Some(special) = unusable().into_iter().find(|special| special.overlaps(prefix)) {
+            refuse(&format!("overlaps with {special}, which networks cannot use"));
+        }
     }
     if let Some(dns) = &network.spec.dns {
         check_dns(network.spec.effective_ipam(), dns, &mut errors);
@@ -77,6 +95,26 @@ fn check_undeclared(lister: &dyn Lister, namespace: Option<&str>, network: &str,
              spec.networks[].addresses out of those VMs first"
         );
         errors.push(FieldError::forbidden(FieldPath::new("spec.ipam"), &why));
+    }
+}
+
+/// Whether the pool is the project's to take from, and lets it bring its prefix. A pool that is not there yet, or lets
+/// projects in later, is waited for: then the network's controller decides, by the same rules.
+fn check_pool(ctx: &Context<'_>, network: &Network, errors: &mut Vec<FieldError>) {
+    let (namespace, name) = (ctx.namespace.unwrap_or_default(), network.spec.effective_pool());
+    let pool = ctx.lister.get(GROUP, "networkpools", None, name);
+    let Some(pool) = pool.and_then(|pool| typed::<NetworkPool>(&pool).ok()) else { return };
+    if !pool.spec.admits(namespace) {
+        let why = format!("NetworkPool {name} is not for project {namespace}: name another, or ask its operator");
+        errors.push(FieldError::forbidden(FieldPath::new("spec.pool"), &why));
+    }
+    let Some(prefix) = network.spec.prefix else { return };
+    let path = FieldPath::new("spec.prefix");
+    if !pool.spec.permits(namespace, prefix) {
+        let why = format!("NetworkPool {name} does not let project {namespace} bring {prefix} along: ask its operator");
+        errors.push(FieldError::forbidden(path, &why));
+    } else if ctx.lister.get(GROUP, "networkallocations", None, &NetworkAllocationSpec::claim_name(prefix)).is_some() {
+        errors.push(FieldError::invalid(path, prefix.to_string(), "another network has it"));
     }
 }
 
@@ -154,9 +192,16 @@ mod tests {
         assert_eq!(paths(&json!({})), [""; 0]);
         assert_eq!(paths(&json!({"dns": {"servers": ["2001:db8::53", "fe80::1"], "search": ["a.example"]}})), [""; 0]);
         assert_eq!(
-            paths(&json!({"ipam": "Manual", "pool": "../x",
+            paths(&json!({"ipam": "Manual", "pool": "../x", "prefix": "fe80::/64",
                 "dns": {"servers": ["::1", "fd00::1", "fd00::1"], "search": ["a", "a"]}})),
-            ["spec.pool", "spec.dns", "spec.dns.servers[0]", "spec.dns.servers[2]", "spec.dns.search[1]"]
+            [
+                "spec.pool",
+                "spec.prefix",
+                "spec.dns",
+                "spec.dns.servers[0]",
+                "spec.dns.servers[2]",
+                "spec.dns.search[1]"
+            ]
         );
     }
 }

@@ -1,4 +1,4 @@
-//! NetworkAllocation: its name is its VNI, and nothing about it ever changes.
+//! NetworkAllocation: its name is its VNI or its prefix, and nothing about it ever changes.
 
 use serde_json::Value;
 use ucloud_machinery::{
@@ -30,10 +30,11 @@ impl Strategy for NetworkAllocationStrategy {
 
 fn validate(name: &str, spec: &NetworkAllocationSpec) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    // the name is what makes a VNI unique
-    let expected = NetworkAllocationSpec::object_name(spec.vni);
+    // the name is what makes a VNI, and a prefix, unique
+    let expected = spec.name();
     if name != expected {
-        let rule = format!("the allocation of VNI {} is named {expected}", spec.vni);
+        let what = spec.vni.map_or_else(|| format!("prefix {}", spec.prefix), |vni| format!("VNI {vni}"));
+        let rule = format!("the allocation of {what} is named {expected}");
         errors.push(FieldError::invalid(FieldPath::new("metadata.name"), name, &rule));
     }
     if spec.prefix.length() != NetworkPoolSpec::NETWORK_PREFIX_LENGTH {
@@ -54,16 +55,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_is_the_vni() {
+    fn the_name_is_the_vni_or_the_prefix() {
         let spec = NetworkAllocationSpec {
             pool: "default".into(),
-            vni: Vni::new(100).unwrap(),
+            vni: Vni::new(100),
             prefix: "fd00::/64".parse().unwrap(),
             namespace: "default".into(),
             network: "n".into(),
             network_uid: "u".into(),
         };
         assert_eq!(validate("vni-100", &spec), []);
+        let claim = NetworkAllocationSpec { vni: None, prefix: "2001:db8:1:2::/64".parse().unwrap(), ..spec.clone() };
+        assert_eq!(validate("prefix-20010db800010002", &claim), []);
+        assert_eq!(validate("vni-100", &claim).len(), 1);
         let wider = NetworkAllocationSpec { prefix: "fd00::/63".parse().unwrap(), ..spec };
         let fields: Vec<_> = validate("vni-101", &wider).iter().map(|error| error.field.to_string()).collect();
         assert_eq!(fields, ["metadata.name", "spec.prefix"]);
