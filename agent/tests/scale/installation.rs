@@ -10,7 +10,8 @@ use std::{
 use futures::{StreamExt as _, stream};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::PostParams,
+    api::{DeleteParams, ListParams, PostParams},
+    core::NamespaceResourceScope,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, watcher},
@@ -54,7 +55,7 @@ impl Installation {
         let options = Options { election: None, ..Options::new("scale") };
         this.tasks.spawn(async move { ucloud_controllers::run(client, options).await.unwrap() });
         this.make::<StoragePool>(None, "default", json!({"directory": {"path": "/pool"}})).await;
-        let range = json!({"prefix": "fd00:1::/48", "vniRange": {"first": 100, "last": 999}});
+        let range = json!({"prefix": "fd00:1::/48", "vniRange": {"first": 100, "last": 2099}});
         this.make::<NetworkPool>(None, "default", range).await;
 
         let underlay = Arc::<Underlay>::default();
@@ -111,6 +112,37 @@ impl Installation {
         });
         made.buffer_unordered(AT_ONCE).collect::<()>().await;
         begun.elapsed()
+    }
+
+    /// Makes so many networks, and a VM in each.
+    pub async fn create_networks_with_vms(&self, count: usize) {
+        let made = stream::iter(0..count).map(|number| async move {
+            let network = format!("net{number:04}");
+            self.make::<Network>(Some("default"), &network, json!({})).await;
+            let spec = json!({
+                "cpus": 1, "memory": "1Gi", "disks": [{"name": "root", "image": "alpine"}],
+                "networks": [{"name": "eth0", "network": network}],
+            });
+            self.make::<VM>(Some("default"), &format!("vm{number:05}"), spec).await;
+        });
+        made.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+
+    /// Deletes all objects of a kind in the project.
+    pub async fn delete_all<K>(&self)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api = Api::<K>::namespaced(self.admin.clone(), "default");
+        api.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+    }
+
+    /// Waits until this holds.
+    pub async fn until(&self, mut holds: impl AsyncFnMut() -> bool) {
+        let mut interval = tokio::time::interval(Duration::from_millis(200));
+        while !holds().await {
+            interval.tick().await;
+        }
     }
 
     /// Waits until this held, at one moment, of each of so many VMs.

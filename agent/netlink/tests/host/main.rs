@@ -6,4 +6,5 @@
 mod devices;
 mod guests;
 mod lab;
+mod many;
 mod routers;
