@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn taps_come_back_to_their_bridges() {
         let bridge = |name: &str, index| fresh(name, index, Kind::Bridge(BridgeParameters::default()), 1500);
-        let port = |name: &str, index, controller, up| Link { controller, up, ..fresh(name, index, Kind::Other, 1430) };
+        let port = |name: &str, index, controller, up| Link { up, controller, ..fresh(name, index, Kind::Other, 1430) };
         let links = [
             bridge("ucbr-1", 1),
             port("fine", 2, Some(1), true),

@@ -16,8 +16,8 @@ fn spec(name: &str, network: &str) -> InterfaceSpec {
     }
 }
 
-fn on(bridge: &str) -> Option<NetworkDevices> {
-    Some(NetworkDevices { bridge: bridge.into(), ..devices() })
+fn on(bridge: &str) -> NetworkDevices {
+    NetworkDevices { bridge: bridge.into(), ..devices() }
 }
 
 /// A VM that runs with eth0 in `lan`, and what its spec became.
@@ -25,7 +25,7 @@ fn changed(change: impl FnOnce(&mut VM)) -> (VM, Observed) {
     let mut vm = vm(RunStrategy::Always);
     let mut observed = with(domain(&vm, DomainState::Running));
     change(&mut vm);
-    observed.devices = Some(vec![on("ucbr-1"); vm.spec.networks.len()]);
+    observed.devices = Some(vec![Some(on("ucbr-1")); vm.spec.networks.len()]);
     observed.network_blockers = vec![None; vm.spec.networks.len()];
     (vm, observed)
 }
@@ -59,7 +59,7 @@ fn a_new_interface_is_plugged_once_its_network_is_here() {
     let (vm, mut observed) = changed(|vm| vm.spec.networks.push(spec("eth1", "dmz")));
     observed.devices.as_mut().unwrap()[1] = None;
     assert_eq!(go(&vm, &observed).step, Some(Step::ProvisionInterface("eth1".into())));
-    observed.devices.as_mut().unwrap()[1] = on("ucbr-2");
+    observed.devices.as_mut().unwrap()[1] = Some(on("ucbr-2"));
     let Some(Step::Plug(plugged)) = go(&vm, &observed).step else { panic!("it is not plugged") };
     assert_eq!((plugged.name.as_str(), plugged.bridge.as_str()), ("eth1", "ucbr-2"));
     assert_eq!(plugged.mac, MacAddr::derive(UID, "eth1"), "it has the address that it has after any restart");
@@ -97,7 +97,7 @@ fn the_guest_is_asked_to_let_go_and_asked_again() {
 #[test]
 fn another_network_or_mac_is_a_new_interface() {
     let (vm, mut observed) = changed(|vm| vm.spec.networks[0].network = "dmz".into());
-    observed.devices = Some(vec![on("ucbr-2")]);
+    observed.devices = Some(vec![Some(on("ucbr-2"))]);
     assert!(matches!(go(&vm, &observed).step, Some(Step::Unplug(_))));
     let (vm, observed) = changed(|vm| vm.spec.networks[0].mac = Some("02:00:00:00:00:01".parse().unwrap()));
     assert!(matches!(go(&vm, &observed).step, Some(Step::Unplug(_))));
@@ -126,7 +126,7 @@ fn a_network_that_was_removed_by_force_takes_no_interface_along() {
     observed.network_blockers = vec![Some(Blocker::new(reason::NETWORK_NOT_FOUND, "gone"))];
     let plan = go(&vm, &observed);
     assert_eq!((&plan.step, pending(&plan)), (&None, Some((reason::NETWORK_NOT_FOUND, "interface eth0: gone"))));
-    observed.devices = Some(vec![on("ucbr-1")]);
+    observed.devices = Some(vec![Some(on("ucbr-1"))]);
     let plan = go(&vm, &observed);
     assert_eq!((&plan.step, pending(&plan)), (&None, None), "it is in that network still");
 }
