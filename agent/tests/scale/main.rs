@@ -1,7 +1,7 @@
 //! A whole installation in one process: the API server, all controllers and 500 agents on simulated hosts take 5,000 VMs
 //! to Running. It tells what that costs, and proves that nothing is done twice.
 //!
-//! And 1,000 networks come and go without leaving anything behind.
+//! And 200 networks come and go without leaving anything behind.
 //!
 //! `UCLOUD_SCALE_HOSTS` and `UCLOUD_SCALE_VMS` set other numbers.
 
