@@ -39,7 +39,8 @@ fn state(ucloud: &Installation) -> anyhow::Result<(Vec<Pid>, BTreeMap<String, St
     let programs = ["etcd", "ucloud-api", "ucloud-controllers", "ucloud-agent"];
     let mut pids = programs.iter().map(|program| ucloud.pid(program)).collect::<anyhow::Result<Vec<_>>>()?;
     pids.push(ucloud.qemu("hello")?);
-    let kinds = "vms,networks,images,storagepools,networkpools,networkallocations,namespaces";
+    // a StoragePool's free space is that of the machine, which others use too
+    let kinds = "vms,networks,images,networkpools,networkallocations,namespaces";
     let run = ucloud.ucloudctl(&["get", kinds, "-o", "json"])?.ok()?;
     let list: Value = serde_json::from_str(&run.stdout)?;
     let items = list["items"].as_array().context("no items")?;
