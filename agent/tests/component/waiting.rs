@@ -39,7 +39,14 @@ async fn a_network_without_a_vni_is_waited_for() {
     let world = World::start().await;
     let host = world.host("h1");
     let _agent = world.agent(&host).await;
-    world.make::<Network>(&world.namespaced(), "odd", json!({"pool": "nowhere"})).await;
+    let networks = world.namespaced::<Network>();
+    world.make::<Network>(&networks, "odd", json!({"pool": "nowhere"})).await;
+    world
+        .wait_for::<Network>(&networks, "odd", "that it has no pool", |network| {
+            let status = network.status.as_ref();
+            status.is_some_and(|status| condition::get(&status.conditions, condition::READY).is_some())
+        })
+        .await;
     world.bound_vm("web", &host, json!({"networks": [{"name": "eth0", "network": "odd"}]})).await;
     let vm = world.wait_reason("web", "NetworkNotReady").await;
     assert!(ready_of(&vm).1.contains("default/odd"), "{:?}", ready_of(&vm));
