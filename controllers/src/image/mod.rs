@@ -19,7 +19,7 @@ use ucloud_types::{
 };
 
 use crate::runtime::{
-    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, is_deleting, objects,
+    Cache, Change, Controller, Failure, Limits, Lists, Reconciler, Runtime, is_deleting, objects,
     report::{Reports, Share},
 };
 use usage::holder;
@@ -68,6 +68,8 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
     let reconciler = Images {
         client: runtime.client.clone(),
         caches: caches.clone(),
+        live_vms: Lists::new(&runtime.client),
+        live_hosts: Lists::new(&runtime.client),
         reports: Reports::new(runtime, NAME, Share::Whole),
     };
     controller.run(reconciler, Limits::default())
@@ -76,6 +78,8 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
 struct Images {
     client: Client,
     caches: Caches,
+    live_vms: Lists<VM>,
+    live_hosts: Lists<Host>,
     reports: Reports,
 }
 
@@ -95,12 +99,7 @@ impl Images {
         if held.is_none() {
             // before the image goes for good, the server has to say so too
             let own = image.namespace().filter(|namespace| namespace != IMAGES_NAMESPACE);
-            let (vms, hosts) = tokio::try_join!(
-                objects::list::<VM>(&self.client, own.as_deref(), None),
-                objects::list::<Host>(&self.client, None, None),
-            )?;
-            let vms: Vec<_> = vms.into_iter().map(Arc::new).collect();
-            let hosts: Vec<_> = hosts.into_iter().map(Arc::new).collect();
+            let (vms, hosts) = tokio::try_join!(self.live_vms.fresh(own.as_deref()), self.live_hosts.fresh(None))?;
             held = holder(image, &vms, &hosts);
         }
         match held {

@@ -34,7 +34,7 @@ use ucloud_types::{
 };
 
 use crate::runtime::{
-    Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
+    Cache, Change, Controller, Failure, Limits, Lists, Reconciler, Runtime,
     cache::object_ref,
     events::EventType,
     is_deleting, name_of, objects,
@@ -46,7 +46,7 @@ use holdings::Holdings;
 use life::Lives;
 pub use life::Patience;
 use router::Router;
-use usage::{Holder, holder, taken_vnis};
+use usage::{Holder, given_up, holder, taken_vnis};
 
 const NAME: &str = "network";
 
@@ -70,7 +70,8 @@ pub struct Caches {
 /// Runs the four controllers for ever. `patience` is how long a router may be silent.
 pub fn run(runtime: &Runtime, caches: &Caches, patience: Patience) -> impl Future<Output = ()> + use<> {
     let pools = pool::run(runtime, &caches.pools, &caches.allocations, &caches.hosts);
-    let surplus = surplus::run(runtime, &caches.allocations, &caches.networks, &caches.hosts);
+    let live_hosts = Arc::new(Lists::new(&runtime.client));
+    let surplus = surplus::run(runtime, &caches.allocations, &caches.networks, (&caches.hosts, &live_hosts));
     let lives = Lives::default();
     let controller = networks(runtime, caches);
     let requests = controller.requests();
@@ -80,6 +81,8 @@ pub fn run(runtime: &Runtime, caches: &Caches, patience: Patience) -> impl Futur
         client: runtime.client.clone(),
         caches: caches.clone(),
         lives,
+        live_hosts,
+        live_vms: Lists::new(&runtime.client),
         reports: Reports::new(runtime, NAME, Share::Whole),
     };
     let networks = controller.run(reconciler, Limits::default());
@@ -97,7 +100,7 @@ fn networks(runtime: &Runtime, caches: &Caches) -> Controller<Network> {
         }
     };
     let (unserved, unserved_too) = (select(is_unserved), select(is_unserved));
-    let (terminating, routed) = (select(is_deleting), select(needs_router));
+    let routed = select(needs_router);
     let (networks, reported) = (caches.networks.clone(), caches.networks.clone());
     Controller::new(NAME, runtime, &caches.networks)
         .watch(&caches.pools, move |change: &Change<NetworkPool>| {
@@ -109,10 +112,8 @@ fn networks(runtime: &Runtime, caches: &Caches) -> Controller<Network> {
             own.into_iter().chain(freed).collect::<Vec<_>>()
         })
         .watch(&caches.hosts, move |change: &Change<Host>| {
-            let networks = |host: &Host| host.status.as_ref().map(|status| status.networks.clone());
-            let released = change.differs(networks).then(&terminating).into_iter().flatten();
             let moved = change.differs(router::aspect).then(&routed).into_iter().flatten();
-            released.chain(moved).chain(gateways(change, &reported)).collect::<Vec<_>>()
+            moved.chain(released(change, &reported)).chain(gateways(change, &reported)).collect::<Vec<_>>()
         })
         .watch(&caches.vms, move |change: &Change<VM>| {
             let named = [&change.old, &change.new].into_iter().flatten().flat_map(|vm| {
@@ -128,14 +129,27 @@ fn networks(runtime: &Runtime, caches: &Caches) -> Controller<Network> {
         })
 }
 
+/// The networks being deleted of which the host had devices, and has none any more.
+fn released(change: &Change<Host>, networks: &Cache<Network>) -> Vec<ObjectRef<Network>> {
+    let gone = given_up(change);
+    let uids: HashSet<_> = gone.iter().map(|devices| devices.uid.as_str()).collect();
+    let vnis: HashSet<_> = gone.iter().map(|devices| devices.vni).collect();
+    let waits = |network: &&Arc<Network>| {
+        let vni = network.status.as_ref().and_then(|status| status.vni);
+        is_deleting(&***network) && (uids.contains(uid_of(&***network)) || vni.is_none_or(|vni| vnis.contains(&vni)))
+    };
+    let all = if gone.is_empty() { Vec::new() } else { networks.all() };
+    all.iter().filter(waits).map(|network| ObjectRef::from_obj(&**network)).collect()
+}
+
 /// The networks whose gateway has appeared on the host, or vanished.
 fn gateways(change: &Change<Host>, networks: &Cache<Network>) -> Vec<ObjectRef<Network>> {
-    let routed = |host: Option<&Arc<Host>>| -> HashSet<String> {
+    fn routed(host: Option<&Arc<Host>>) -> HashSet<&str> {
         let networks = host.map(|host| router::networks(host)).unwrap_or_default();
-        networks.iter().filter(|network| network.routed).map(|network| network.uid.clone()).collect()
-    };
+        networks.iter().filter(|network| network.routed).map(|network| network.uid.as_str()).collect()
+    }
     let (old, new) = (routed(change.old.as_ref()), routed(change.new.as_ref()));
-    let changed: HashSet<_> = old.symmetric_difference(&new).map(String::as_str).collect();
+    let changed: HashSet<_> = old.symmetric_difference(&new).copied().collect();
     let all = if changed.is_empty() { Vec::new() } else { networks.all() };
     all.iter().filter(|network| changed.contains(uid_of(&***network))).map(|n| ObjectRef::from_obj(&**n)).collect()
 }
@@ -152,6 +166,8 @@ struct Networks {
     client: Client,
     caches: Caches,
     lives: Lives,
+    live_hosts: Arc<Lists<Host>>,
+    live_vms: Lists<VM>,
     reports: Reports,
 }
 
@@ -239,13 +255,8 @@ impl Networks {
         // the caches say that nobody uses it; before anything is given back, the server has to say so too
         let allocations = of_network(&self.client, network).await?;
         let vnis: Vec<Vni> = allocations.iter().filter_map(|allocation| allocation.spec.vni).chain(named).collect();
-        let namespace = network.namespace();
-        let (vms, hosts) = tokio::try_join!(
-            objects::list::<VM>(&self.client, namespace.as_deref(), None),
-            objects::list::<Host>(&self.client, None, None),
-        )?;
-        let vms: Vec<_> = vms.into_iter().map(Arc::new).collect();
-        let hosts: Vec<_> = hosts.into_iter().map(Arc::new).collect();
+        let namespace = network.metadata.namespace.as_deref();
+        let (vms, hosts) = tokio::try_join!(self.live_vms.fresh(namespace), self.live_hosts.fresh(None))?;
         if let Some(holder) = holder(network, &vnis, &vms, &hosts) {
             return self.wait(network, &holder).await;
         }

@@ -11,7 +11,7 @@ use ucloud_types::{
     condition::{Finding, READY, Verdict},
 };
 
-use super::holdings::Holdings;
+use super::{holdings::Holdings, router};
 use crate::runtime::{
     Cache, Change, Controller, Failure, Limits, Reconciler, Runtime,
     cache::object_ref,
@@ -40,8 +40,8 @@ pub fn run(
         })
         // a VNI for which a host has devices is not free, whatever the allocations say
         .watch(hosts, move |change: &Change<Host>| {
-            let networks = |host: &Host| host.status.as_ref().map(|status| status.networks.clone());
-            let pools = if change.differs(networks) { pools_too.all() } else { Vec::new() };
+            let had = change.old.as_deref().map(router::networks);
+            let pools = if had != change.new.as_deref().map(router::networks) { pools_too.all() } else { Vec::new() };
             pools.into_iter().map(|pool| ObjectRef::from_obj(&*pool))
         });
     let reconciler = Tally {

@@ -5,17 +5,17 @@
 //! network is there before its allocation is made, an allocation that is just being made is never taken for a left-over.
 //! And a VNI for which any host has devices is not freed.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use kube::{
     Client, ResourceExt as _,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use tracing::{info, warn};
-use ucloud_types::{Host, Network, NetworkAllocation, NetworkAllocationSpec, host::HostNetwork};
+use ucloud_types::{Host, Network, NetworkAllocation, NetworkAllocationSpec};
 
-use super::usage::hosts_with_devices;
-use crate::runtime::{Cache, Change, Controller, Failure, Limits, Reconciler, Runtime, objects, uid_of};
+use super::usage::{given_up, hosts_with_devices};
+use crate::runtime::{Cache, Change, Controller, Failure, Limits, Lists, Reconciler, Runtime, objects, uid_of};
 
 const NAME: &str = "network-allocation";
 
@@ -24,7 +24,7 @@ pub fn run(
     runtime: &Runtime,
     allocations: &Cache<NetworkAllocation>,
     networks: &Cache<Network>,
-    hosts: &Cache<Host>,
+    (hosts, live_hosts): (&Cache<Host>, &Arc<Lists<Host>>),
 ) -> impl Future<Output = ()> + use<> {
     let (all, everything) = (allocations.clone(), allocations.clone());
     let controller = Controller::new(NAME, runtime, allocations)
@@ -40,20 +40,22 @@ pub fn run(
                 .map(|allocation| ObjectRef::from_obj(&*allocation))
         })
         .watch(hosts, move |change: &Change<Host>| {
-            let networks = |host: Option<&Arc<Host>>| -> Vec<HostNetwork> {
-                host.and_then(|host| host.status.as_ref()).map(|status| status.networks.clone()).unwrap_or_default()
-            };
-            let now = networks(change.new.as_ref());
-            let before = networks(change.old.as_ref());
-            let gone: Vec<_> = before.into_iter().filter(|network| !now.contains(network)).collect();
+            let gone = given_up(change);
+            let uids: HashSet<_> = gone.iter().map(|devices| devices.uid.as_str()).collect();
+            let vnis: HashSet<_> = gone.iter().map(|devices| devices.vni).collect();
             let all = if gone.is_empty() { Vec::new() } else { everything.all() };
-            let released = move |allocation: &Arc<NetworkAllocation>| {
+            let released = |allocation: &&Arc<NetworkAllocation>| {
                 let NetworkAllocationSpec { vni, network_uid, .. } = &allocation.spec;
-                gone.iter().any(|network| Some(network.vni) == *vni || network.uid == *network_uid)
+                vni.is_some_and(|vni| vnis.contains(&vni)) || uids.contains(network_uid.as_str())
             };
-            all.into_iter().filter(released).map(|allocation| ObjectRef::from_obj(&*allocation))
+            all.iter().filter(released).map(|allocation| ObjectRef::from_obj(&**allocation)).collect::<Vec<_>>()
         });
-    let reconciler = Allocations { client: runtime.client.clone(), networks: networks.clone(), hosts: hosts.clone() };
+    let reconciler = Allocations {
+        client: runtime.client.clone(),
+        networks: networks.clone(),
+        hosts: hosts.clone(),
+        live_hosts: Arc::clone(live_hosts),
+    };
     controller.run(reconciler, Limits { concurrency: 4, ..Limits::default() })
 }
 
@@ -61,6 +63,7 @@ struct Allocations {
     client: Client,
     networks: Cache<Network>,
     hosts: Cache<Host>,
+    live_hosts: Arc<Lists<Host>>,
 }
 
 /// Whether the allocation is its network's, as far as this version of the network tells.
@@ -80,8 +83,7 @@ impl Allocations {
         let on = |hosts: &[Arc<Host>]| hosts_with_devices(hosts, uid, allocation.spec.vni.as_slice());
         let mut users = on(&self.hosts.all());
         if users.is_empty() {
-            let live: Vec<Host> = objects::list(&self.client, None, None).await?;
-            users = on(&live.into_iter().map(Arc::new).collect::<Vec<_>>());
+            users = on(&self.live_hosts.fresh(None).await?);
         }
         if !users.is_empty() {
             warn!(allocation = allocation.name_any(), hosts = ?users, "left over, but hosts still have devices of it: kept");

@@ -3,9 +3,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use kube::ResourceExt as _;
-use ucloud_types::{Host, Network, NetworkAllocation, VM, Vni};
+use ucloud_types::{Host, Network, NetworkAllocation, VM, Vni, host::HostNetwork};
 
-use crate::runtime::uid_of;
+use super::router::networks;
+use crate::runtime::{Change, uid_of};
 
 /// How many holders a message names.
 const NAMED: usize = 3;
@@ -68,12 +69,20 @@ pub fn hosts_with_devices(hosts: &[Arc<Host>], network_uid: Option<&str>, vnis: 
     names
 }
 
+/// What the host had devices of before the change, and has not any more.
+pub fn given_up(change: &Change<Host>) -> Vec<&HostNetwork> {
+    let before = change.old.as_deref().map(networks).unwrap_or_default();
+    let now = change.new.as_deref().map(networks).unwrap_or_default();
+    let kept: HashSet<_> = now.iter().map(|devices| (devices.uid.as_str(), devices.vni)).collect();
+    before.iter().filter(|devices| !kept.contains(&(devices.uid.as_str(), devices.vni))).collect()
+}
+
 /// Who keeps the network, VMs first.
 pub fn holder(network: &Network, vnis: &[Vni], vms: &[Arc<VM>], hosts: &[Arc<Host>]) -> Option<Holder> {
-    let name = network.name_any();
+    let (namespace, name) = (&network.metadata.namespace, network.name_any());
     let mut users: Vec<_> = vms
         .iter()
-        .filter(|vm| vm.namespace() == network.namespace() && names_network(vm, &name))
+        .filter(|vm| vm.metadata.namespace == *namespace && names_network(vm, &name))
         .map(|vm| vm.name_any())
         .collect();
     if !users.is_empty() {
@@ -98,8 +107,6 @@ pub fn taken_vnis(network_uid: &str, allocations: &[Arc<NetworkAllocation>], hos
 
 #[cfg(test)]
 mod tests {
-    use ucloud_types::host::HostNetwork;
-
     use super::*;
     use crate::network::testing::{allocation, network, router_host, vm, vni};
 
@@ -124,6 +131,19 @@ mod tests {
         let held = holder(&network("net"), &[vni(100)], &[Arc::new(elsewhere)], &hosts).unwrap();
         assert_eq!(held, Holder::Hosts(vec!["h1".into()]));
         assert_eq!(holder(&network("net"), &[vni(100)], &[], &[]), None);
+    }
+
+    #[test]
+    fn what_a_host_gives_up_is_what_it_has_not_any_more() {
+        let change = |old: Option<(&str, u32)>, new: Option<(&str, u32)>| Change {
+            old: old.map(|(uid, vni)| host_with("h1", uid, vni)),
+            new: new.map(|(uid, vni)| host_with("h1", uid, vni)),
+        };
+        let gone = |change: Change<Host>| given_up(&change).iter().map(|devices| devices.vni).collect::<Vec<_>>();
+        assert_eq!(gone(change(Some(("a", 1)), Some(("a", 1)))), []);
+        assert_eq!(gone(change(Some(("a", 1)), Some(("a", 2)))), [vni(1)], "the network has another VNI there");
+        assert_eq!(gone(change(Some(("a", 1)), None)), [vni(1)], "the host is gone");
+        assert_eq!(gone(change(None, Some(("a", 1)))), []);
     }
 
     /// Pattern 11: what counts is what hosts have, by UID or by VNI.

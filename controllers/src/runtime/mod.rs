@@ -16,6 +16,7 @@ pub mod events;
 pub mod failure;
 pub mod hearing;
 pub mod heartbeat;
+pub mod lists;
 pub mod metrics;
 pub mod objects;
 pub mod queue;
@@ -30,6 +31,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use cache::{Cache, Change};
 pub use controller::{Controller, Limits, Reconciler};
 pub use failure::Failure;
+pub use lists::Lists;
 
 /// A kind that a controller can watch: every Kubernetes-style kind whose type is known at compile time.
 pub trait Kind:
