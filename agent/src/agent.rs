@@ -83,7 +83,8 @@ impl Agent {
         let (look_anew, anew) = watch::channel(0);
         tasks.spawn(host::heartbeat(api.clone(), Arc::new(config.clone()), role, look_anew));
         let (wake, woken) = Wake::channel();
-        let caches = Caches::start(&mut tasks, &client, &config.host, &wake, &anew);
+        let networks = Networks::default();
+        let caches = Caches::start(&mut tasks, &client, &config.host, &wake, &anew, networks.present());
         let (events, publish) = Events::start(client, &config.host, config.timing.call);
         tasks.spawn(publish);
         let shared = Arc::new(Shared {
@@ -93,7 +94,7 @@ impl Agent {
             caches,
             wake,
             memories: Memories::default(),
-            networks: Networks::default(),
+            networks,
             images: images::Images::default(),
             isolation: Isolation::default(),
             events,

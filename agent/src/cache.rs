@@ -18,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
-use ucloud_types::{Host, Image, Network, SecurityGroup, StoragePool, VM};
+use ucloud_types::{Host, Image, Network, SecurityGroup, StoragePool, VM, host::HostNetwork};
 
 use crate::triggers::Wake;
 
@@ -36,13 +36,15 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// Starts to watch. `touched` is called for each object that came, changed or went, after the cache has changed.
-    /// Two versions of an object of which `same` holds are no change. An object that cannot be read is left out, and
+    /// Two versions of an object of which `same` holds are no change. What is told by [`Self::changes`] are changes of
+    /// objects that the host is concerned with, before or after. An object that cannot be read is left out, and
     /// does not keep the others from being read. Whenever `anew` changes, the watch begins again with a list.
     fn start(
         tasks: &mut JoinSet<()>,
         (client, mut anew): (Client, watch::Receiver<u64>),
         config: watcher::Config,
         same: fn(&K, &K) -> bool,
+        concerns: impl Fn(&K) -> bool + Send + 'static,
         mut touched: impl FnMut(&K) + Send + 'static,
     ) -> Self {
         let (store, mut writer) = reflector::store();
@@ -66,10 +68,11 @@ where
                 match event.map(readable) {
                     Ok(Some(event)) => {
                         let news = take_in(&own, &mut writer, &event, same);
-                        for object in &news {
+                        for News { object, .. } in &news {
                             touched(object);
                         }
-                        if !news.is_empty() {
+                        if news.iter().any(|news| concerns(&news.object) || news.old.as_deref().is_some_and(&concerns))
+                        {
                             changed.send_modify(|count| *count += 1);
                         }
                     }
@@ -102,7 +105,7 @@ where
         self.store.get(&reference)
     }
 
-    /// Changes whenever an object does.
+    /// Changes whenever an object does that the host is concerned with.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -113,24 +116,36 @@ where
     }
 }
 
+/// An object that came, changed or went.
+struct News<K> {
+    /// As it was; none if it came.
+    old: Option<Arc<K>>,
+    /// As it is, or was last.
+    object: Arc<K>,
+}
+
 /// Takes in an event, and tells what came, changed or went by it. A list takes effect when it is complete, so only then
 /// is there anything to tell of it.
-fn take_in<K>(store: &Store<K>, writer: &mut Writer<K>, event: &Event<K>, same: fn(&K, &K) -> bool) -> Vec<Arc<K>>
+fn take_in<K>(store: &Store<K>, writer: &mut Writer<K>, event: &Event<K>, same: fn(&K, &K) -> bool) -> Vec<News<K>>
 where
     K: Resource<DynamicType = ()> + Clone,
 {
-    let news = |new: &Arc<K>, old: Option<&Arc<K>>| !old.is_some_and(|old| same(old, new));
+    let news = |old: Option<Arc<K>>, object: Arc<K>| {
+        let is_news = !old.as_ref().is_some_and(|old| same(old, &object));
+        is_news.then_some(News { old, object })
+    };
+    let gone = |object: Arc<K>| News { old: Some(Arc::clone(&object)), object };
     match event {
         Event::Apply(object) => {
             let reference = ObjectRef::from_obj(object);
             let old = store.get(&reference);
             writer.apply_watcher_event(event);
-            store.get(&reference).into_iter().filter(|new| news(new, old.as_ref())).collect()
+            store.get(&reference).and_then(|new| news(old, new)).into_iter().collect()
         }
         Event::Delete(object) => {
-            let gone = store.get(&ObjectRef::from_obj(object));
+            let last = store.get(&ObjectRef::from_obj(object));
             writer.apply_watcher_event(event);
-            gone.into_iter().collect()
+            last.map(gone).into_iter().collect()
         }
         Event::Init | Event::InitApply(_) => {
             writer.apply_watcher_event(event);
@@ -142,8 +157,8 @@ where
             writer.apply_watcher_event(event);
             let now = store.state().into_iter();
             let mut told: Vec<_> =
-                now.filter(|new| news(new, before.remove(&ObjectRef::from_obj(&**new)).as_ref())).collect();
-            told.extend(before.into_values());
+                now.filter_map(|new| news(before.remove(&ObjectRef::from_obj(&*new)), new)).collect();
+            told.extend(before.into_values().map(gone));
             told
         }
     }
@@ -199,35 +214,42 @@ pub struct Caches {
 
 impl Caches {
     /// Starts to watch all that the agent of this host reads. `wake` is told of each VM about which there may be
-    /// something new. Whenever `anew` changes, everything is listed again.
+    /// something new. Whenever `anew` changes, everything is listed again. `present` are the networks that have devices
+    /// here.
     pub fn start(
         tasks: &mut JoinSet<()>,
         client: &Client,
         host: &str,
         wake: &Wake,
         anew: &watch::Receiver<u64>,
+        present: watch::Receiver<Option<Vec<HostNetwork>>>,
     ) -> Self {
         let all = watcher::Config::default;
         let source = || (client.clone(), anew.clone());
         let wake_vm = wake.clone();
         let bound = all().fields(&format!("status.binding.host={host}"));
-        let vms = Cache::start(tasks, source(), bound, same_version, move |vm: &VM| wake_vm.vm(vm));
-        let (wake_users, bound) = (wake.clone(), vms.store());
-        let networks = Cache::start(tasks, source(), all(), same_version, move |network: &Network| {
+        let vms = Cache::start(tasks, source(), bound, same_version, always, move |vm: &VM| wake_vm.vm(vm));
+        let (wake_users, bound, own) = (wake.clone(), vms.store(), host.to_owned());
+        let using = bound.clone();
+        let concerns = move |network: &Network| {
+            is_routed_or_present(network, &own, present.borrow().as_deref())
+                || using.state().iter().any(|vm| uses_network(vm, network))
+        };
+        let networks = Cache::start(tasks, source(), all(), same_version, concerns, move |network: &Network| {
             wake_users.users(&bound, |vm| uses_network(vm, network));
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let images = Cache::start(tasks, source(), all(), same_version, move |image: &Image| {
+        let images = Cache::start(tasks, source(), all(), same_version, always, move |image: &Image| {
             wake_users.users(&bound, |vm| !ucloud_agent_core::image::users(image, [vm]).is_empty());
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let pools = Cache::start(tasks, source(), all(), same_pool, move |pool: &StoragePool| {
+        let pools = Cache::start(tasks, source(), all(), same_pool, always, move |pool: &StoragePool| {
             wake_users.users(&bound, |vm| uses_pool(vm, pool));
         });
         let own = all().fields(&format!("metadata.name={host}"));
-        let host = Cache::start(tasks, source(), own, same_version, |_: &Host| {});
+        let host = Cache::start(tasks, source(), own, same_version, always, |_: &Host| {});
         let (wake_users, bound) = (wake.clone(), vms.store());
-        let groups = Cache::start(tasks, source(), all(), same_version, move |group: &SecurityGroup| {
+        let groups = Cache::start(tasks, source(), all(), same_version, always, move |group: &SecurityGroup| {
             wake_users.users(&bound, |vm| uses_group(vm, group));
         });
         Self { vms, networks, images, groups, pools, host }
@@ -242,6 +264,19 @@ impl Caches {
         self.pools.synced().await?;
         self.host.synced().await
     }
+}
+
+/// The host is concerned with all objects of the kind.
+fn always<K>(_: &K) -> bool {
+    true
+}
+
+/// Whether this host is the network's router, or has devices of it, as long as it is known of which (`present`).
+fn is_routed_or_present(network: &Network, host: &str, present: Option<&[HostNetwork]>) -> bool {
+    let router = network.status.as_ref().and_then(|status| status.router.as_deref());
+    let uid = network.metadata.uid.as_deref();
+    router == Some(host)
+        || present.is_none_or(|present| present.iter().any(|devices| Some(devices.uid.as_str()) == uid))
 }
 
 fn uses_network(vm: &VM, network: &Network) -> bool {
@@ -282,7 +317,7 @@ mod tests {
         events: &[Event<StoragePool>],
     ) -> Vec<String> {
         let news = events.iter().flat_map(|event| take_in(store, writer, event, same_pool));
-        let mut names: Vec<_> = news.filter_map(|pool| pool.metadata.name.clone()).collect();
+        let mut names: Vec<_> = news.filter_map(|news| news.object.metadata.name.clone()).collect();
         names.sort();
         names
     }

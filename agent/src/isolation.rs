@@ -9,7 +9,7 @@ use ucloud_agent_core::{
     firewall::Rules,
     hypervisor::DomainInterface,
     isolation::{self, Inputs},
-    reason,
+    network, reason,
     vm::Desired,
 };
 use ucloud_types::{Network, SecurityGroup};
@@ -56,7 +56,8 @@ async fn rules(shared: &Shared) -> Result<Rules, HostError> {
     let underlay = limited(limit, "list its addresses", net.underlay_addresses()).await?;
     let host = shared.config.host.as_str();
     let vms: Vec<_> = shared.caches.vms.all().iter().filter_map(|vm| Desired::of(vm, host).ok()).collect();
-    let (networks, groups) = (shared.caches.networks.all(), shared.caches.groups.all());
+    let networks = network::concerning(&shared.caches.networks.all(), &vms, host, &devices);
+    let groups = shared.caches.groups.all();
     let networks: Vec<&Network> = networks.iter().map(AsRef::as_ref).collect();
     let groups: Vec<&SecurityGroup> = groups.iter().map(AsRef::as_ref).collect();
     let learnt = |network: &str, mac| net.learnt(network, mac);

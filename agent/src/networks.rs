@@ -18,11 +18,14 @@ use ucloud_types::{Network, host::HostNetwork};
 
 use crate::{limit::limited, shared::Shared};
 
+/// What devices were made of, by the Network's UID.
+type Made = BTreeMap<String, NetworkRequest>;
+
 /// The networks that the host has devices for.
 pub struct Networks {
     /// What was made by this agent, by UID. Whoever makes or removes devices holds the lock, so that nothing is
     /// removed that is being made.
-    made: Mutex<BTreeMap<String, NetworkRequest>>,
+    made: Mutex<Made>,
     present: watch::Sender<Option<Vec<HostNetwork>>>,
 }
 
@@ -63,23 +66,60 @@ impl Networks {
             .filter_map(|i| shared.caches.networks.get(Some(&vm.namespace), &i.network)?.metadata.uid.clone())
             .collect();
         let present = list(shared).await?;
-        let needs = Needs::now(shared, &domains(shared).await?, &present);
-        Ok(needs.removable(&present).into_iter().filter(|uid| own.contains(uid)).collect())
+        let domains = domains(shared).await?;
+        let needs = Needs::now(shared, &domains, &present);
+        Ok(needs.removable(&present, &domains).into_iter().filter(|uid| own.contains(uid)).collect())
     }
 
     /// Removes the devices that nobody needs any more.
     pub async fn release(&self, shared: &Shared) -> Result<(), HostError> {
         let mut made = self.made.lock().await;
         let present = list(shared).await?;
-        let needs = Needs::now(shared, &domains(shared).await?, &present);
+        let domains = domains(shared).await?;
+        let needs = Needs::now(shared, &domains, &present);
+        self.publish(&present);
+        self.remove_unneeded(shared, &mut made, &needs, &domains, &present).await
+    }
+
+    /// Makes the networks as they should be. With `repair`, also those are looked at of which nothing has changed.
+    async fn settle(&self, shared: &Shared, repair: bool) -> Result<(), HostError> {
+        let mut made = self.made.lock().await;
+        let present = list(shared).await?;
+        // a router routes without its hypervisor, too; only nothing is removed then
+        let domains = domains(shared).await;
+        let needs = Needs::now(shared, domains.as_deref().unwrap_or_default(), &present);
+        let brought = self.bring(shared, &mut made, (&needs, &present), repair).await;
+        let present = list(shared).await?;
+        self.publish(&present);
+        let domains = domains?;
+        if repair {
+            let taps = network::taps(&present, &domains);
+            limited(shared.config.timing.step, "repair taps", shared.machine.net.ensure_taps(&taps)).await?;
+        }
+        let removed = self.remove_unneeded(shared, &mut made, &needs, &domains, &present).await;
+        brought.and(removed)
+    }
+
+    async fn remove_unneeded(
+        &self,
+        shared: &Shared,
+        made: &mut Made,
+        needs: &Needs,
+        domains: &[Domain],
+        present: &[NetworkDevices],
+    ) -> Result<(), HostError> {
+        let removable = needs.removable(present, domains);
+        if removable.is_empty() {
+            return Ok(());
+        }
         let mut first = None;
-        for uid in needs.removable(&present) {
+        for uid in removable {
             info!(network = uid, "removing the devices of a network that nobody needs here");
             // its gateway first and by itself: that tells the guests who has it now
             if present.iter().any(|devices| devices.routes && devices.uid == uid)
                 && let Some(request) =
                     needs.network(&uid).and_then(|network| network::request(network, &shared.config.host, false))
-                && let Err(error) = ensure(shared, &mut made, &request).await
+                && let Err(error) = ensure(shared, made, &request).await
             {
                 warn!(network = uid, reason = error.reason, "the gateway could not be given up first: {error}");
             }
@@ -105,17 +145,21 @@ impl Networks {
     }
 
     /// Makes the devices of networks that this host routes, repairs those that VMs use, advertises, and gives up the
-    /// gateways that are others' by now. With `repair`, also those are looked at of which nothing has changed.
-    async fn bring(&self, shared: &Shared, repair: bool) -> Result<(), HostError> {
-        let mut made = self.made.lock().await;
+    /// gateways that are others' by now.
+    async fn bring(
+        &self,
+        shared: &Shared,
+        made: &mut Made,
+        (needs, present): (&Needs, &[NetworkDevices]),
+        repair: bool,
+    ) -> Result<(), HostError> {
         let host = &shared.config.host;
-        let present = list(shared).await?;
-        let needs = Needs::now(shared, &[], &present);
+        let by_uid: BTreeMap<&str, &NetworkDevices> = present.iter().map(|d| (d.uid.as_str(), d)).collect();
         let mut first = None;
         let (mut advertisements, mut handed_over, mut given_up) = (Vec::new(), Vec::new(), Vec::new());
         for request in needs.needed.values() {
             let Some(network) = needs.network(&request.uid) else { continue };
-            let mut devices = present.iter().find(|devices| devices.uid == request.uid).cloned();
+            let mut devices = by_uid.get(request.uid.as_str()).copied().cloned();
             // What only a VM needs is made when it starts; from then on it is kept, whatever is done to it by hand
             let wanted = request.gateway.is_some() || devices.is_some() || made.contains_key(&request.uid);
             if wanted && (repair || devices.is_none() || made.get(&request.uid) != Some(request)) {
@@ -123,14 +167,14 @@ impl Networks {
                     given_up.push((network, request));
                     continue;
                 }
-                match ensure(shared, &mut made, request).await {
-                    Ok(made) => devices = Some(made),
+                match ensure(shared, made, request).await {
+                    Ok(found) => devices = Some(found),
                     Err(error) => note_failure(network, error, &mut first),
                 }
             }
             advertisements.extend(devices.and_then(|devices| network::advertisement(network, &devices, host)));
         }
-        for devices in &present {
+        for devices in present {
             if needs.network(&devices.uid).is_some_and(|network| network::is_routed_elsewhere(network, host)) {
                 handed_over.push(devices.bridge.clone());
             }
@@ -142,15 +186,9 @@ impl Networks {
         }
         // after the last advertisement, which comes from the gateway
         for (network, request) in given_up {
-            if let Err(error) = ensure(shared, &mut made, request).await {
+            if let Err(error) = ensure(shared, made, request).await {
                 note_failure(network, error, &mut first);
             }
-        }
-        let present = list(shared).await?;
-        self.publish(&present);
-        if repair {
-            let taps = network::taps(&present, &domains(shared).await?);
-            limited(shared.config.timing.step, "repair taps", shared.machine.net.ensure_taps(&taps)).await?;
         }
         first.map_or(Ok(()), Err)
     }
@@ -171,13 +209,16 @@ fn note_failure(network: &Network, error: HostError, first: &mut Option<HostErro
 
 /// What the host needs, by what is known now.
 struct Needs {
+    /// All networks.
     networks: Vec<Arc<Network>>,
+    /// Those that the host has something to do with, by UID.
+    here: BTreeMap<String, Arc<Network>>,
     needed: BTreeMap<String, NetworkRequest>,
-    domains: Vec<Domain>,
 }
 
 impl Needs {
     fn now(shared: &Shared, domains: &[Domain], present: &[NetworkDevices]) -> Self {
+        let host = &shared.config.host;
         let networks = shared.caches.networks.all();
         let with_domain: BTreeSet<&str> = domains.iter().map(|domain| domain.spec.uid.as_str()).collect();
         let vms: Vec<_> = shared
@@ -185,29 +226,25 @@ impl Needs {
             .vms
             .all()
             .iter()
-            .filter_map(|vm| Desired::of(vm, &shared.config.host).ok())
+            .filter_map(|vm| Desired::of(vm, host).ok())
             .filter(|vm| !vm.deleting || with_domain.contains(vm.uid.as_str()))
             .collect();
-        let all: Vec<&Network> = networks.iter().map(AsRef::as_ref).collect();
-        let needed = network::needed(&all, &vms, &shared.config.host, present);
-        Self { networks, needed, domains: domains.to_vec() }
+        let here = network::concerning(&networks, &vms, host, present);
+        let needed = network::needed(&here.iter().map(AsRef::as_ref).collect::<Vec<_>>(), &vms, host, present);
+        let here = here.into_iter().filter_map(|network| Some((network.metadata.uid.clone()?, network))).collect();
+        Self { networks, here, needed }
     }
 
-    fn removable(&self, present: &[NetworkDevices]) -> Vec<String> {
-        let all: Vec<&Network> = self.networks.iter().map(AsRef::as_ref).collect();
-        network::removable(present, &all, &self.needed, &self.domains)
+    fn removable(&self, present: &[NetworkDevices], domains: &[Domain]) -> Vec<String> {
+        network::removable(present, &self.networks, &self.needed, domains)
     }
 
     fn network(&self, uid: &str) -> Option<&Network> {
-        self.networks.iter().find(|network| network.metadata.uid.as_deref() == Some(uid)).map(AsRef::as_ref)
+        self.here.get(uid).map(AsRef::as_ref)
     }
 }
 
-async fn ensure(
-    shared: &Shared,
-    made: &mut BTreeMap<String, NetworkRequest>,
-    request: &NetworkRequest,
-) -> Result<NetworkDevices, HostError> {
+async fn ensure(shared: &Shared, made: &mut Made, request: &NetworkRequest) -> Result<NetworkDevices, HostError> {
     made.remove(&request.uid);
     let call = shared.machine.net.ensure_network(request);
     let devices = limited(shared.config.timing.step, "make the devices of a network", call).await?;
@@ -232,10 +269,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut repair = true;
     let mut failures = 0;
     loop {
-        let result = match shared.networks.bring(&shared, repair).await {
-            Ok(()) => shared.networks.release(&shared).await,
-            Err(error) => shared.networks.release(&shared).await.and(Err(error)),
-        };
+        let result = shared.networks.settle(&shared, repair).await;
         let retry = match &result {
             Ok(()) => {
                 failures = 0;

@@ -1,6 +1,9 @@
 //! Which networks a host has devices for: those of its VMs, and those that it routes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ucloud_types::{Network, condition, network::Ipam};
 
@@ -77,6 +80,36 @@ pub fn advertisement(network: &Network, devices: &NetworkDevices, host: &str) ->
     })
 }
 
+/// Those of all networks that the host has something to do with: VMs that are bound to it use them (`vms`), it is their
+/// router, or it has devices of them (`present`). A host of many must not look at all there are whenever one changes.
+pub fn concerning(
+    networks: &[Arc<Network>],
+    vms: &[Desired],
+    host: &str,
+    present: &[NetworkDevices],
+) -> Vec<Arc<Network>> {
+    let used = used(vms);
+    let present: BTreeSet<&str> = present.iter().map(|devices| devices.uid.as_str()).collect();
+    let concerns = |network: &&Arc<Network>| {
+        let router = network.status.as_ref().and_then(|status| status.router.as_deref());
+        router == Some(host)
+            || network.metadata.uid.as_deref().is_some_and(|uid| present.contains(uid))
+            || used.contains(&name(network))
+    };
+    networks.iter().filter(concerns).cloned().collect()
+}
+
+/// The namespaces and names of the networks that these VMs use.
+fn used<'a>(vms: impl IntoIterator<Item = &'a Desired>) -> BTreeSet<(&'a str, &'a str)> {
+    let interfaces = |vm: &'a Desired| vm.interfaces.iter().map(|i| (vm.namespace.as_str(), i.network.as_str()));
+    vms.into_iter().flat_map(interfaces).collect()
+}
+
+fn name(network: &Network) -> (&str, &str) {
+    let metadata = &network.metadata;
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
 /// The devices that this host needs, by the Network's UID: for the VMs that are bound to it (`vms`; one that is
 /// being deleted and has no domain any more is left out by the caller), and for the networks that it routes. `present`
 /// are those that it has.
@@ -89,18 +122,12 @@ pub fn needed<'a>(
     let gateways: BTreeSet<&str> =
         present.iter().filter(|devices| devices.routes).map(|devices| devices.uid.as_str()).collect();
     let has_gateway = |network: &Network| network.metadata.uid.as_deref().is_some_and(|uid| gateways.contains(uid));
-    let used: BTreeSet<(&str, &str)> = vms
-        .into_iter()
-        .flat_map(|vm| vm.interfaces.iter().map(|interface| (vm.namespace.as_str(), interface.network.as_str())))
-        .collect();
+    let used = used(vms);
     networks
         .iter()
         .filter(|network| {
-            let metadata = &network.metadata;
-            let name =
-                (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
             let routed = is_routed_by(network, host, has_gateway(network));
-            used.contains(&name) || (routed && metadata.deletion_timestamp.is_none())
+            used.contains(&name(network)) || (routed && network.metadata.deletion_timestamp.is_none())
         })
         .filter_map(|network| request(network, host, has_gateway(network)))
         .map(|request| (request.uid.clone(), request))
@@ -110,12 +137,12 @@ pub fn needed<'a>(
 /// The UIDs of networks whose devices may go: no VM here needs them, no domain is attached to them, and the host
 /// does not route them.
 ///
-/// `networks` and what `needed` was computed from must be complete, and `domains` the hypervisor's own answer. An
-/// empty list of networks proves nothing by itself: a Network goes through its deletion while a host has devices
-/// for it, so that the last one is seen to be deleted.
+/// `networks` are all there are; what `needed` was computed from must be complete, and `domains` the hypervisor's own
+/// answer. An empty list of networks proves nothing by itself: a Network goes through its deletion while a host has
+/// devices for it, so that the last one is seen to be deleted.
 pub fn removable(
     present: &[NetworkDevices],
-    networks: &[&Network],
+    networks: &[Arc<Network>],
     needed: &BTreeMap<String, NetworkRequest>,
     domains: &[Domain],
 ) -> Vec<String> {
@@ -212,6 +239,16 @@ mod tests {
     }
 
     #[test]
+    fn a_host_looks_only_at_what_it_has_to_do_with() {
+        let all = ["used", "present", "other"].map(|name| Arc::new(network(name, "host-2")));
+        let routed = Arc::new(network("routed", "host-1"));
+        let all = [all.as_slice(), &[routed]].concat();
+        let here = concerning(&all, &[user("used")], "host-1", &[devices("present")]);
+        let names: Vec<_> = here.iter().map(|network| name(network).1).collect();
+        assert_eq!(names, ["used", "present", "routed"]);
+    }
+
+    #[test]
     fn only_the_router_advertises_and_only_automatic_networks() {
         let mut network = network("lan", "host-1");
         let found = advertisement(&network, &devices("lan"), "host-1").unwrap();
@@ -253,8 +290,8 @@ mod tests {
     fn devices_go_when_nobody_needs_them() {
         let (used, idle) = (network("used", "host-2"), network("idle", "host-2"));
         let present = [devices("used"), devices("idle"), devices("gone"), devices("attached")];
-        let all = [&used, &idle];
-        let needs = needed(&all, [&user("used")], "host-1", &[]);
+        let needs = needed(&[&used, &idle], [&user("used")], "host-1", &[]);
+        let all = [Arc::new(used), Arc::new(idle)];
         assert_eq!(removable(&present, &all, &needs, &[domain_on("br-attached")]), ["uid-idle", "uid-gone"]);
         assert_eq!(removable(&present, &[], &BTreeMap::new(), &[]), [""; 0], "an empty list proves nothing");
     }
@@ -270,10 +307,10 @@ mod tests {
     fn a_routed_network_that_is_deleted_goes_after_its_last_vm_here() {
         let mut lan = network("lan", "host-1");
         lan.metadata.deletion_timestamp = Some(condition::Time(jiff::Timestamp::UNIX_EPOCH));
-        let all = [&lan];
-        let busy = needed(&all, [&user("lan")], "host-1", &[]);
+        let busy = needed(&[&lan], [&user("lan")], "host-1", &[]);
+        let idle = needed(&[&lan], [], "host-1", &[]);
+        let all = [Arc::new(lan)];
         assert_eq!(removable(&[devices("lan")], &all, &busy, &[]), [""; 0]);
-        let idle = needed(&all, [], "host-1", &[]);
         assert_eq!(removable(&[devices("lan")], &all, &idle, &[domain_on("br-lan")]), [""; 0]);
         assert_eq!(removable(&[devices("lan")], &all, &idle, &[]), ["uid-lan"]);
     }

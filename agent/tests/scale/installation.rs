@@ -33,6 +33,8 @@ use ucloud_types::{
 
 /// VMs are spread over so many networks.
 const NETWORKS: usize = 20;
+/// What a host keeps for itself.
+const RESERVED_MIB: u32 = 512;
 /// So many requests are under way at once while VMs are made, and so many agents start at once.
 const AT_ONCE: usize = 32;
 
@@ -45,8 +47,8 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Comes back when all hosts are Ready.
-    pub async fn start(hosts: usize) -> Self {
+    /// Comes back when all hosts are Ready. Each has room for so many VMs.
+    pub async fn start(hosts: usize, room: u32) -> Self {
         allow_open_files();
         let api = InProcess::start().await.unwrap();
         let admin = api.admin().await.unwrap();
@@ -63,7 +65,7 @@ impl Installation {
             let name = format!("h{number:03}");
             this.hosts.insert(name.clone(), SimHost::new(&name, &underlay));
         }
-        let agents = stream::iter(this.hosts.values().cloned()).map(|host| agent(&this.api, host));
+        let agents = stream::iter(this.hosts.values().cloned()).map(|host| agent(&this.api, host, room));
         let mut agents = agents.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
         for agent in agents.drain(..) {
             this.tasks.spawn(async { agent.run(CancellationToken::new()).await.unwrap() });
@@ -165,19 +167,22 @@ where
     }
 }
 
-/// An agent as in life, with the default pace, on a host that has room for twelve VMs.
-async fn agent(api: &InProcess, host: Arc<SimHost>) -> Agent {
+/// An agent as in life, with the default pace, on a host that has room for so many VMs.
+async fn agent(api: &InProcess, host: Arc<SimHost>, room: u32) -> Agent {
     let config = Config {
         host: host.name().to_owned(),
         // few hosts of many are routers
         roles: if host.name() < "h004" { HostRole::ALL.to_vec() } else { vec![HostRole::Compute] },
         inventory: Inventory {
-            capacity: Resources { cpus: 4, memory: "12800Mi".parse().unwrap() },
+            capacity: Resources {
+                cpus: room.div_ceil(3),
+                memory: format!("{}Mi", room * 1024 + RESERVED_MIB).parse().unwrap(),
+            },
             kernel: "6.1.0".to_owned(),
             boot_id: "b0070000-0000-0000-0000-000000000000".to_owned(),
         },
         cpu_overcommit: 4,
-        reserved_memory: "512Mi".parse().unwrap(),
+        reserved_memory: format!("{RESERVED_MIB}Mi").parse().unwrap(),
         concurrency: 8,
         timing: Timing::default(),
     };

@@ -1,7 +1,7 @@
 //! A whole installation in one process: the API server, all controllers and 500 agents on simulated hosts take 5,000 VMs
 //! to Running. It tells what that costs, and proves that nothing is done twice.
 //!
-//! And 200 networks come and go without leaving anything behind.
+//! And 1,000 networks come and go without leaving anything behind.
 //!
 //! `UCLOUD_SCALE_HOSTS` and `UCLOUD_SCALE_VMS` set other numbers.
 
@@ -41,7 +41,8 @@ async fn five_hundred_hosts_run_five_thousand_vms() {
     let _alone = ALONE.lock().await;
     let (hosts, vms) = (size("UCLOUD_SCALE_HOSTS", 500), size("UCLOUD_SCALE_VMS", 5000));
     let begun = Instant::now();
-    let installation = tokio::time::timeout(PATIENCE, Installation::start(hosts)).await.expect("all hosts get Ready");
+    let installation =
+        tokio::time::timeout(PATIENCE, Installation::start(hosts, 12)).await.expect("all hosts get Ready");
     tell(&format!("{hosts} hosts Ready after {:.1} s", begun.elapsed().as_secs_f64()));
 
     let before = Costs::now(&installation).await;

@@ -1,4 +1,4 @@
-//! 200 networks, each with a VM, come and go.
+//! 1,000 networks, each with a VM, come and go.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,15 @@ use ucloud_types::{Host, Network, NetworkAllocation, VM, vm::VMPhase};
 
 use crate::{ALONE, PATIENCE, costs::tell, installation::Installation, phase_of};
 
-const HOSTS: usize = 20;
-const NETWORKS: usize = 200;
+const HOSTS: usize = 40;
+/// VMs that a host has room for.
+const ROOM: u32 = 30;
+const NETWORKS: usize = 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_networks_leave_nothing_behind() {
+async fn a_thousand_networks_leave_nothing_behind() {
     let _alone = ALONE.lock().await;
-    let installation = timeout(PATIENCE, Installation::start(HOSTS)).await.expect("all hosts get Ready");
+    let installation = timeout(PATIENCE, Installation::start(HOSTS, ROOM)).await.expect("all hosts get Ready");
     let begun = Instant::now();
     let running = installation.follow_vms(NETWORKS, |vm| phase_of(vm) == Some(VMPhase::Running));
     let made = async { tokio::join!(installation.create_networks_with_vms(NETWORKS), running) };

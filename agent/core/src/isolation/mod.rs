@@ -33,7 +33,7 @@ pub struct Inputs<'a> {
     pub vms: &'a [Desired],
     /// Its domains, by the hypervisor's own answer.
     pub domains: &'a [Domain],
-    /// All networks.
+    /// The networks that the host has something to do with ([`network::concerning`]).
     pub networks: &'a [&'a Network],
     /// The networks that have devices on it.
     pub devices: &'a [NetworkDevices],
@@ -159,13 +159,14 @@ fn networks(attached: &[Attached<'_>], ports: &[Port], inputs: &Inputs<'_>) -> V
 }
 
 fn gateways(inputs: &Inputs<'_>) -> Vec<LocalGateway> {
+    let routed: BTreeSet<&str> =
+        inputs.devices.iter().filter(|devices| devices.routes).map(|devices| devices.uid.as_str()).collect();
     let mut gateways: Vec<_> = inputs
         .networks
         .iter()
         .filter_map(|network| {
             let uid = network.metadata.uid.as_deref()?;
-            let has_gateway = inputs.devices.iter().any(|devices| devices.uid == uid && devices.routes);
-            let gateway = network::request(network, inputs.host, has_gateway)?.gateway?;
+            let gateway = network::request(network, inputs.host, routed.contains(uid))?.gateway?;
             Some(LocalGateway { bridge: bridge(network)?, address: gateway.address })
         })
         .collect();
