@@ -59,6 +59,9 @@ pub struct NetworkRequest {
     /// The gateway's address and prefix, on the network's router alone. Elsewhere the host has no address in
     /// the network, not even a link-local one.
     pub gateway: Option<Gateway>,
+    /// Whether another host advertises itself as the router. One that is new to the network asks for that, on behalf of the
+    /// guests whose asking is over: the router may have advertised just before, and may not do so by itself for long.
+    pub advertised: bool,
 }
 
 /// Where a VM's tap belongs.

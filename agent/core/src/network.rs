@@ -64,7 +64,9 @@ pub fn request(network: &Network, host: &str, has_gateway: bool) -> Option<Netwo
         (true, Some(address), Some(prefix)) => Some(Gateway { address, prefix }),
         _ => None,
     };
-    Some(NetworkRequest { uid: network.metadata.uid.clone()?, vni: status.vni?, mtu: network.spec.mtu, gateway })
+    let advertised = gateway.is_none() && status.router.is_some() && network.spec.effective_ipam() == Ipam::Automatic;
+    let uid = network.metadata.uid.clone()?;
+    Some(NetworkRequest { uid, vni: status.vni?, mtu: network.spec.mtu, gateway, advertised })
 }
 
 /// What is advertised for a network with these devices: only where its gateway is, and only with automatic addresses.
@@ -236,6 +238,7 @@ mod tests {
         assert_eq!(needed.keys().collect::<Vec<_>>(), ["uid-routed", "uid-used"]);
         assert!(needed["uid-routed"].gateway.is_some());
         assert!(needed["uid-used"].gateway.is_none(), "only the router has an address in the network");
+        assert_eq!(["uid-routed", "uid-used"].map(|uid| needed[uid].advertised), [false, true], "it asks others");
     }
 
     #[test]

@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn request(mtu: Option<u32>) -> NetworkRequest {
-        NetworkRequest { uid: "a-network".into(), vni: Vni::new(100).unwrap(), mtu, gateway: None }
+        NetworkRequest { uid: "a-network".into(), vni: Vni::new(100).unwrap(), mtu, gateway: None, advertised: false }
     }
 
     #[test]

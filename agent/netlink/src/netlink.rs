@@ -159,8 +159,11 @@ impl Net for Netlink {
             .caused_by(error)
         })?;
         let (added, removed) = moved_addresses(&changes);
-        self.learning.announce(&request.uid, added);
-        self.learning.ask_anew(&request.uid, removed);
+        self.learning.announce(&request.uid, &added);
+        self.learning.ask_anew(&request.uid, &removed);
+        if request.advertised && changes.iter().any(|change| matches!(change, LinkChange::CreateVxlan { .. })) {
+            self.learning.ask_for_router(&request.uid);
+        }
         let routes = desired.routes();
         Ok(NetworkDevices {
             uid: request.uid.clone(),

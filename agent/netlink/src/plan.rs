@@ -195,7 +195,8 @@ mod tests {
     fn desired(routes: bool) -> Desired {
         let prefix: ucloud_types::Ipv6Prefix = "fd00:1::/64".parse().unwrap();
         let gateway = routes.then(|| Gateway { address: prefix.gateway(), prefix });
-        let request = NetworkRequest { uid: UID.into(), vni: Vni::new(100).unwrap(), mtu: None, gateway };
+        let request =
+            NetworkRequest { uid: UID.into(), vni: Vni::new(100).unwrap(), mtu: None, gateway, advertised: false };
         let underlay = Link { index: 2, name: "eth0".into(), mtu: 1500, up: true, ..Link::default() };
         Desired::new(&request, &underlay).unwrap()
     }

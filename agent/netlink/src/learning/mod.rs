@@ -17,8 +17,8 @@ use ucloud_types::MacAddr;
 use self::{socket::DiscoverySocket, table::Table};
 use crate::{changes::Changes, task::Task};
 
-/// When a new router tells a network of itself again. RFC 4861 (7.2.6) allows no more than three advertisements, a second
-/// apart or more.
+/// When a new router tells a network of itself again, and a new host asks for the router again. RFC 4861 (7.2.6) allows no
+/// more than three advertisements, a second apart or more.
 const REPETITIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// The tables of all networks, and the tasks that fill them.
@@ -80,25 +80,28 @@ impl Learning {
 
     /// Tells the network that its router has these addresses now: at once, and again, as a frame may get lost, and
     /// multicast needs a moment to find its way to a host that is new to the network.
-    pub fn announce(&self, network_uid: &str, addresses: Vec<Ipv6Addr>) {
-        self.say(network_uid, addresses, nd::announcement, true);
+    pub fn announce(&self, network_uid: &str, addresses: &[Ipv6Addr]) {
+        self.say(network_uid, &REPETITIONS, |mac| addresses.iter().map(|a| nd::announcement(mac, *a)).collect());
     }
 
     /// Has whoever has these addresses tell the network so.
-    pub fn ask_anew(&self, network_uid: &str, addresses: Vec<Ipv6Addr>) {
-        self.say(network_uid, addresses, nd::probe, false);
+    pub fn ask_anew(&self, network_uid: &str, addresses: &[Ipv6Addr]) {
+        self.say(network_uid, &[], |mac| addresses.iter().map(|address| nd::probe(mac, *address)).collect());
     }
 
-    /// Sends frames on the network's bridge, as long as its router stays what it is.
-    fn say(&self, network_uid: &str, addresses: Vec<Ipv6Addr>, frame: fn(MacAddr, Ipv6Addr) -> Vec<u8>, again: bool) {
-        if addresses.is_empty() {
-            return;
-        }
+    /// Has the network's router advertise: at once, and again, for the same reasons.
+    pub fn ask_for_router(&self, network_uid: &str) {
+        self.say(network_uid, &REPETITIONS, |mac| vec![nd::router_solicitation(mac)]);
+    }
+
+    /// Sends frames from the bridge's address on the network's bridge, and again after each pause, as long as its router
+    /// stays what it is.
+    fn say(&self, network_uid: &str, pauses: &'static [Duration], frames: impl FnOnce(MacAddr) -> Vec<Vec<u8>>) {
         if let Some(listener) = locked(&self.networks).get_mut(network_uid) {
-            let (socket, mac) = (listener.socket.clone(), listener.bridge.mac);
-            let frames = addresses.into_iter().map(|address| frame(mac, address)).collect();
-            let pauses: &[Duration] = if again { &REPETITIONS } else { &[] };
-            listener.speaker = Some(Task::spawn(speak(socket, frames, pauses)));
+            let frames = frames(listener.bridge.mac);
+            if !frames.is_empty() {
+                listener.speaker = Some(Task::spawn(speak(listener.socket.clone(), frames, pauses)));
+            }
         }
     }
 
@@ -121,7 +124,7 @@ async fn speak(socket: Arc<DiscoverySocket>, frames: Vec<Vec<u8>>, pauses: &'sta
         }
         for frame in &frames {
             if let Err(error) = socket.send(frame).await {
-                tracing::warn!(%error, "cannot tell a network who its router is");
+                tracing::warn!(%error, "cannot tell a network who its router is, or ask it");
             }
         }
     }

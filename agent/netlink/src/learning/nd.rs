@@ -13,6 +13,7 @@ const IPV6: usize = 40;
 const MESSAGE: usize = 24;
 const ICMPV6: u8 = 58;
 const HOP_LIMIT: u8 = 255;
+const ROUTER_SOLICITATION: u8 = 133;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
@@ -20,6 +21,7 @@ const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
 /// An advertisement's flags: sent by a router, and to replace what is known.
 const ROUTER_OVERRIDE: u8 = 0b1010_0000;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 /// That an interface was seen to use an address, or to be about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +92,12 @@ pub(crate) fn probe(mac: MacAddr, target: Ipv6Addr) -> Vec<u8> {
     frame(mac, Ipv6Addr::UNSPECIFIED, solicited_node(target), message(SOLICITATION, 0, target, None))
 }
 
-/// A message of neighbour discovery whose checksum is still to come.
+/// A frame in which `mac`, without an address, asks routers to advertise (RFC 4861, section 4.1). They answer to all nodes.
+pub(crate) fn router_solicitation(mac: MacAddr) -> Vec<u8> {
+    frame(mac, Ipv6Addr::UNSPECIFIED, ALL_ROUTERS, vec![ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0])
+}
+
+/// A message about a target whose checksum is still to come.
 fn message(kind: u8, flags: u8, target: Ipv6Addr, option: Option<(u8, MacAddr)>) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
     message.extend(target.octets());
@@ -110,7 +117,7 @@ fn frame(mac: MacAddr, source: Ipv6Addr, destination: Ipv6Addr, mut message: Vec
     frame.extend(mac.octets());
     frame.extend([0x86, 0xdd]);
     frame.extend([6 << 4, 0, 0, 0]);
-    // a message has 24 or 32 bytes
+    // a message has 32 bytes at most
     frame.extend(u16::try_from(message.len()).unwrap_or_default().to_be_bytes());
     frame.extend([ICMPV6, HOP_LIMIT]);
     frame.extend(source.octets());
@@ -289,6 +296,18 @@ mod tests {
         expected[..6].copy_from_slice(&[0x33, 0x33, 0xff, 0, 0, 1]);
         assert_eq!(asked, expected);
         assert_eq!(sighting(&asked), Some(seen("fd00::1", Claim::Probe)));
+    }
+
+    #[test]
+    fn a_router_solicitation_has_neither_an_address_nor_an_option() {
+        let frame = router_solicitation(mac());
+        assert_eq!(frame[..12], [&[0x33, 0x33, 0, 0, 0, 2][..], &MAC].concat());
+        assert_eq!(frame[18..22], [0, 8, ICMPV6, HOP_LIMIT]);
+        assert_eq!(address(&frame[22..38]).unwrap(), Ipv6Addr::UNSPECIFIED);
+        assert_eq!(frame[54..56], [133, 0]);
+        assert_eq!(checksum(Ipv6Addr::UNSPECIFIED, ALL_ROUTERS, &frame[54..]), 0);
+        assert_eq!(frame.len(), 62);
+        assert_eq!(sighting(&frame), None);
     }
 
     proptest! {

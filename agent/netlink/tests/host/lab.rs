@@ -261,7 +261,7 @@ impl Advertiser {
 }
 
 pub fn request(uid: &str, vni: u32) -> NetworkRequest {
-    NetworkRequest { uid: uid.into(), vni: Vni::new(vni).unwrap(), mtu: None, gateway: None }
+    NetworkRequest { uid: uid.into(), vni: Vni::new(vni).unwrap(), mtu: None, gateway: None, advertised: false }
 }
 
 pub fn routed(uid: &str, vni: u32, prefix: &str) -> NetworkRequest {

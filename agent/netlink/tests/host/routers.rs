@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use ucloud_agent_core::net::NetworkRequest;
 
 use crate::lab::{Advertiser, Guest, Host, Namespace, Routers, request, routed, wait_until};
 
@@ -63,6 +64,24 @@ async fn guests_follow_their_router_from_host_to_host() -> Result<()> {
         ensure!(follows(guest, &two) && default_route(guest).contains("via fe80::1"), "{}", default_route(guest));
     }
     assert!(lab.two.networks().await?[0].routes && !lab.one.networks().await?[0].routes);
+    Ok(())
+}
+
+/// The next advertisement may be far away when a host comes to a network.
+#[tokio::test]
+async fn a_host_that_is_new_to_a_network_asks_its_router_to_advertise() -> Result<()> {
+    let lab = Host::routers().await?;
+    lab.one.ensure(&routed(UID, 100, PREFIX)).await?;
+    let asked = || -> Result<u64> {
+        let counters = lab.one.namespace.run("cat /proc/net/snmp6")?;
+        let counter = counters.lines().find_map(|line| line.strip_prefix("Icmp6InRouterSolicits"));
+        Ok(counter.context("no such counter")?.trim().parse()?)
+    };
+    lab.two.ensure(&request(UID, 100)).await?;
+    let before = asked()?;
+    lab.other.ensure(&NetworkRequest { advertised: true, ..request(UID, 100) }).await?;
+    wait_until("the router was asked", || asked().is_ok_and(|count| count > before)).await?;
+    assert_eq!(before, 0, "where nobody advertises, nobody is asked");
     Ok(())
 }
 
