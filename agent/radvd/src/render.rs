@@ -11,9 +11,10 @@ use ucloud_agent_core::net::Advertisement;
 const MAX_INTERVAL: u32 = 30;
 const MIN_INTERVAL: u32 = 10;
 
-/// Seconds between any two advertisements, at least: who asks shortly after another has is answered then. RFC 4861 has 3,
-/// which is long for a guest that starts; RFC 6275 allows less where the interval is told in an option (7.5), as it is here.
-const MIN_DELAY: &str = "0.5";
+/// Seconds between any two advertisements, at least. RFC 4861 has 3, which is long for a guest that starts, and radvd 2.19
+/// does not make up for it: who asks too early is not answered later either. RFC 6275 allows as little as this where the
+/// interval is told in an option (7.5).
+const MIN_DELAY: &str = "0.03";
 
 /// Seconds for which guests rely on the router and its resolvers. It may be long: the router's link-local address is the
 /// same on every host that may become the router, so a default route never points to a host that is none any

@@ -17,9 +17,10 @@ use ucloud_types::MacAddr;
 use self::{socket::DiscoverySocket, table::Table};
 use crate::{changes::Changes, task::Task};
 
-/// When a new router tells a network of itself again, and a new host asks for the router again. RFC 4861 (7.2.6) allows no
-/// more than three advertisements, a second apart or more.
-const REPETITIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// When a new router tells a network of itself again, and a new host asks for the router again, after the time before. A
+/// bridge that was made just now sends nothing before the kernel has taken note of its carrier, which is soon, but not at
+/// once. RFC 4861 (7.2.6) allows no more than three advertisements.
+const REPETITIONS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
 /// The tables of all networks, and the tasks that fill them.
 #[derive(Debug)]
