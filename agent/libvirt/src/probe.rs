@@ -1,10 +1,12 @@
 //! Whether KVM runs guests here: found out by running one. /dev/kvm can exist and open and still not run a
-//! guest (on nested machines): QEMU then spins for ever, or aborts on a processor feature.
+//! guest (on nested machines): QEMU then spins for ever, aborts on a processor feature, or stops at an instruction that
+//! the hypervisor below cannot emulate, such as a boot loader's `iret` in protected mode.
 //!
-//! The guest is a boot sector of a few bytes that writes to QEMU's isa-debug-exit device, whereupon QEMU ends with
-//! a certain exit code. It has the machine and the processor that VMs have, and comes to its boot sector through
-//! the same BIOS: a guest that needs less would prove less. It is run as the user that libvirt runs QEMU as, since
-//! that one must be able to use it.
+//! The guest is a boot sector that goes the way of every boot loader and kernel: from real mode to protected mode, where
+//! it returns as from an interrupt, and by page tables to 64 bits. There it writes to QEMU's isa-debug-exit device,
+//! whereupon QEMU ends with a certain exit code. It has the machine and the processor that VMs have, and comes to its boot
+//! sector through the same BIOS: a guest that needs less would prove less. It is run as the user that libvirt runs QEMU as,
+//! since that one must be able to use it.
 
 use std::{
     io::{self, Write as _},
@@ -16,7 +18,11 @@ use std::{
 
 use nix::unistd::User;
 use tempfile::NamedTempFile;
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+    time::timeout,
+};
 
 const KVM: &str = "/dev/kvm";
 /// How long the guest may take on a host: one that runs at all ends within a fraction of a second.
@@ -26,8 +32,63 @@ const VALUE: u8 = 0x10;
 const EXIT_CODE: i32 = 33;
 /// The BIOS boots from no disk that is much smaller.
 const DISK_SIZE: u64 = 1 << 20;
-/// mov al, VALUE; out 0xf4, al; hlt
-const PROGRAM: [u8; 5] = [0xb0, VALUE, 0xe6, 0xf4, 0xf4];
+/// The guest, at address 0x7c00. Its page tables are at 0x1000 to 0x3000, its stack ends at 0x7000.
+#[rustfmt::skip]
+const PROGRAM: [u8; 182] = [
+    // 16 bits, real mode
+    0xfa, // cli
+    0x31, 0xc0, // xor ax, ax
+    0x8e, 0xd8, // mov ds, ax
+    0x66, 0x0f, 0x01, 0x16, 0xb0, 0x7c, // lgdt [gdtr]
+    0x0f, 0x20, 0xc0, // mov eax, cr0
+    0x0c, 0x01, // or al, 1 (PE)
+    0x0f, 0x22, 0xc0, // mov cr0, eax
+    0x66, 0xea, 0x1b, 0x7c, 0x00, 0x00, 0x08, 0x00, // jmp 0x08:protected
+    // protected: 32 bits
+    0x66, 0xb8, 0x10, 0x00, // mov ax, 0x10
+    0x8e, 0xd8, // mov ds, ax
+    0x8e, 0xc0, // mov es, ax
+    0x8e, 0xd0, // mov ss, ax
+    0xbc, 0x00, 0x70, 0x00, 0x00, // mov esp, 0x7000
+    0x9c, // pushfd
+    0x6a, 0x08, // push 0x08
+    0x68, 0x33, 0x7c, 0x00, 0x00, // push returned
+    0xcf, // iretd
+    // returned: page tables that map the first 2 MiB to themselves
+    0xbf, 0x00, 0x10, 0x00, 0x00, // mov edi, 0x1000
+    0x0f, 0x22, 0xdf, // mov cr3, edi
+    0x31, 0xc0, // xor eax, eax
+    0xb9, 0x00, 0x0c, 0x00, 0x00, // mov ecx, 0xc00
+    0xf3, 0xab, // rep stosd
+    0xc7, 0x05, 0x00, 0x10, 0x00, 0x00, 0x03, 0x20, 0x00, 0x00, // mov dword [0x1000], 0x2003
+    0xc7, 0x05, 0x00, 0x20, 0x00, 0x00, 0x03, 0x30, 0x00, 0x00, // mov dword [0x2000], 0x3003
+    0xc7, 0x05, 0x00, 0x30, 0x00, 0x00, 0x83, 0x00, 0x00, 0x00, // mov dword [0x3000], 0x83
+    0x0f, 0x20, 0xe0, // mov eax, cr4
+    0x0c, 0x20, // or al, 0x20 (PAE)
+    0x0f, 0x22, 0xe0, // mov cr4, eax
+    0xb9, 0x80, 0x00, 0x00, 0xc0, // mov ecx, 0xc0000080 (EFER)
+    0x0f, 0x32, // rdmsr
+    0x80, 0xcc, 0x01, // or ah, 1 (LME)
+    0x0f, 0x30, // wrmsr
+    0x0f, 0x20, 0xc0, // mov eax, cr0
+    0x0f, 0xba, 0xe8, 0x1f, // bts eax, 31 (PG)
+    0x0f, 0x22, 0xc0, // mov cr0, eax
+    0xea, 0x87, 0x7c, 0x00, 0x00, 0x18, 0x00, // jmp 0x18:long
+    // long: 64 bits
+    0xb0, VALUE, // mov al, VALUE
+    0xe6, 0xf4, // out 0xf4, al
+    0xf4, // hlt
+    0x0f, 0x1f, 0x40, 0x00, // up to a multiple of 8
+    // gdt: none, code of 32 bits (0x08), data (0x10), code of 64 bits (0x18)
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0xff, 0xff, 0x00, 0x00, 0x00, 0x9b, 0xcf, 0x00,
+    0xff, 0xff, 0x00, 0x00, 0x00, 0x93, 0xcf, 0x00,
+    0xff, 0xff, 0x00, 0x00, 0x00, 0x9b, 0xaf, 0x00,
+    // gdtr: the table's size less one, and its address
+    0x1f, 0x00, 0x90, 0x7c, 0x00, 0x00,
+];
+/// What QEMU says when KVM gives up on a guest, which it then stops without an end.
+const GIVEN_UP: &str = "KVM internal error";
 /// What makes a sector a boot sector, and where.
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 const SIGNATURE_AT: usize = 510;
@@ -104,11 +165,17 @@ impl Probe {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let mut stderr = qemu.stderr.take();
-        let mut said = Vec::new();
+        let mut said = qemu.stderr.take().map(|stderr| BufReader::new(stderr).split(b'\n'));
+        let mut last = String::new();
         let ended = timeout(self.patience, async {
-            if let Some(stderr) = &mut stderr {
-                tokio::io::copy(stderr, &mut said).await?;
+            while let Some(said) = &mut said
+                && let Some(line) = said.next_segment().await?
+            {
+                last = String::from_utf8_lossy(&line).into_owned();
+                if last.starts_with(GIVEN_UP) {
+                    qemu.kill().await?;
+                    break;
+                }
             }
             qemu.wait().await
         })
@@ -117,9 +184,7 @@ impl Probe {
             Ok(status) if status.as_ref().is_ok_and(|status| status.code() == Some(EXIT_CODE)) => Ok(()),
             Ok(status) => {
                 let status = status?;
-                let said = String::from_utf8_lossy(&said);
-                let last = said.lines().next_back().unwrap_or_default();
-                Err(NoKvm::Failed(if last.is_empty() { status.to_string() } else { crate::connection::brief(last) }))
+                Err(NoKvm::Failed(if last.is_empty() { status.to_string() } else { crate::connection::brief(&last) }))
             }
             Err(_) => {
                 // Killed and reaped: it would take a whole processor.
@@ -205,6 +270,15 @@ mod tests {
         assert!(matches!(probe.run().await, Err(NoKvm::Hangs(_))));
         let pid = fs::read_to_string(pids.join("pid")).unwrap();
         assert!(!Path::new("/proc").join(pid.trim()).exists(), "the guest still runs, or was not reaped");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_kvm_gives_up_on_is_ended() {
+        let (gives_up, _dir) = probe("echo 'KVM internal error. Suberror: 1' >&2; echo more >&2; exec sleep 60");
+        assert_eq!(
+            gives_up.run().await.unwrap_err().to_string(),
+            "QEMU cannot use it: KVM internal error. Suberror: 1"
+        );
     }
 
     #[tokio::test]
