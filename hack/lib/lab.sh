@@ -12,6 +12,7 @@
 #   LAB/programs             the folder of ucloud's programs
 #   LAB/import/NAMESPACE/    files from which images may be imported, the same on every host
 #   LAB/pool/                where every host mounts its own LAB/HOST/pool: one path for a StoragePool, a disk for each host
+#   LAB/upstream/            DATA of upstream: its bird's configuration and log
 #   LAB/control/             DATA of the control plane, as in layout.sh: pki, kubeconfigs, etcd
 #   LAB/HOST/                DATA of a host, as in layout.sh; and libvirt/, what it keeps of libvirt's folders
 #   LAB/HOST/roles           what the host is for
@@ -178,8 +179,8 @@ power_off() {
 
 # boot MACHINE: starts the programs of a machine that is on, and waits until they are ready.
 boot() {
-    [[ $1 != upstream ]] || return 0
-    inside "$1" env "LAB=$LAB" bash "$PWD/hack/lib/lab-boot" "$1" "$(address "$1" "$underlay")" "$api_url" 9>&-
+    inside "$1" env "LAB=$LAB" bash "$PWD/hack/lib/lab-boot" "$1" "$(address "$1" "$underlay")" "$api_url" \
+        "$(address "$1" "$uplink")" "$(address upstream "$uplink")" 9>&-
 }
 
 # is_cut MACHINE: whether its cable leads nowhere.

@@ -14,9 +14,11 @@ run_packages=(
     radvd
 )
 # shellcheck disable=SC2034
+lab_packages=(bird2)
+# shellcheck disable=SC2034
 guest_packages=(busybox-static cpio e2fsprogs fdisk mtools syslinux syslinux-common)
 # shellcheck disable=SC2034
-test_packages=(bird2 ndisc6 procps python3-venv shellcheck)
+test_packages=(ndisc6 procps python3-venv shellcheck)
 # shellcheck disable=SC2034
 bench_packages=(iperf3 tcpdump jq)
 

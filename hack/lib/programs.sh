@@ -107,16 +107,37 @@ agent_ready() {
         KUBECONFIG=$2 "$bin/ucloudctl" wait --for=condition=Ready "host/$1" --timeout 1s
 }
 
-# ensure_agent HOST ROLES UNDERLAY IMPORT_DIR ASKING: waits until the host is Ready, asking with the kubeconfig ASKING.
+# ensure_agent HOST ROLES UNDERLAY IMPORT_DIR ASKING [OPTION...]: waits until the host is Ready, asking with the kubeconfig
+# ASKING. The agent gets the options too.
 ensure_agent() {
     stop_replaced ucloud-agent
     if ! daemon_runs ucloud-agent; then
         refuse_taken_port "${agent_metrics##*:}" ucloud-agent
         start_daemon ucloud-agent "$bin/ucloud-agent" --kubeconfig "$DATA/agent.kubeconfig" \
             --data "$DATA/agent" --import-dir "$4" --host-name "$1" --roles "$2" \
-            --underlay "$3" --metrics "$agent_metrics"
+            --underlay "$3" --metrics "$agent_metrics" "${@:6}"
     fi
     await_daemon ucloud-agent 120 agent_ready "$1" "$5"
+}
+
+# ensure_bird TEMPLATE LINE...: bird with one of the configurations in manifests/bird, in which each LINE takes the place of
+# the one that begins as it does, up to the value.
+ensure_bird() {
+    local line name template=manifests/bird/$1 configuration=$DATA/bird.conf
+    shift
+    if ! daemon_runs bird; then
+        cp "$template" "$configuration"
+        for line in "$@"; do
+            name=${line% *}
+            grep --quiet "^$name " "$configuration" || die "no line of $template begins with '$name'"
+            sed -i "s|^$name .*|$line|" "$configuration"
+        done
+        /usr/sbin/bird -p -c "$configuration" || die "bird refuses $configuration; the cause is above"
+        # Where birdc looks for it.
+        mkdir -p /run/bird
+        start_daemon bird /usr/sbin/bird -f -c "$configuration" -s /run/bird/bird.ctl -P /run/bird/bird.pid
+    fi
+    await_daemon bird 20 /usr/sbin/birdc show status
 }
 
 # ensure_guest_image IMAGE: the small test guest, in this file.

@@ -118,3 +118,27 @@ pub fn global_addresses(guest: &mut Guest, card: &str) -> anyhow::Result<Vec<Str
     let words = said.lines().filter_map(|line| line.split_whitespace().skip_while(|&word| word != "inet6").nth(1));
     words.map(|word| Ok(word.split_once('/').context("an address without a length")?.0.to_owned())).collect()
 }
+
+/// Has the guest ping an address five times a second, until [`pings_end`].
+pub fn pings_begin(guest: &mut Guest, address: &str) -> anyhow::Result<()> {
+    guest.run(&format!("(ping -i 0.2 {address} >/tmp/pings 2>&1 &)"))?;
+    guest.until("cat /tmp/pings", |said| said.contains("seq="))?;
+    Ok(())
+}
+
+/// Ends it, and fails where more than one in ten got no answer: an interruption.
+pub fn pings_end(guest: &mut Guest) -> anyhow::Result<()> {
+    guest.run("killall -INT ping")?;
+    let said = guest.until("tail -n 3 /tmp/pings", |said| said.contains("packet loss"))?;
+    let numbers: Vec<u32> = said
+        .lines()
+        .find(|line| line.contains("packets transmitted"))
+        .into_iter()
+        .flat_map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()))
+        .collect();
+    let [sent, answered, ..] = numbers[..] else { anyhow::bail!("no count in {said}") };
+    println!("{answered} of {sent} pings were answered");
+    // the last may be under way
+    ensure!(sent.saturating_sub(answered) <= 1 + sent / 10, "{said}");
+    Ok(())
+}

@@ -53,8 +53,9 @@ fn programs(world: &World) -> anyhow::Result<BTreeMap<PathBuf, String>> {
 
 fn up_again_changes_nothing(world: &World) -> anyhow::Result<()> {
     let before = programs(world)?;
-    // the switch and six machines; three programs of the control plane, and three on each of four hosts
-    ensure!(before.len() == 7 + 3 + 4 * 3, "{before:?}");
+    // the switch and six machines; three programs of the control plane, three on each of four hosts, and bird on the
+    // routers and upstream
+    ensure!(before.len() == 7 + 3 + 4 * 3 + 3, "{before:?}");
     world.lab.up(HOSTS, ROUTERS)?;
     ensure!(programs(world)? == before, "before: {before:?}\nafter: {:?}", programs(world)?);
     Ok(())

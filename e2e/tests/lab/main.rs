@@ -1,7 +1,9 @@
 //! Networks between hosts, with real guests: one lab that `hack/lab` makes serves all tests, in the order in which they
 //! are listed. The first makes it, the last proves that nothing is left of it.
 
+mod failover;
 mod guests;
+mod hotplug;
 mod life;
 mod reboot;
 mod tenants;
@@ -28,7 +30,16 @@ fn main() -> anyhow::Result<()> {
     arguments.test_threads = Some(1);
     let folder = tempfile::Builder::new().prefix("ucloud-lab.").tempdir()?;
     let world = Arc::new(World { lab: Lab::at(folder.path(), "e2e")? });
-    let tests = [life::TESTS, types::TESTS, uplink::TESTS, tenants::TESTS, reboot::TESTS, life::LAST];
+    let tests = [
+        life::TESTS,
+        types::TESTS,
+        uplink::TESTS,
+        failover::TESTS,
+        hotplug::TESTS,
+        tenants::TESTS,
+        reboot::TESTS,
+        life::LAST,
+    ];
     let trials = tests.iter().flat_map(|tests| tests.iter()).map(|&(name, test): &Test| {
         let world = world.clone();
         Trial::test(name, move || {
