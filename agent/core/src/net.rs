@@ -29,7 +29,8 @@ pub trait Net: Send + Sync + 'static {
     /// Removes the devices of a network.
     async fn remove_network(&self, network_uid: &str) -> Result<(), HostError>;
 
-    /// Puts taps that are there back on their bridges, whoever took them away.
+    /// Puts taps that are there back on their bridges, whoever took them away, and sees to it that the host has no address on
+    /// them.
     async fn ensure_taps(&self, taps: &[Tap]) -> Result<(), HostError>;
 
     /// The addresses that the interface with this MAC was seen to use on this network, sorted; link-local ones

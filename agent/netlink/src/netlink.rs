@@ -201,7 +201,7 @@ impl Net for Netlink {
             match execute(&route, &change).await {
                 // its VM, or its network, has ended meanwhile
                 Err(ExecuteError::Gone(_)) => {}
-                Err(error) if error.errno() == Some(libc::ENODEV) => {}
+                Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT)) => {}
                 result => result.map_err(|error| cannot(&change.to_string(), error))?,
             }
         }

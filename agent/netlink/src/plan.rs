@@ -100,12 +100,16 @@ pub(crate) fn plan(observed: &Observed, desired: &Desired) -> Result<Vec<LinkCha
     Ok(changes)
 }
 
-/// The changes that put taps back on their bridges, where both are there.
+/// The changes that put taps back on their bridges, where both are there, and take IPv6 from them: the kernel gives each
+/// an address of the host's, which has none in a tenant's network.
 pub(crate) fn plan_taps(links: &[Link], taps: &[Tap]) -> Vec<LinkChange> {
     let named = |name: &str| links.iter().find(|link| link.name == name);
     let mut changes = Vec::new();
     for tap in taps {
         let (Some(link), Some(bridge)) = (named(&tap.name), named(&tap.bridge)) else { continue };
+        if link.ipv6.is_some_and(|ipv6| !ipv6.disabled) {
+            changes.push(LinkChange::SetSysctl { device: tap.name.clone(), sysctl: Sysctl::DisableIpv6, on: true });
+        }
         if link.controller != Some(bridge.index) {
             changes.push(LinkChange::Enslave { device: tap.name.clone(), bridge: tap.bridge.clone() });
         }
@@ -403,18 +407,27 @@ mod tests {
     #[test]
     fn taps_come_back_to_their_bridges() {
         let bridge = |name: &str, index| fresh(name, index, Kind::Bridge(BridgeParameters::default()), 1500);
-        let port = |name: &str, index, controller, up| Link { up, controller, ..fresh(name, index, Kind::Other, 1430) };
+        let ipv6 = Some(Ipv6Settings { disabled: true, ..Ipv6Settings::default() });
+        let port =
+            |name: &str, index, controller, up| Link { up, controller, ipv6, ..fresh(name, index, Kind::Other, 1430) };
         let links = [
             bridge("ucbr-1", 1),
             port("fine", 2, Some(1), true),
             port("loose", 3, None, true),
             port("elsewhere", 4, Some(9), false),
+            Link { ipv6: Some(Ipv6Settings::default()), ..port("speaks", 5, Some(1), true) },
         ];
         let tap = |name: &str, bridge: &str| Tap { name: name.into(), bridge: bridge.into() };
-        let taps = ["fine", "loose", "elsewhere", "gone"].map(|name| tap(name, "ucbr-1"));
+        let taps = ["fine", "loose", "elsewhere", "speaks", "gone"].map(|name| tap(name, "ucbr-1"));
         let changes = plan_taps(&links, &[&taps[..], &[tap("loose", "ucbr-2")]].concat());
         let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
-        assert_eq!(changes, ["make loose a port of ucbr-1", "make elsewhere a port of ucbr-1", "bring elsewhere up"]);
+        let expected = [
+            "make loose a port of ucbr-1",
+            "make elsewhere a port of ucbr-1",
+            "bring elsewhere up",
+            "set disable_ipv6 of speaks to 1",
+        ];
+        assert_eq!(changes, expected);
     }
 
     proptest! {

@@ -49,6 +49,12 @@ fn an_interface_comes_and_goes_while_its_vm_runs(world: &World) -> anyhow::Resul
     for (host, before) in HOSTS.into_iter().zip(&before) {
         let now = taps(world, host)?;
         ensure!(now.is_superset(before) && now.len() == before.len() + 1, "{host} had {before:?} and has {now:?}");
+        // by itself, the kernel gives the host an address on each
+        eventually(&format!("{host} has no address on its taps"), SOON, || {
+            let said = world.lab.exec(host, &["ip", "-6", "-oneline", "address"])?.ok()?.stdout;
+            let found: Vec<_> = said.lines().filter(|line| line.contains(" uctp-")).map(str::to_owned).collect();
+            Ok(if found.is_empty() { Ok(()) } else { Err(format!("{found:?}")) })
+        })?;
     }
 
     change(

@@ -300,6 +300,26 @@ async fn an_mtu_is_given_to_guests_only_if_it_fits() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_host_has_no_address_on_taps() -> Result<()> {
+    let host = Host::alone().await?;
+    let bridge = host.ensure(&request(UID, 100)).await?;
+    let _guest = host.guest(&bridge, 1)?;
+    // as a hypervisor makes a tap: with what the kernel gives it
+    host.namespace.run("ip link set tap1 down")?;
+    host.namespace.run("ip link set tap1 addrgenmode eui64 up")?;
+    let address = || host.namespace.run("ip -6 -brief address show dev tap1");
+    wait_until("the kernel has given the tap an address", || address().is_ok_and(|said| said.contains("fe80:")))
+        .await?;
+    host.ensure_tap("tap1", &bridge).await?;
+    ensure!(address()?.trim().is_empty(), "{}", address()?);
+    // nor does it get one when it goes down and up
+    host.namespace.run("ip link set tap1 down")?;
+    host.namespace.run("ip link set tap1 up")?;
+    ensure!(address()?.trim().is_empty(), "{}", address()?);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_underlay_that_is_down_is_named() -> Result<()> {
     let host = Host::alone().await?;
     host.namespace.run("ip link set up0 down")?;
