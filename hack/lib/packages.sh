@@ -20,7 +20,7 @@ guest_packages=(busybox-static cpio e2fsprogs fdisk mtools syslinux syslinux-com
 # shellcheck disable=SC2034
 test_packages=(ndisc6 procps python3-venv shellcheck)
 # shellcheck disable=SC2034
-bench_packages=(iperf3 tcpdump jq)
+bench_packages=(iperf3 tcpdump jq procps)
 
 # ensure_packages PACKAGE...: installs what is missing of these. Asks dpkg alone, and so is quick, when all is there.
 ensure_packages() {
