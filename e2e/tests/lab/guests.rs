@@ -122,7 +122,7 @@ pub fn global_addresses(guest: &mut Guest, card: &str) -> anyhow::Result<Vec<Str
 /// Has the guest ping an address five times a second, until [`pings_end`].
 pub fn pings_begin(guest: &mut Guest, address: &str) -> anyhow::Result<()> {
     guest.run(&format!("(ping -i 0.2 {address} >/tmp/pings 2>&1 &)"))?;
-    guest.until("cat /tmp/pings", |said| said.contains("seq="))?;
+    guest.until("pidof ping", |_| true)?;
     Ok(())
 }
 
