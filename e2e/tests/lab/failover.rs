@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use ucloud_e2e::{eventually, installation::SOON};
+use ucloud_e2e::{Guest, eventually, installation::SOON};
 
 use crate::{
     Test, World,
@@ -20,22 +20,23 @@ pub const TESTS: &[Test] = &[
 
 fn a_router_that_dies_is_replaced(world: &World) -> anyhow::Result<()> {
     let lab = &world.lab;
-    let [mut guest, _] = shells(world, RED)?;
+    // a console has one reader, so a test has its guests from one place
+    let mut guests = shells(world, RED)?;
     let old = network(world, RED, "auto", "router")?;
-    ping(&mut guest, INTERNET)?;
+    ping(&mut guests[0], INTERNET)?;
     let began = Instant::now();
     lab.run(&["kill", &old])?.ok()?;
     // Once it is dead, no answer can have come through it. `until` bounds the wait; how long it was is for people to read.
-    guest.until(&format!("ping -c 1 -W 1 {INTERNET}"), |_| true)?;
+    guests[0].until(&format!("ping -c 1 -W 1 {INTERNET}"), |_| true)?;
     println!("the guest reaches the uplink {:?} after {old} was killed", began.elapsed());
     let new = moved_from(world, &old)?;
-    has_default_route(world)?;
+    has_default_route(&mut guests)?;
 
     // it comes back, while the guest goes on
-    pings_begin(&mut guest, INTERNET)?;
+    pings_begin(&mut guests[0], INTERNET)?;
     lab.run(&["start", &old])?.ok()?;
     lab.ucloud.ready(&format!("host/{old}"))?;
-    pings_end(&mut guest)?;
+    pings_end(&mut guests[0])?;
     let router = network(world, RED, "auto", "router")?;
     ensure!(router == new, "the network has moved from {new} to {router}");
     has_no_gateway(world, &old)?;
@@ -43,17 +44,17 @@ fn a_router_that_dies_is_replaced(world: &World) -> anyhow::Result<()> {
 }
 
 fn a_router_that_is_drained_hands_over(world: &World) -> anyhow::Result<()> {
-    let [mut guest, _] = shells(world, RED)?;
+    let mut guests = shells(world, RED)?;
     let old = network(world, RED, "auto", "router")?;
-    ping(&mut guest, INTERNET)?;
-    pings_begin(&mut guest, INTERNET)?;
+    ping(&mut guests[0], INTERNET)?;
+    pings_begin(&mut guests[0], INTERNET)?;
     unschedulable(world, &old, true)?;
     let new = moved_from(world, &old)?;
     has_no_gateway(world, &old)?;
     upstream_knows(world, &new)?;
     // had the old router said that it is none any more, the route would be gone: both are fe80::1
-    has_default_route(world)?;
-    pings_end(&mut guest)?;
+    has_default_route(&mut guests)?;
+    pings_end(&mut guests[0])?;
     unschedulable(world, &old, false)
 }
 
@@ -67,12 +68,13 @@ fn guests_hear_that_there_is_no_router(world: &World) -> anyhow::Result<()> {
     let object = world.lab.ucloud.kubectl(&["get", "network/auto", "-n", RED, "-o", "json"])?.ok()?.stdout;
     let dns = serde_json::from_str::<serde_json::Value>(&object)?["spec"]["dns"].clone();
     change(r#"{"ipam":"Manual","dns":null}"#)?;
-    for guest in &mut shells(world, RED)? {
+    let mut guests = shells(world, RED)?;
+    for guest in &mut guests {
         guest.until("ip -6 route show default", |said| said.trim().is_empty())?;
     }
     change(&format!(r#"{{"ipam":"Automatic","dns":{dns}}}"#))?;
-    has_default_route(world)?;
-    for guest in &mut shells(world, RED)? {
+    has_default_route(&mut guests)?;
+    for guest in &mut guests {
         ping(guest, INTERNET)?;
     }
     Ok(())
@@ -98,8 +100,8 @@ fn has_no_gateway(world: &World, host: &str) -> anyhow::Result<()> {
     })
 }
 
-fn has_default_route(world: &World) -> anyhow::Result<()> {
-    for guest in &mut shells(world, RED)? {
+fn has_default_route(guests: &mut [Guest; 2]) -> anyhow::Result<()> {
+    for guest in guests {
         let routes = guest.until("ip -6 route show default", |said| said.contains("via fe80::1 dev eth0"))?;
         ensure!(routes.lines().count() == 1, "{routes}");
     }
