@@ -40,8 +40,9 @@ pub fn run(
         })
         // a VNI for which a host has devices is not free, whatever the allocations say
         .watch(hosts, move |change: &Change<Host>| {
-            let had = change.old.as_deref().map(router::networks);
-            let pools = if had != change.new.as_deref().map(router::networks) { pools_too.all() } else { Vec::new() };
+            let (old, new) = (change.old.as_deref(), change.new.as_deref());
+            let pools =
+                if old.map(router::networks) == new.map(router::networks) { Vec::new() } else { pools_too.all() };
             pools.into_iter().map(|pool| ObjectRef::from_obj(&*pool))
         });
     let reconciler = Tally {
