@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use ucloud_agent_files::IpPrefix;
+use ucloud_agent_import::IpPrefix;
 use ucloud_types::{Quantity, host::HostRole};
 
 /// Runs the VMs that are bound to this host.

@@ -18,7 +18,8 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 use ucloud_agent::{Agent, Config, Inventory, Machine, Timing, serve_metrics};
 use ucloud_agent_core::Net as _;
-use ucloud_agent_files::{Files, FilesConfig, IpPrefix};
+use ucloud_agent_files::Files;
+use ucloud_agent_import::{ImportConfig, Importer, IpPrefix};
 use ucloud_agent_libvirt::{Libvirt, LibvirtConfig};
 use ucloud_agent_netlink::Netlink;
 use ucloud_agent_nftables::Nftables;
@@ -130,15 +131,15 @@ async fn machine(cli: &Cli) -> anyhow::Result<Machine> {
     let underlay = net.underlay_addresses().await.with_context(|| format!("cannot use underlay {}", cli.underlay))?;
     let libvirt =
         LibvirtConfig { uri: cli.libvirt.clone(), consoles: data.join("console"), ..LibvirtConfig::default() };
-    let files = FilesConfig {
+    let imports = ImportConfig {
         import_dir: cli.import_dir.clone(),
         denied: underlay.into_iter().map(around).collect::<anyhow::Result<_>>()?,
         allowed: cli.allow_import_from.clone(),
-        ..FilesConfig::default()
+        ..ImportConfig::default()
     };
     Ok(Machine {
         hypervisor: Arc::new(Libvirt::connect(libvirt).await?),
-        store: Arc::new(Files::new(files)?),
+        store: Arc::new(Files::new(Arc::new(Importer::new(imports)?))),
         net: Arc::new(net),
         advertiser: Arc::new(Radvd::new(ucloud_agent_radvd::Config::in_directory(data.join("radvd")))),
         firewall: Arc::new(Nftables::start()),

@@ -39,7 +39,7 @@ pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired]) -> Vec<
 mod tests {
     use super::*;
     use crate::{
-        block_store::{DiskId, Pool},
+        block_store::{DiskId, Pool, PoolBackend},
         hypervisor::{DomainSpec, StopReason},
     };
 
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn what_belongs_to_no_vm_is_named() {
         let id = DiskId { vm_uid: "lost".into(), name: "root".into() };
-        let disk = FoundDisk { pool: Pool { name: "default".into(), path: "/pool".into() }, id };
+        let disk = FoundDisk { pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } }, id };
         assert_eq!(
             orphans(&[domain("lost", 1, DomainState::Running)], &[disk], &[]),
             ["disk root of lost in pool default", "domain lost (default/web)"]

@@ -49,8 +49,31 @@ pub trait BlockStore: Send + Sync + 'static {
 pub struct Pool {
     /// The StoragePool's name.
     pub name: String,
-    /// The directory.
-    pub path: PathBuf,
+    /// Where its images and disks are.
+    pub backend: PoolBackend,
+}
+
+/// Where a pool's images and disks are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PoolBackend {
+    /// In a directory of the host, which no other host sees.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// In a Ceph cluster, which all hosts see.
+    Rbd(RbdPool),
+}
+
+/// A pool of a Ceph cluster, and how to get at it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RbdPool {
+    /// The name of Ceph's pool.
+    pub pool: String,
+    /// The name of Ceph's user, without `client.`. Its key is where the configuration says.
+    pub user: String,
+    /// The path of the cluster's configuration on the host (ceph.conf).
+    pub conf: PathBuf,
 }
 
 /// Size and room of a pool.

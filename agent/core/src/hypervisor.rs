@@ -109,6 +109,17 @@ pub enum DiskSource {
         /// The image that it is a clone of.
         backing: PathBuf,
     },
+    /// An image of a Ceph cluster.
+    Rbd {
+        /// The name of Ceph's pool.
+        pool: String,
+        /// The image's name.
+        image: String,
+        /// The name of Ceph's user, without `client.`.
+        user: String,
+        /// The path of the cluster's configuration on the host.
+        conf: PathBuf,
+    },
 }
 
 /// An interface of a domain.

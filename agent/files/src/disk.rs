@@ -8,15 +8,18 @@ use ucloud_agent_core::{
     block_store::{Disk, DiskRequest},
     hypervisor::DiskSource,
 };
+use ucloud_agent_import::{
+    TooLarge, finished,
+    qcow2::{self, Header, Refused},
+    qemu_img::QemuImgError,
+    summary::summary,
+};
 use ucloud_types::{Quantity, image::Sha256};
 
 use crate::{
     Files,
-    import::{finished, staged, virtual_size},
-    qcow2::{self, Header, Refused},
-    qemu_img::QemuImgError,
+    import::{staged, virtual_size},
     store::{self, DISK_MODE, Lock, Store, StoreError},
-    summary::summary,
 };
 
 /// Why a disk is not there as it should be.
@@ -34,8 +37,8 @@ pub enum DiskError {
         image: Quantity,
     },
     /// It would be larger than disks may be.
-    #[error("its size {0} is more than {1}, the most that a disk may have")]
-    TooLarge(Quantity, Quantity),
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// There is one, of another image.
     #[error("it is there already, and is a clone of another image; delete the VM to be rid of it")]
     OtherImage,
@@ -76,7 +79,7 @@ impl DiskError {
         match self {
             Self::NoImage => HostError::retryable("ImageMissing", message),
             Self::TooSmall { .. } => HostError::terminal("SizeTooSmall", message),
-            Self::TooLarge(..) => HostError::terminal("SizeTooLarge", message),
+            Self::TooLarge(_) => HostError::terminal("SizeTooLarge", message),
             Self::OtherImage => HostError::terminal("DiskMismatch", message),
             Self::Unsound(refused) => HostError::terminal("DiskRefused", message).caused_by(refused),
             Self::InUse => HostError::retryable("DiskInUse", message),
@@ -120,9 +123,9 @@ impl Files {
             return Err(DiskError::OtherImage);
         }
         let path = store.disk(&request.id);
-        let wanted = request.size.map_or(Ok(0), |size| self.whole_sectors(size.bytes()))?;
+        let wanted = request.size.map_or(Ok(0), |size| self.importer.whole_sectors(size.bytes()))?;
         if wanted > header.virtual_size {
-            self.qemu_img.grow(&path, wanted).await?;
+            self.importer.qemu_img().grow(&path, wanted).await?;
         }
         Ok(disk(store, &path, &backing, wanted.max(header.virtual_size)))
     }
@@ -131,26 +134,18 @@ impl Files {
         let content = store.content(&image);
         let measured = spawn_blocking(move || virtual_size(&content)).await;
         let image_size = finished("read an image's header", measured)?;
-        let size = self.whole_sectors(request.size.map_or(image_size, Quantity::bytes))?;
+        let size = self.importer.whole_sectors(request.size.map_or(image_size, Quantity::bytes))?;
         if size < image_size {
             let (size, image) = (Quantity::from_bytes(size), Quantity::from_bytes(image_size));
             return Err(DiskError::TooSmall { size, image });
         }
         let staged = staged(store, "disk").await?;
-        self.qemu_img.create_clone(staged.path(), &Store::backing_name(&image), size).await?;
+        self.importer.qemu_img().create_clone(staged.path(), &Store::backing_name(&image), size).await?;
         let path = store.disk(&request.id);
         let published = path.clone();
         let publish = spawn_blocking(move || staged.publish(&published, DISK_MODE, &lock)).await;
         finished("publish a disk", publish)?;
         Ok(disk(store, &path, &image, size))
-    }
-
-    /// A size that a disk may have, rounded up to what disks are made of.
-    fn whole_sectors(&self, size: u64) -> Result<u64, DiskError> {
-        if size > self.max_disk.bytes() {
-            return Err(DiskError::TooLarge(Quantity::from_bytes(size), self.max_disk));
-        }
-        Ok(size.next_multiple_of(512))
     }
 }
 

@@ -2,24 +2,14 @@
 //!
 //! An image is fetched, inspected and converted into a read-only qcow2 file that is named after the checksum of
 //! its source; a disk is a qcow2 file that has such a one as its backing file. Nothing that comes from outside
-//! is opened by QEMU before this crate has looked at it; see `inspect` for how, and `store` for the layout.
+//! is opened by QEMU before ucloud-agent-import has looked at it; see `store` for the layout.
 
-mod address;
-mod config;
 mod disk;
-mod fetch;
-mod format;
 mod import;
-mod inspect;
-mod names;
-mod qcow2;
-mod qemu_img;
 mod store;
-mod summary;
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -30,61 +20,34 @@ use tokio::{
 };
 use ucloud_agent_core::{
     BlockStore, HostError,
-    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolUsage, StoredImage},
+    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, StoredImage},
 };
+use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, names};
 use ucloud_types::Quantity;
 
-pub use address::{IpPrefix, ParseIpPrefixError};
-pub use config::FilesConfig;
-
-use address::AddressPolicy;
-use fetch::web::Web;
-use import::{ImportError, finished};
-use qemu_img::QemuImg;
 use store::{Lock, Store, StoreError, Turns};
 
 /// Images that are being imported, by pool and UID: whoever comes second waits for the first.
-type Imports = HashMap<(PathBuf, String), Weak<AsyncMutex<()>>>;
+type Imports = HashMap<(String, String), Weak<AsyncMutex<()>>>;
 
 /// The pools of this host.
 pub struct Files {
-    import_dir: PathBuf,
-    qemu_img: QemuImg,
-    web: Web,
-    max_source: Quantity,
-    max_disk: Quantity,
+    importer: Arc<Importer>,
     turns: Turns,
     imports: Mutex<Imports>,
 }
 
-/// Why there is no block store.
-#[derive(Debug, thiserror::Error)]
-pub enum FilesError {
-    /// The client for downloads cannot be made.
-    #[error("cannot set up downloads; are the host's root certificates (ca-certificates) installed?")]
-    Web(#[source] reqwest::Error),
-}
-
 impl Files {
     /// The block store of this host. Pools are made when they are first used.
-    pub fn new(config: FilesConfig) -> Result<Self, FilesError> {
-        let FilesConfig { import_dir, qemu_img, denied, allowed, max_source, max_disk } = config;
-        Ok(Self {
-            import_dir,
-            qemu_img: QemuImg(qemu_img),
-            web: Web::new(AddressPolicy { denied, allowed }).map_err(FilesError::Web)?,
-            max_source,
-            max_disk,
-            turns: Turns::default(),
-            imports: Mutex::default(),
-        })
+    pub fn new(importer: Arc<Importer>) -> Self {
+        Self { importer, turns: Turns::default(), imports: Mutex::default() }
     }
 
     /// Waits until nobody else imports this image; while what is returned is held, nobody else will.
     fn import_turn(&self, request: &ImageRequest) -> Arc<AsyncMutex<()>> {
         let mut imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
         imports.retain(|_, turn| turn.strong_count() > 0);
-        let key = (request.pool.path.clone(), request.uid.clone());
+        let key = (request.pool.name.clone(), request.uid.clone());
         if let Some(turn) = imports.get(&key).and_then(Weak::upgrade) {
             return turn;
         }
@@ -100,7 +63,11 @@ impl Files {
         act: &str,
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let root = pool.path.clone();
+        let PoolBackend::Directory { path } = &pool.backend else {
+            let message = format!("cannot {act}: pool {} is no directory", pool.name);
+            return Err(HostError::terminal("PoolMismatch", message));
+        };
+        let root = path.clone();
         let done = spawn_blocking(move || work(&Store::open(&root)?)).await;
         finished("use the pool", done).map_err(|error| error.reported(act))
     }
@@ -151,7 +118,7 @@ impl BlockStore for Files {
             percent.send_replace(100);
             return Ok(image);
         }
-        let act = import::act(request);
+        let act = import_act(request);
         let store = self.with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
         self.import(&store, request, percent).await.map_err(|error| error.reported(request))
     }

@@ -157,7 +157,9 @@ fn unless_active(handle: &Handle, result: Result<(), Error>, wanted: bool) -> Re
 
 /// How the host should cache this disk.
 pub fn cache(disk: &DomainDisk) -> Cache {
-    let DiskSource::Overlay { path, .. } = &disk.source;
+    // For librbd, writeback is its own cache, which obeys the guest's flushes; without it each small write is a round
+    // trip to the OSDs.
+    let DiskSource::Overlay { path, .. } = &disk.source else { return Cache::Writeback };
     let direct = OpenOptions::new().read(true).custom_flags((OFlag::O_DIRECT | OFlag::O_NONBLOCK).bits()).open(path);
     if direct.is_ok() { Cache::None } else { Cache::Writeback }
 }
@@ -167,9 +169,18 @@ pub fn not_started(spec: &DomainSpec, consoles: &Path, error: CallError) -> Host
     let vm = format!("{}/{}", spec.namespace, spec.name);
     let CallError::Refused(refused) = &error else { return error.reported(&format!("start VM {vm}")) };
     let mut said = refused.message().to_owned();
-    for DomainDisk { name, source: DiskSource::Overlay { path, backing } } in &spec.disks {
-        said = said.replace(&*path.to_string_lossy(), &format!("disk {name}"));
-        said = said.replace(&*backing.to_string_lossy(), &format!("the image of disk {name}"));
+    for DomainDisk { name, source } in &spec.disks {
+        match source {
+            DiskSource::Overlay { path, backing } => {
+                said = said.replace(&*path.to_string_lossy(), &format!("disk {name}"));
+                said = said.replace(&*backing.to_string_lossy(), &format!("the image of disk {name}"));
+            }
+            DiskSource::Rbd { pool, image, conf, .. } => {
+                said = said.replace(&format!("{pool}/{image}"), &format!("disk {name}"));
+                said = said.replace(image, &format!("disk {name}"));
+                said = said.replace(&*conf.to_string_lossy(), "the configuration of Ceph");
+            }
+        }
     }
     said = said.replace(&*consoles.to_string_lossy(), "the folder of consoles");
     HostError::retryable("StartFailed", format!("cannot start VM {vm}: {}", brief(&said))).caused_by(error)

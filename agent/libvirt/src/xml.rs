@@ -153,10 +153,37 @@ struct Checked<'a> {
 }
 
 struct CheckedDisk<'a> {
-    path: &'a str,
-    backing: &'a str,
+    source: CheckedSource<'a>,
     name: &'a str,
     cache: Cache,
+}
+
+enum CheckedSource<'a> {
+    Overlay { path: &'a str, backing: &'a str },
+    Rbd { image: String, user: &'a str, conf: &'a str, secret: String },
+}
+
+impl<'a> CheckedSource<'a> {
+    fn new(source: &'a DiskSource) -> Result<Self, XmlError> {
+        Ok(match source {
+            DiskSource::Overlay { path, backing } => Self::Overlay {
+                path: representable_path("disk's file", path)?,
+                backing: representable_path("image's file", backing)?,
+            },
+            DiskSource::Rbd { pool, image, user, conf } => {
+                let conf = representable_path("Ceph configuration", conf)?;
+                let user = representable("Ceph user", user)?;
+                let image = representable("disk's image", image)?;
+                let image = format!("{}/{image}", representable("Ceph pool", pool)?);
+                Self::Rbd { image, user, conf, secret: secret_name(user, Path::new(conf)) }
+            }
+        })
+    }
+}
+
+/// The name by which disks refer to the secret that holds the key of a Ceph user (its "usage").
+pub fn secret_name(user: &str, conf: &Path) -> String {
+    format!("ucloud client.{user} {}", conf.display())
 }
 
 impl<'a> Checked<'a> {
@@ -165,10 +192,8 @@ impl<'a> Checked<'a> {
         spec.interfaces.iter().try_for_each(check_interface)?;
         let caches = layout.caches.iter().copied().chain(std::iter::repeat(Cache::Writeback));
         let disks = spec.disks.iter().zip(caches).map(|(disk, cache)| {
-            let DiskSource::Overlay { path, backing } = &disk.source;
             Ok(CheckedDisk {
-                path: representable_path("disk's file", path)?,
-                backing: representable_path("image's file", backing)?,
+                source: CheckedSource::new(&disk.source)?,
                 name: representable("disk's name", &disk.name)?,
                 cache,
             })
@@ -227,25 +252,44 @@ fn devices(w: &mut Xml, spec: &DomainSpec, checked: &Checked<'_>) -> io::Result<
 }
 
 fn write_disk(w: &mut Xml, index: usize, disk: &CheckedDisk<'_>) -> io::Result<()> {
-    element(w, "disk", &[("type", "file"), ("device", "disk")]).write_inner_content(|w| {
-        let driver = [("name", "qemu"), ("type", "qcow2"), ("cache", disk.cache.as_str()), ("discard", "unmap")];
+    let (kind, format) = match disk.source {
+        CheckedSource::Overlay { .. } => ("file", "qcow2"),
+        CheckedSource::Rbd { .. } => ("network", "raw"),
+    };
+    element(w, "disk", &[("type", kind), ("device", "disk")]).write_inner_content(|w| {
+        let driver = [("name", "qemu"), ("type", format), ("cache", disk.cache.as_str()), ("discard", "unmap")];
         empty(w, "driver", &driver)?;
-        empty(w, "source", &[("file", disk.path)])?;
-        // The whole chain is spelled out, so that nothing is found out by looking into files that a guest wrote.
-        element(w, "backingStore", &[("type", "file")]).write_inner_content(|w| {
-            empty(w, "format", &[("type", "qcow2")])?;
-            element(w, "source", &[("file", disk.backing)]).write_inner_content(|w| {
-                // The image is shared: it must not come to belong to the user that one VM's QEMU runs as.
-                empty(w, "seclabel", &[("model", "dac"), ("relabel", "no")])
-            })?;
-            empty(w, "backingStore", &[])
-        })?;
+        match &disk.source {
+            CheckedSource::Overlay { path, backing } => write_overlay(w, path, backing)?,
+            CheckedSource::Rbd { image, user, conf, secret } => {
+                // libvirt has the key, so that it stands in no file that QEMU reads, and in no command line.
+                element(w, "auth", &[("username", user)])
+                    .write_inner_content(|w| empty(w, "secret", &[("type", "ceph"), ("usage", secret)]))?;
+                // The monitors are those that the configuration names.
+                element(w, "source", &[("protocol", "rbd"), ("name", image)])
+                    .write_inner_content(|w| empty(w, "config", &[("file", conf)]))?;
+            }
+        }
         empty(w, "target", &[("dev", &device(index)), ("bus", "virtio")])?;
         text(w, "serial", disk.name)?;
         if index == 0 {
             empty(w, "boot", &[("order", "1")])?;
         }
         Ok(())
+    })?;
+    Ok(())
+}
+
+fn write_overlay(w: &mut Xml, path: &str, backing: &str) -> io::Result<()> {
+    empty(w, "source", &[("file", path)])?;
+    // The whole chain is spelled out, so that nothing is found out by looking into files that a guest wrote.
+    element(w, "backingStore", &[("type", "file")]).write_inner_content(|w| {
+        empty(w, "format", &[("type", "qcow2")])?;
+        element(w, "source", &[("file", backing)]).write_inner_content(|w| {
+            // The image is shared: it must not come to belong to the user that one VM's QEMU runs as.
+            empty(w, "seclabel", &[("model", "dac"), ("relabel", "no")])
+        })?;
+        empty(w, "backingStore", &[])
     })?;
     Ok(())
 }

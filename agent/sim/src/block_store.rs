@@ -7,7 +7,7 @@ use fnv::FnvHasher;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore, HostError,
-    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolUsage, StoredImage},
+    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage},
     hypervisor::{DiskSource, DomainState},
 };
 use ucloud_types::{Quantity, image::Sha256};
@@ -117,9 +117,17 @@ impl BlockStore for SimHost {
             }
             let size = request.size.unwrap_or(image.virtual_size);
             let DiskId { vm_uid, name } = &request.id;
-            let source = DiskSource::Overlay {
-                path: request.pool.path.join(format!("{vm_uid}.{name}")),
-                backing: request.pool.path.join(&request.image_uid),
+            let source = match &request.pool.backend {
+                PoolBackend::Directory { path } => DiskSource::Overlay {
+                    path: path.join(format!("{vm_uid}.{name}")),
+                    backing: path.join(&request.image_uid),
+                },
+                PoolBackend::Rbd(RbdPool { pool, user, conf }) => DiskSource::Rbd {
+                    pool: pool.clone(),
+                    image: format!("{vm_uid}.{name}"),
+                    user: user.clone(),
+                    conf: conf.clone(),
+                },
             };
             let disk = Disk { source, size };
             state.disks.insert(key, disk.clone());

@@ -43,11 +43,10 @@ impl Hypervisor for SimHost {
                 let off = DomainState::Off(StopReason::Unknown);
                 state.domains.insert(spec.uid.clone(), Domain { spec: spec.clone(), state: off });
                 let disks = spec.disks.iter().all(|disk| {
-                    let DiskSource::Overlay { path, .. } = &disk.source;
-                    state
-                        .disks
-                        .values()
-                        .any(|there| matches!(&there.source, DiskSource::Overlay { path: p, .. } if p == path))
+                    state.disks.values().any(|there| match (&disk.source, &there.source) {
+                        (DiskSource::Overlay { path, .. }, DiskSource::Overlay { path: p, .. }) => p == path,
+                        (named, there) => named == there,
+                    })
                 });
                 let bridges = spec
                     .interfaces

@@ -155,6 +155,8 @@ mod tests {
 
     use ucloud_types::image::{FileSource, ImageFormat, ImageSource, Sha256};
 
+    use ucloud_agent_core::block_store::PoolBackend;
+
     use super::*;
 
     fn request(checksum: Option<u8>) -> ImageRequest {
@@ -162,7 +164,7 @@ mod tests {
             uid: "image-uid".into(),
             namespace: "default".into(),
             name: "alpine".into(),
-            pool: Pool { name: "default".into(), path: "/pool".into() },
+            pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } },
             source: ImageSource { http: None, file: Some(FileSource { name: "alpine.qcow2".into() }) },
             format: ImageFormat::Qcow2,
             checksum: checksum.map(|byte| Sha256::from([byte; 32])),

@@ -13,7 +13,9 @@ const RULES: &[(&str, &[&str])] = &[
     ("ucloud-controllers", &["ucloud-types"]),
     ("ucloud-agent-core", &["ucloud-types"]),
     ("ucloud-agent-libvirt", ADAPTER),
-    ("ucloud-agent-files", ADAPTER),
+    ("ucloud-agent-import", ADAPTER),
+    ("ucloud-agent-files", STORE),
+    ("ucloud-agent-rbd", STORE),
     ("ucloud-agent-netlink", ADAPTER),
     ("ucloud-agent-nftables", ADAPTER),
     ("ucloud-agent-radvd", ADAPTER),
@@ -25,6 +27,8 @@ const RULES: &[(&str, &[&str])] = &[
             "ucloud-agent-core",
             "ucloud-agent-libvirt",
             "ucloud-agent-files",
+            "ucloud-agent-import",
+            "ucloud-agent-rbd",
             "ucloud-agent-netlink",
             "ucloud-agent-nftables",
             "ucloud-agent-radvd",
@@ -38,6 +42,8 @@ const RULES: &[(&str, &[&str])] = &[
 ];
 
 const ADAPTER: &[&str] = &["ucloud-agent-core", "ucloud-types"];
+/// What keeps images: they are all fetched and inspected in one way.
+const STORE: &[&str] = &["ucloud-agent-core", "ucloud-agent-import", "ucloud-types"];
 
 #[derive(Deserialize)]
 struct Metadata {

@@ -10,7 +10,6 @@
 //! Nothing is ever made in place: what is whole and on the disk is renamed to where it belongs. There is no
 //! database: images are found by their links, disks by their names, and what a disk needs by its own header.
 
-mod error;
 mod lock;
 mod staged;
 
@@ -25,16 +24,15 @@ use std::{
 
 use nix::sys::statvfs::statvfs;
 use ucloud_agent_core::block_store::{DiskId, PoolUsage};
+pub use ucloud_agent_import::StoreError;
+use ucloud_agent_import::{error::doing, qcow2};
 use ucloud_types::{Quantity, image::Sha256};
 
-pub use error::StoreError;
 pub use lock::{Lock, Turns};
 pub use staged::Staged;
 
-use crate::qcow2;
-use error::doing;
 
-/// The paths in a pool. Names must have been checked by [`crate::names`].
+/// The paths in a pool. Names must have been checked by [`ucloud_agent_import::names`].
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,

@@ -24,10 +24,10 @@ async fn a_disk_is_a_clone_that_grows_and_never_shrinks() -> Result<()> {
     lab.raw("disk", 2, b"boot sector")?;
     let image = lab.import_file("a", "disk", ImageFormat::Raw).await?;
     let disk = lab.files.ensure_disk(&lab.disk("a", None)?).await?;
-    let DiskSource::Overlay { path, backing } = &disk.source;
+    let DiskSource::Overlay { path, backing } = &disk.source else { panic!("no file") };
     assert_eq!(disk.size.bytes(), 2 * MIB);
     assert_eq!(path.metadata()?.permissions().mode() & 0o777, 0o600);
-    assert_eq!(*backing, lab.pool().path.join(format!("images/sha256/{}.qcow2", image.sha256.hex())));
+    assert_eq!(*backing, lab.pool_dir().join(format!("images/sha256/{}.qcow2", image.sha256.hex())));
     qemu_img(&["compare", "-f", "raw", "-F", "qcow2"], &[&lab.source("disk"), path])?;
     let chain = qemu_img(&["info", "--backing-chain", "-f", "qcow2"], &[path])?;
     let name = backing.file_name().unwrap().to_str().unwrap();
@@ -73,7 +73,7 @@ async fn a_disk_that_cannot_be_made_says_why() -> Result<()> {
     check(lab.files.ensure_disk(&lab.disk("b", None)?).await, "DiskMismatch", true);
     check(lab.files.ensure_disk(&lab.disk("a", Some("2Gi"))?).await, "SizeTooLarge", true);
     // A QEMU that a guest has taken over may write anything into its own disk's header.
-    let DiskSource::Overlay { path, .. } = disk.source;
+    let DiskSource::Overlay { path, .. } = disk.source else { panic!("no file") };
     qemu_img(&["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/shadow"], &[&path])?;
     check(lab.files.ensure_disk(&lab.disk("a", Some("3Mi"))?).await, "DiskMismatch", true);
     fs::write(&path, "no header")?;
@@ -94,7 +94,7 @@ async fn an_images_bytes_stay_while_a_disk_needs_them() -> Result<()> {
     assert_eq!(lab.files.images(&lab.pool()).await?, [""; 0]);
     assert_eq!(lab.files.image(&lab.pool(), "a").await?, None);
     // The disk is whole, and still ours.
-    let DiskSource::Overlay { path, .. } = &disk.source;
+    let DiskSource::Overlay { path, .. } = &disk.source else { panic!("no file") };
     qemu_img(&["compare", "-f", "raw", "-F", "qcow2"], &[&lab.source("disk"), path])?;
     assert_eq!(lab.files.ensure_disk(&request).await?, disk);
     lab.files.remove_disk(&lab.pool(), &request.id).await?;
@@ -121,7 +121,7 @@ async fn making_disks_and_removing_their_image_at_once_breaks_no_disk() -> Resul
         for maker in makers {
             match maker.await? {
                 Ok(disk) => {
-                    let DiskSource::Overlay { path, .. } = &disk.source;
+                    let DiskSource::Overlay { path, .. } = &disk.source else { panic!("no file") };
                     qemu_img(&["compare", "-f", "raw", "-F", "qcow2"], &[&lab.source("disk"), path])?;
                 }
                 Err(error) => assert_eq!(error.reason, "ImageMissing", "{error}"),
@@ -141,7 +141,7 @@ async fn a_disk_in_use_does_not_grow() -> Result<()> {
     lab.raw("disk", 1, b"x")?;
     lab.import_file("a", "disk", ImageFormat::Raw).await?;
     let disk = lab.files.ensure_disk(&lab.disk("a", None)?).await?;
-    let DiskSource::Overlay { path, .. } = &disk.source;
+    let DiskSource::Overlay { path, .. } = &disk.source else { panic!("no file") };
     let mut holder =
         Command::new("qemu-io").args(["-f", "qcow2"]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     // It prompts once it holds the disk.
@@ -159,8 +159,7 @@ async fn a_disk_in_use_does_not_grow() -> Result<()> {
 #[tokio::test]
 async fn a_full_pool_is_said_to_be_full_and_stays_clean() -> Result<()> {
     let lab = Lab::new()?;
-    let pool = lab.pool();
-    let _small = Tmpfs::mount(&pool.path, "8m")?;
+    let _small = Tmpfs::mount(&lab.pool_dir(), "8m")?;
     fs::write(lab.source("large"), vec![b'x'; 12 << 20])?;
     let full = |error: HostError| assert_eq!((error.reason, error.terminal), ("StorageFull", false), "{error}");
     // No room for the source.
@@ -180,10 +179,10 @@ async fn a_full_pool_is_said_to_be_full_and_stays_clean() -> Result<()> {
 async fn a_disk_waits_for_room() -> Result<()> {
     let lab = Lab::new()?;
     let pool = lab.pool();
-    let _small = Tmpfs::mount(&pool.path, "4m")?;
+    let _small = Tmpfs::mount(&lab.pool_dir(), "4m")?;
     lab.raw("small", 1, b"x")?;
     lab.import_file("a", "small", ImageFormat::Raw).await?;
-    let filler = pool.path.join("filler");
+    let filler = lab.pool_dir().join("filler");
     let filled = fs::write(&filler, vec![0; 5 << 20]).unwrap_err();
     assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
     let error = lab.files.ensure_disk(&lab.disk("a", None)?).await.unwrap_err();

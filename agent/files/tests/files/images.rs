@@ -24,11 +24,11 @@ async fn a_raw_and_a_qcow2_file_become_images() -> Result<()> {
     assert_eq!(lab.files.image(&lab.pool(), "c").await?, None);
     assert_eq!(lab.files.images(&lab.pool()).await?, ["a", "b"]);
     // What lies there is of our own making, complete, holds the same bytes, and is read-only.
-    let content = lab.pool().path.join(format!("images/sha256/{}.qcow2", image.sha256.hex()));
+    let content = lab.pool_dir().join(format!("images/sha256/{}.qcow2", image.sha256.hex()));
     assert_eq!(content.metadata()?.permissions().mode() & 0o777, 0o444);
     qemu_img(&["compare", "-f", "raw", "-F", "qcow2"], &[&raw, &content])?;
     for folder in ["", "images", "images/sha256", "disks"] {
-        assert_eq!(lab.pool().path.join(folder).metadata()?.permissions().mode() & 0o777, 0o711, "{folder}");
+        assert_eq!(lab.pool_dir().join(folder).metadata()?.permissions().mode() & 0o777, 0o711, "{folder}");
     }
     // Nothing is left in the making, and nothing is done twice.
     assert_eq!(lab.contents()?.len(), 4);
@@ -189,9 +189,9 @@ async fn what_a_crash_left_in_the_making_is_cleared_away() -> Result<()> {
     let lab = Lab::new()?;
     let usage = lab.files.usage(&lab.pool()).await?;
     assert!(usage.capacity >= usage.available && usage.available.bytes() > 0);
-    fs::write(lab.pool().path.join("tmp/source-left-over"), "bytes")?;
+    fs::write(lab.pool_dir().join("tmp/source-left-over"), "bytes")?;
     // A crash between unlinking an image and removing its content leaves this.
-    fs::write(lab.pool().path.join(format!("images/sha256/{}.qcow2", "ab".repeat(32))), "bytes")?;
+    fs::write(lab.pool_dir().join(format!("images/sha256/{}.qcow2", "ab".repeat(32))), "bytes")?;
     lab.files.usage(&lab.pool()).await?;
     lab.files.remove_image(&lab.pool(), "absent").await?;
     assert_eq!(lab.contents()?, [""; 0]);

@@ -19,9 +19,10 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 use ucloud_agent_core::{
     BlockStore as _, HostError,
-    block_store::{DiskId, DiskRequest, ImageRequest, Pool, StoredImage},
+    block_store::{DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, StoredImage},
 };
-use ucloud_agent_files::{Files, FilesConfig};
+use ucloud_agent_files::Files;
+use ucloud_agent_import::{ImportConfig, Importer};
 use ucloud_types::image::{FileSource, HttpSource, ImageFormat, ImageSource, Sha256};
 
 pub const MIB: u64 = 1 << 20;
@@ -36,20 +37,25 @@ impl Lab {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut FilesConfig)) -> Result<Self> {
+    pub fn with(change: impl FnOnce(&mut ImportConfig)) -> Result<Self> {
         let dir = TempDir::with_prefix("ucloud-files-")?;
         fs::create_dir_all(dir.path().join("import/demo"))?;
-        let mut config = FilesConfig {
+        let mut config = ImportConfig {
             import_dir: dir.path().join("import"),
             allowed: vec!["127.0.0.1/32".parse()?],
-            ..FilesConfig::default()
+            ..ImportConfig::default()
         };
         change(&mut config);
-        Ok(Self { dir, files: Files::new(config)? })
+        Ok(Self { dir, files: Files::new(Arc::new(Importer::new(config)?)) })
+    }
+
+    /// The pool's directory.
+    pub fn pool_dir(&self) -> PathBuf {
+        self.dir.path().join("pool")
     }
 
     pub fn pool(&self) -> Pool {
-        Pool { name: "default".into(), path: self.dir.path().join("pool") }
+        Pool { name: "default".into(), backend: PoolBackend::Directory { path: self.pool_dir() } }
     }
 
     /// A file of the import folder.
@@ -105,14 +111,14 @@ impl Lab {
     /// All files of the pool, by their paths in it, but for its lock.
     pub fn contents(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        let mut folders = vec![self.pool().path];
+        let mut folders = vec![self.pool_dir()];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder)? {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
                     folders.push(entry.path());
                 } else {
-                    found.push(entry.path().strip_prefix(self.pool().path)?.display().to_string());
+                    found.push(entry.path().strip_prefix(self.pool_dir())?.display().to_string());
                 }
             }
         }

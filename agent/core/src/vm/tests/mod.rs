@@ -18,7 +18,7 @@ use ucloud_types::{
 
 use super::*;
 use crate::{
-    block_store::{Disk, DiskId, Pool},
+    block_store::{Disk, DiskId, Pool, PoolBackend},
     hypervisor::{DiskSource, Domain, DomainState, StopReason},
     net::NetworkDevices,
 };
@@ -81,7 +81,7 @@ pub(super) fn domain(vm: &VM, state: DomainState) -> Domain {
 
 pub(super) fn found_disk() -> FoundDisk {
     FoundDisk {
-        pool: Pool { name: "default".into(), path: "/pool".into() },
+        pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } },
         id: DiskId { vm_uid: UID.into(), name: "root".into() },
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 use ucloud_agent_core::HostError;
 use ucloud_types::{Quantity, image::Sha256};
 
-use crate::{address::Refused, store::StoreError, summary::summary};
+use crate::{address::Refused, error::StoreError, summary::summary};
 
 /// How long a source may send nothing before it is given up.
 const STALL: Duration = Duration::from_mins(1);

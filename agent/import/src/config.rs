@@ -1,4 +1,4 @@
-//! What the block store is told about the host.
+//! What an import is told about the host.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,9 @@ use ucloud_types::Quantity;
 
 use crate::address::IpPrefix;
 
-/// What [`crate::Files`] needs to know of the host.
+/// What an [`crate::Importer`] needs to know of the host.
 #[derive(Clone, Debug)]
-pub struct FilesConfig {
+pub struct ImportConfig {
     /// The folder from which images are imported: operators put files into `IMPORT/NAMESPACE/NAME`.
     pub import_dir: PathBuf,
     /// The program qemu-img.
@@ -24,7 +24,7 @@ pub struct FilesConfig {
     pub max_disk: Quantity,
 }
 
-impl Default for FilesConfig {
+impl Default for ImportConfig {
     fn default() -> Self {
         Self {
             import_dir: "/var/lib/ucloud/import".into(),

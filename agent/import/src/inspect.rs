@@ -11,10 +11,10 @@ use ucloud_agent_core::HostError;
 use ucloud_types::{Quantity, image::ImageFormat};
 
 use crate::{
+    error::StoreError,
     format::{self, Detected},
     qcow2::{self, Header},
     qemu_img::{QemuImg, QemuImgError},
-    store::StoreError,
     summary::summary,
 };
 

@@ -83,17 +83,18 @@ impl QemuImg {
         if status.code() == Some(LEAKS) { Ok(()) } else { judge(status, &said) }
     }
 
-    /// Copies `from` into the qcow2 file `to`. `percent` is told how far it is.
+    /// Copies `from` into the file `to`, of format `into`. `percent` is told how far it is.
     pub async fn convert(
         &self,
         from: &Path,
         format: ImageFormat,
+        into: ImageFormat,
         to: &Path,
         mut percent: impl FnMut(u8),
     ) -> Result<(), QemuImgError> {
         // Converting takes as long as the image is large; what ends it is that it gets no further.
         let mut command = self.limited(None);
-        command.args(["convert", "-p", "-f", format.as_str(), "-O", "qcow2"]).arg(from).arg(to);
+        command.args(["convert", "-p", "-f", format.as_str(), "-O", into.as_str()]).arg(from).arg(to);
         let mut qemu_img = command.spawn()?;
         let (stdout, stderr) = (qemu_img.stdout.take(), qemu_img.stderr.take());
         let reached = AtomicU8::new(0);
@@ -301,7 +302,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_conversion_that_gets_no_further_is_ended() {
         let (qemu_img, dir) = qemu_img("exec sleep 1000000");
-        let error = qemu_img.convert(dir.path(), ImageFormat::Raw, &dir.path().join("to"), |_| {}).await.unwrap_err();
+        let to = dir.path().join("to");
+        let error = qemu_img.convert(dir.path(), ImageFormat::Raw, ImageFormat::Qcow2, &to, |_| {}).await.unwrap_err();
         assert!(matches!(error, QemuImgError::Limits(_)), "{error:?}");
     }
 }

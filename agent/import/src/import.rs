@@ -1,0 +1,206 @@
+//! Importing an image: fetch, check, inspect; converting and publishing are up to the pool.
+//!
+//! The bytes are always fetched, also when a content with the claimed checksum is there already: to know a
+//! checksum is not to have the right to the bytes.
+
+use std::path::{Path, PathBuf};
+
+use tokio::{sync::watch, task::spawn_blocking};
+use ucloud_agent_core::{
+    HostError,
+    block_store::ImageRequest,
+};
+use ucloud_types::{Quantity, image::Sha256};
+
+use crate::{
+    address::AddressPolicy,
+    config::ImportConfig,
+    error::StoreError,
+    fetch::{self, FetchError, Source, web::Web},
+    inspect::{InspectError, inspect},
+    qemu_img::{QemuImg, QemuImgError},
+    summary::summary,
+};
+
+/// How much of the progress is the fetching; the rest is the converting.
+const FETCHED_PERCENT: u8 = 80;
+
+/// Why an image was not imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It names no source.
+    #[error("it has no source; set spec.source.http or spec.source.file")]
+    NoSource,
+    /// The bytes cannot be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// They are not those that were claimed.
+    #[error("its source has the checksum {found}, and {claimed} is claimed; correct one of them in a new image")]
+    Checksum {
+        /// What was claimed.
+        claimed: Sha256,
+        /// What was found.
+        found: Sha256,
+    },
+    /// They are no image that is accepted.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// They cannot be copied.
+    #[error("it cannot be converted")]
+    Convert(#[source] QemuImgError),
+    /// The result cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What an import does, for messages.
+pub fn act(request: &ImageRequest) -> String {
+    format!("import image {}/{} into pool {}", request.namespace, request.name, request.pool.name)
+}
+
+impl ImportError {
+    /// As an answer to a caller.
+    pub fn reported(self, request: &ImageRequest) -> HostError {
+        let act = act(request);
+        let message = format!("cannot {act}: {}", summary(&self));
+        match self {
+            Self::NoSource => HostError::terminal("SourceRefused", message),
+            Self::Fetch(error) => error.reported(&act),
+            Self::Inspect(error) => error.reported(&act),
+            Self::Store(error) => error.reported(&act),
+            Self::Convert(QemuImgError::Full) => StoreError::Full.reported(&act),
+            Self::Checksum { .. } => HostError::terminal("ChecksumMismatch", message),
+            Self::Convert(QemuImgError::Unreadable(_)) => HostError::terminal("ImageRefused", message).caused_by(self),
+            Self::Convert(_) => HostError::retryable("ImportFailed", message).caused_by(self),
+        }
+    }
+}
+
+/// Fetches, checks, inspects and converts images, for every kind of pool.
+pub struct Importer {
+    import_dir: PathBuf,
+    qemu_img: QemuImg,
+    web: Web,
+    max_source: Quantity,
+    max_disk: Quantity,
+}
+
+/// Why nothing can be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImporterError {
+    /// The client for downloads cannot be made.
+    #[error("cannot set up downloads; are the host's root certificates (ca-certificates) installed?")]
+    Web(#[source] reqwest::Error),
+}
+
+/// A source that was fetched and found to be well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// Its checksum.
+    pub sha256: Sha256,
+    /// The size in bytes of the disk that it holds.
+    pub virtual_size: u64,
+}
+
+/// Tells how far an import is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a>(pub &'a watch::Sender<u8>);
+
+impl Progress<'_> {
+    /// So many percent of all are done.
+    pub fn report(self, now: u8) {
+        self.0.send_if_modified(|percent| {
+            let changed = *percent != now;
+            *percent = now;
+            changed
+        });
+    }
+
+    /// So many percent of what comes after the fetching are done.
+    pub fn report_rest(self, part: u8) {
+        let rest = u16::from(100 - FETCHED_PERCENT) * u16::from(part.min(100)) / 100;
+        self.report(FETCHED_PERCENT + u8::try_from(rest).unwrap_or_default());
+    }
+}
+
+impl Importer {
+    /// The importer of this host.
+    pub fn new(config: ImportConfig) -> Result<Self, ImporterError> {
+        let ImportConfig { import_dir, qemu_img, denied, allowed, max_source, max_disk } = config;
+        Ok(Self {
+            import_dir,
+            qemu_img: QemuImg(qemu_img),
+            web: Web::new(AddressPolicy { denied, allowed }).map_err(ImporterError::Web)?,
+            max_source,
+            max_disk,
+        })
+    }
+
+    /// qemu-img, as it is run on this host.
+    pub fn qemu_img(&self) -> &QemuImg {
+        &self.qemu_img
+    }
+
+    /// A size that a disk may have, rounded up to what disks are made of; none if it is too large.
+    pub fn whole_sectors(&self, size: u64) -> Result<u64, TooLarge> {
+        if size > self.max_disk.bytes() {
+            return Err(TooLarge(Quantity::from_bytes(size), self.max_disk));
+        }
+        Ok(size.next_multiple_of(512))
+    }
+
+    /// Fetches the source of an image into the empty file `path`, opened as `file`, and checks and inspects it.
+    pub async fn fetch(
+        &self,
+        request: &ImageRequest,
+        file: tokio::fs::File,
+        path: &Path,
+        progress: Progress<'_>,
+    ) -> Result<Inspected, ImportError> {
+        progress.report(0);
+        let source = self.open_source(request).await?;
+        let total = source.size;
+        let fetched = source
+            .store(file, self.max_source, |received| {
+                if let Some(total) = total.filter(|total| *total > 0) {
+                    let part = received.min(total) * u64::from(FETCHED_PERCENT) / total;
+                    progress.report(u8::try_from(part).unwrap_or(FETCHED_PERCENT));
+                }
+            })
+            .await?;
+        if let Some(claimed) = request.checksum.as_ref().filter(|claimed| **claimed != fetched.sha256) {
+            return Err(ImportError::Checksum { claimed: claimed.clone(), found: fetched.sha256 });
+        }
+        let virtual_size = inspect(path, request.format, self.max_disk, &self.qemu_img).await?;
+        progress.report(FETCHED_PERCENT);
+        Ok(Inspected { sha256: fetched.sha256, virtual_size })
+    }
+
+    async fn open_source(&self, request: &ImageRequest) -> Result<Source, ImportError> {
+        match (&request.source.http, &request.source.file) {
+            (Some(http), None) => Ok(self.web.open(&http.url).await?),
+            (None, Some(file)) => {
+                let (import_dir, namespace, name) =
+                    (self.import_dir.clone(), request.namespace.clone(), file.name.clone());
+                let opened = spawn_blocking(move || fetch::file::open(&import_dir, &namespace, &name)).await;
+                let opened =
+                    opened.map_err(|error| StoreError::new("open the source", std::io::Error::other(error)))?;
+                Ok(opened?)
+            }
+            _ => Err(ImportError::NoSource),
+        }
+    }
+}
+
+/// A disk is larger than disks may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its size {0} is more than {1}, the most that a disk may have")]
+pub struct TooLarge(pub Quantity, pub Quantity);
+
+/// The result of work on another thread.
+pub fn finished<T>(
+    doing: &'static str,
+    joined: Result<Result<T, StoreError>, tokio::task::JoinError>,
+) -> Result<T, StoreError> {
+    joined.unwrap_or_else(|error| Err(StoreError::new(doing, std::io::Error::other(error))))
+}

@@ -1,0 +1,212 @@
+//! Contents and images of a pool.
+//!
+//! A content holds what was imported from one source; its name has the source's checksum, and it is there, whole, once
+//! it has the snapshot [`PUBLISHED`]. An Image is a clone of that snapshot with the Image's UID in its name, to which
+//! nothing is ever written: it costs a header, and Ceph itself thereby counts who needs a content. A clone is whole once
+//! it bears the [`MARK`].
+//!
+//! Whoever writes a content has it open until its Image is made, and so has a watcher at it: what has none and is not
+//! whole was left over, and is removed by whoever comes next.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    unistd::{Whence, lseek64},
+};
+use ucloud_agent_import::StoreError;
+use ucloud_types::image::Sha256;
+
+use crate::{
+    cluster::IoCtx,
+    error::{CephError, RbdError},
+    image::{Access, Image, Trashed, present},
+    names,
+};
+
+/// The snapshot of a content that is whole.
+pub const PUBLISHED: &str = "ucloud";
+/// The metadata of a clone that is whole: the checksum of the content that it was made of.
+pub const MARK: &str = "ucloud.content";
+/// How much is written at once: an object of the default size.
+const CHUNK: usize = 4 << 20;
+
+/// A clone that is whole.
+pub struct Clone {
+    /// The content that it was made of.
+    pub content: Sha256,
+    /// Its size.
+    pub size: u64,
+}
+
+/// The clone with this name, if it is there, whole.
+pub fn find_clone(pool: &IoCtx, name: &str) -> Result<Option<Clone>, CephError> {
+    let Some(image) = present(pool.open(name, Access::Read))? else { return Ok(None) };
+    let Some(content) = image.metadata(MARK)?.and_then(|mark| Sha256::try_from(mark).ok()) else { return Ok(None) };
+    Ok(Some(Clone { content, size: image.size()? }))
+}
+
+/// Makes a clone of a content. `finish` is done to it before it is whole. What was left half made under its name is
+/// removed first; what is whole is left alone.
+pub fn make_clone(
+    pool: &IoCtx,
+    content: &Sha256,
+    name: &str,
+    finish: impl Fn(&Image<'_>) -> Result<(), CephError>,
+) -> Result<Clone, RbdError> {
+    if let Some(clone) = find_clone(pool, name)? {
+        return Ok(clone);
+    }
+    let made = || pool.clone_image(&names::content(content), PUBLISHED, name);
+    match made() {
+        Err(error) if error.errno == Errno::EEXIST => {
+            tracing::info!(image = name, pool = pool.name(), "removing a clone that was left half made");
+            remove(pool, name)?;
+            made()
+        }
+        made => made,
+    }
+    .map_err(|error| if error.errno == Errno::ENOENT { RbdError::NoImage } else { error.into() })?;
+    let image = pool.open(name, Access::Write)?;
+    finish(&image)?;
+    image.set_metadata(MARK, &content.to_string())?;
+    drop(image);
+    // Somebody who took it for left over may have removed it between two of these steps.
+    find_clone(pool, name)?.ok_or(RbdError::NoImage)
+}
+
+/// Removes an image of any kind, whole or not. One that is gone is no error.
+pub fn remove(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
+    match pool.remove(name) {
+        Err(error) if error.errno == Errno::ENOENT => Ok(()),
+        Err(error) if error.errno == Errno::EBUSY => Err(RbdError::InUse),
+        result => Ok(result?),
+    }
+}
+
+/// Writes a content from a raw file, unless it is there already. As long as what is returned is open, nobody removes
+/// it. `percent` is told how far it is.
+pub fn ensure_content<'a>(
+    pool: &'a IoCtx,
+    sha256: &Sha256,
+    size: u64,
+    raw: &Path,
+    percent: impl FnMut(u8),
+) -> Result<Image<'a>, RbdError> {
+    let name = names::content(sha256);
+    match pool.create(&name, size) {
+        Err(error) if error.errno == Errno::EEXIST => {
+            if let Some(image) = adopt(pool, &name)? {
+                return Ok(image);
+            }
+            pool.create(&name, size)?;
+        }
+        created => created?,
+    }
+    let image = pool.open(&name, Access::Write)?;
+    copy(raw, &image, percent)?;
+    image.flush()?;
+    image.snapshot(PUBLISHED)?;
+    Ok(image)
+}
+
+/// A content that is there already, if it is whole. What was left over of one is removed.
+fn adopt<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<Image<'a>>, RbdError> {
+    // Opening it for reading shows nobody that we are there, us included.
+    if let Some(image) = present(pool.open(name, Access::Read))? {
+        if image.has_snapshot(PUBLISHED)? {
+            drop(image);
+            return Ok(present(pool.open(name, Access::Write))?);
+        }
+        if !image.watchers()?.is_empty() {
+            return Err(RbdError::ImportedElsewhere);
+        }
+    }
+    tracing::info!(image = name, pool = pool.name(), "removing what an interrupted import has left");
+    remove(pool, name)?;
+    Ok(None)
+}
+
+/// Copies the parts of a file that hold something other than zeros.
+fn copy(raw: &Path, image: &Image<'_>, mut percent: impl FnMut(u8)) -> Result<(), RbdError> {
+    let failed = |error| StoreError::new("read the image to be written to the pool", error);
+    let mut file = File::open(raw).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let mut chunk = Vec::with_capacity(CHUNK);
+    let mut at = 0;
+    while let Some(data) = next_data(&file, at).map_err(failed)? {
+        // Whole chunks, so that an object is written once.
+        at = data - data % CHUNK as u64;
+        file.seek(SeekFrom::Start(at)).map_err(failed)?;
+        chunk.clear();
+        (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).map_err(failed)?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            image.write(at, &chunk)?;
+        }
+        at += CHUNK as u64;
+        percent(u8::try_from(at.min(length) * 100 / length.max(1)).unwrap_or(100));
+    }
+    Ok(())
+}
+
+/// Where the next data of a file begin, at `at` or behind it.
+fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
+    match lseek64(file, at.try_into().map_err(io::Error::other)?, Whence::SeekData) {
+        Ok(data) => Ok(Some(u64::try_from(data).map_err(io::Error::other)?)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Removes all contents that nobody needs, and what interrupted imports and removals have left.
+pub fn sweep(pool: &IoCtx) -> Result<(), RbdError> {
+    for name in pool.images()?.iter().filter(|name| names::is_content(name)) {
+        let needed = match present(pool.open(name, Access::Read))? {
+            Some(image) => image.clones()? > 0 || !image.watchers()?.is_empty(),
+            None => false,
+        };
+        if needed {
+            continue;
+        }
+        tracing::info!(image = name, pool = pool.name(), "removing a content that nobody needs");
+        // Without its name nobody begins to use it, and Ceph refuses this while somebody has it open for writing.
+        match pool.trash(name) {
+            Err(error) if error.errno == Errno::EBUSY => {}
+            // It was made half, and has no header.
+            Err(error) if error.errno == Errno::ENOENT => remove(pool, name)?,
+            moved => moved?,
+        }
+    }
+    for trashed in pool.trashed()?.iter().filter(|trashed| names::is_content(&trashed.name)) {
+        // Another host may be doing the same.
+        present(empty_trash(pool, trashed))?;
+    }
+    Ok(())
+}
+
+/// Removes a content for good, or gives it its name back if somebody has cloned it at the last moment.
+fn empty_trash(pool: &IoCtx, trashed: &Trashed) -> Result<(), CephError> {
+    if let Some(image) = present(pool.open_trashed(trashed))? {
+        if image.clones()? > 0 {
+            drop(image);
+            return match pool.restore(trashed) {
+                // The same bytes were imported again under that name; this one goes with its last clone.
+                Err(error) if error.errno == Errno::EEXIST => Ok(()),
+                restored => restored,
+            };
+        }
+        if image.has_snapshot(PUBLISHED)? {
+            image.remove_snapshot(PUBLISHED)?;
+        }
+    }
+    match pool.remove_trashed(trashed) {
+        // Another host is at it.
+        Err(error) if error.errno == Errno::EBUSY => Ok(()),
+        removed => removed,
+    }
+}
+

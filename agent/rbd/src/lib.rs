@@ -1,0 +1,292 @@
+//! Disks and images in a pool of Ceph: [`Rbd`] implements [`BlockStore`].
+//!
+//! A pool of Ceph is seen by every host, so that an image is imported once, by whichever host comes first; see
+//! `content` for how images are kept, and how what a dead host has left half made is found. Everything bears a name that
+//! says what it is (`names`), and nothing else in the pool is ever touched.
+//!
+//! librbd and librados are called directly, by the small layers in `cluster` and `image`; all the unsafe code is there.
+
+mod check;
+mod cluster;
+mod content;
+mod disk;
+mod error;
+mod image;
+mod names;
+mod usage;
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    task::spawn_blocking,
+};
+use ucloud_agent_core::{
+    BlockStore, HostError,
+    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage},
+};
+use ucloud_agent_import::{ImportError, Importer, Progress, StoreError, act as import_act, names as safe};
+use ucloud_types::{Quantity, image::ImageFormat};
+
+use cluster::{Cluster, IoCtx};
+use error::RbdError;
+
+/// What [`Rbd`] needs to know of the host.
+#[derive(Clone, Debug)]
+pub struct RbdConfig {
+    /// The folder that images are fetched to before they are written to a pool. It belongs to this agent alone.
+    pub scratch: PathBuf,
+    /// How long a cluster may take to answer.
+    pub timeout: Duration,
+}
+
+/// A connection, or none yet. Locked while it is being made.
+type Connection = Arc<Mutex<Option<Arc<Cluster>>>>;
+
+/// The pools in Ceph clusters that this host uses.
+pub struct Rbd {
+    importer: Arc<Importer>,
+    config: RbdConfig,
+    /// By user and configuration.
+    connections: Mutex<HashMap<(String, PathBuf), Connection>>,
+    /// What is being imported, by pool and by UID or checksum: whoever comes second waits for the first.
+    turns: Mutex<HashMap<(String, String), Weak<AsyncMutex<()>>>>,
+}
+
+impl Rbd {
+    /// The block store of this host. Clusters are connected to when they are first used.
+    pub fn new(importer: Arc<Importer>, config: RbdConfig) -> io::Result<Self> {
+        // What an earlier agent was fetching is of no use.
+        match std::fs::remove_dir_all(&config.scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(&config.scratch)?,
+        }
+        Ok(Self { importer, config, connections: Mutex::default(), turns: Mutex::default() })
+    }
+
+    /// Does once, in small, all that will have to be done in this pool, and finds out thereby whether the user may:
+    /// make, write, snapshot, clone and remove images, and fence other hosts.
+    pub async fn check(&self, pool: &Pool) -> Result<(), HostError> {
+        self.with_pool(pool, &format!("use pool {}", pool.name), |pool, _| check::check(pool)).await
+    }
+
+    fn connection(&self, pool: &RbdPool) -> Connection {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(connections.entry((pool.user.clone(), pool.conf.clone())).or_default())
+    }
+
+    fn turn(&self, pool: &Pool, of: &str) -> Arc<AsyncMutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let key = (pool.name.clone(), of.to_owned());
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Opens the pool, and does `work` with it on a thread that may block. Once begun, it is carried to its end. `act`
+    /// is for the message.
+    async fn with_pool<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        act: &str,
+        work: impl FnOnce(&IoCtx, &RbdPool) -> Result<T, RbdError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let settings = settings(pool, act)?.clone();
+        let (connection, timeout) = (self.connection(&settings), self.config.timeout);
+        let reported = (act.to_owned(), settings.clone());
+        let done = spawn_blocking(move || {
+            let cluster = connected(&connection, &settings, timeout)?;
+            let pool = cluster.pool(&settings.pool)?;
+            work(&pool, &settings).map_err(|error| explain(&pool, &connection, error))
+        });
+        let done = done.await.unwrap_or_else(|error| {
+            Err(RbdError::Scratch(StoreError::new("use the pool", io::Error::other(error))))
+        });
+        done.map_err(|error| error.reported(&reported.0, &reported.1))
+    }
+
+    async fn import(&self, request: &ImageRequest, percent: &watch::Sender<u8>) -> Result<StoredImage, HostError> {
+        let act = import_act(request);
+        let progress = Progress(percent);
+        let scratch = |error| ImportError::from(StoreError::new("make a file to fetch to", error));
+        let refused = |error: ImportError| error.reported(request);
+        let fetched = tempfile::Builder::new().prefix("source-").tempfile_in(&self.config.scratch);
+        let fetched = fetched.map_err(|error| refused(scratch(error)))?;
+        let file = fetched.reopen().map_err(|error| refused(scratch(error)))?;
+        let found = self.importer.fetch(request, file.into(), fetched.path(), progress).await.map_err(refused)?;
+
+        let raw = match request.format {
+            // Whatever it holds, it is never opened as anything but raw.
+            ImageFormat::Raw => fetched,
+            format @ ImageFormat::Qcow2 => {
+                let raw = tempfile::Builder::new().prefix("raw-").tempfile_in(&self.config.scratch);
+                let raw = raw.map_err(|error| refused(scratch(error)))?;
+                let convert = self.importer.qemu_img().convert(
+                    fetched.path(),
+                    format,
+                    ImageFormat::Raw,
+                    raw.path(),
+                    |part| progress.report_rest(part / 2),
+                );
+                convert.await.map_err(|error| refused(ImportError::Convert(error)))?;
+                raw
+            }
+        };
+        let turn = self.turn(&request.pool, found.sha256.hex());
+        let _turn = turn.lock().await;
+        let (sha256, size, uid) = (found.sha256.clone(), found.virtual_size, request.uid.clone());
+        let told = percent.clone();
+        self.with_pool(&request.pool, &act, move |pool, _| {
+            let report = |part| Progress(&told).report_rest(50 + part / 2);
+            // Open until the Image is made, so that nobody takes it for left over.
+            let _content = content::ensure_content(pool, &sha256, size, raw.path(), report)?;
+            content::make_clone(pool, &sha256, &names::image(&uid), |_| Ok(())).map(drop)
+        })
+        .await?;
+        progress.report(100);
+        Ok(StoredImage { sha256: found.sha256, virtual_size: Quantity::from_bytes(found.virtual_size) })
+    }
+}
+
+fn settings<'a>(pool: &'a Pool, act: &str) -> Result<&'a RbdPool, HostError> {
+    match &pool.backend {
+        PoolBackend::Rbd(settings) => Ok(settings),
+        PoolBackend::Directory { .. } => {
+            Err(HostError::terminal("PoolMismatch", format!("cannot {act}: pool {} is not in Ceph", pool.name)))
+        }
+    }
+}
+
+/// The connection, made if there is none. Blocks; whoever comes meanwhile waits for the same one.
+fn connected(connection: &Connection, pool: &RbdPool, timeout: Duration) -> Result<Arc<Cluster>, RbdError> {
+    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(cluster) = &*connection {
+        return Ok(Arc::clone(cluster));
+    }
+    let cluster = Arc::new(Cluster::connect(&pool.user, &pool.conf, timeout)?);
+    *connection = Some(Arc::clone(&cluster));
+    Ok(cluster)
+}
+
+/// What is behind an error that Ceph gives.
+fn explain(pool: &IoCtx, connection: &Connection, error: RbdError) -> RbdError {
+    match error.errno() {
+        // A client that was put on the blocklist stays there; the next one may be let in.
+        Some(Errno::ESHUTDOWN) => {
+            *connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            error
+        }
+        // Writes to a pool that is full wait for room, and nothing but the pool's flags tells.
+        Some(Errno::ETIMEDOUT) if usage::is_full(pool).unwrap_or(false) => RbdError::Full,
+        _ => error,
+    }
+}
+
+fn stored(clone: content::Clone) -> StoredImage {
+    StoredImage { sha256: clone.content, virtual_size: Quantity::from_bytes(clone.size) }
+}
+
+#[async_trait]
+impl BlockStore for Rbd {
+    async fn usage(&self, pool: &Pool) -> Result<PoolUsage, HostError> {
+        let act = format!("measure pool {}", pool.name);
+        self.with_pool(pool, &act, |pool, _| {
+            content::sweep(pool)?;
+            usage::usage(pool)
+        })
+        .await
+    }
+
+    async fn import_image(
+        &self,
+        request: &ImageRequest,
+        percent: &watch::Sender<u8>,
+    ) -> Result<StoredImage, HostError> {
+        safe::check_uid(&request.uid)?;
+        let turn = self.turn(&request.pool, &request.uid);
+        let _turn = turn.lock().await;
+        if let Some(image) = self.image(&request.pool, &request.uid).await? {
+            if let Some(claimed) = request.checksum.clone().filter(|claimed| *claimed != image.sha256) {
+                return Err(ImportError::Checksum { claimed, found: image.sha256 }.reported(request));
+            }
+            percent.send_replace(100);
+            return Ok(image);
+        }
+        self.import(request, percent).await
+    }
+
+    async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {
+        safe::check_uid(image_uid)?;
+        let (act, name) = (format!("look up image {image_uid} in pool {}", pool.name), names::image(image_uid));
+        self.with_pool(pool, &act, move |pool, _| Ok(content::find_clone(pool, &name)?.map(stored))).await
+    }
+
+    async fn images(&self, pool: &Pool) -> Result<Vec<String>, HostError> {
+        let act = format!("list the images in pool {}", pool.name);
+        self.with_pool(pool, &act, |pool, _| {
+            let mut uids = Vec::new();
+            for name in pool.images()? {
+                if let Some(uid) = names::image_uid(&name)
+                    && content::find_clone(pool, &name)?.is_some()
+                {
+                    uids.push(uid.to_owned());
+                }
+            }
+            Ok(uids)
+        })
+        .await
+    }
+
+    async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError> {
+        safe::check_uid(image_uid)?;
+        let (act, name) = (format!("remove image {image_uid} from pool {}", pool.name), names::image(image_uid));
+        self.with_pool(pool, &act, move |pool, _| {
+            content::remove(pool, &name)?;
+            content::sweep(pool)
+        })
+        .await
+    }
+
+    async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
+        safe::check_disk(&request.id)?;
+        safe::check_uid(&request.image_uid)?;
+        let DiskId { vm_uid, name } = &request.id;
+        let act = format!("make disk {name} of VM {vm_uid} in pool {}", request.pool.name);
+        let (importer, wanted) = (Arc::clone(&self.importer), request.clone());
+        self.with_pool(&request.pool, &act, move |pool, settings| {
+            disk::ensure_disk(pool, settings, &wanted, &importer)
+        })
+        .await
+    }
+
+    async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {
+        let act = format!("list the disks in pool {}", pool.name);
+        self.with_pool(pool, &act, |pool, _| {
+            Ok(pool.images()?.iter().filter_map(|name| names::parse_disk(name)).collect())
+        })
+        .await
+    }
+
+    async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
+        safe::check_disk(disk)?;
+        let act = format!("remove disk {} of VM {} from pool {}", disk.name, disk.vm_uid, pool.name);
+        let name = names::disk(disk);
+        self.with_pool(pool, &act, move |pool, _| {
+            content::remove(pool, &name)?;
+            content::sweep(pool)
+        })
+        .await
+    }
+}

@@ -1,0 +1,65 @@
+//! The names of images in a pool, which say what they are. Whatever bears no such name is not ours.
+
+use ucloud_agent_core::block_store::DiskId;
+use ucloud_types::image::Sha256;
+
+const CONTENT: &str = "ucloud.content.";
+const IMAGE: &str = "ucloud.image.";
+const DISK: &str = "ucloud.disk.";
+
+/// What was imported from a source with this checksum.
+pub fn content(sha256: &Sha256) -> String {
+    format!("{CONTENT}{}", sha256.hex())
+}
+
+/// Whether this is the name of a content.
+pub fn is_content(name: &str) -> bool {
+    name.starts_with(CONTENT)
+}
+
+/// What a host makes to see whether it may.
+pub fn check(host: &str) -> String {
+    format!("ucloud.check.{host}")
+}
+
+/// The Image with this UID.
+pub fn image(uid: &str) -> String {
+    format!("{IMAGE}{uid}")
+}
+
+/// The UID of the Image with this name.
+pub fn image_uid(name: &str) -> Option<&str> {
+    name.strip_prefix(IMAGE)
+}
+
+/// A disk. UIDs have no dots, and neither have the names of disks.
+pub fn disk(disk: &DiskId) -> String {
+    format!("{DISK}{}.{}", disk.vm_uid, disk.name)
+}
+
+/// The disk with this name.
+pub fn parse_disk(name: &str) -> Option<DiskId> {
+    let (vm_uid, name) = name.strip_prefix(DISK)?.split_once('.')?;
+    let disk = DiskId { vm_uid: vm_uid.to_owned(), name: name.to_owned() };
+    ucloud_agent_import::names::check_disk(&disk).is_ok().then_some(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_they_are() {
+        let id = DiskId { vm_uid: "0b4ae8d6-6d2e".into(), name: "root".into() };
+        assert_eq!(disk(&id), "ucloud.disk.0b4ae8d6-6d2e.root");
+        assert_eq!(parse_disk(&disk(&id)), Some(id));
+        for name in ["vm-1", "ucloud.disk.a", "ucloud.disk..root", "ucloud.disk.a.b.c", "ucloud.image.a"] {
+            assert_eq!(parse_disk(name), None, "{name}");
+        }
+        assert_eq!(image_uid(&image("a")), Some("a"));
+        assert_eq!(image_uid("other"), None);
+        let sha256 = Sha256::from([7; 32]);
+        assert!(is_content(&content(&sha256)));
+        assert!(content(&sha256).ends_with(&"07".repeat(32)));
+    }
+}

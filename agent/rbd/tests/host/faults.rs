@@ -1,0 +1,134 @@
+//! What happens when something is interrupted, refused or does not answer.
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use ucloud_agent_core::BlockStore as _;
+
+use crate::lab::{content, lab};
+
+#[test]
+fn what_was_interrupted_between_any_two_steps_is_completed_or_removed() -> Result<()> {
+    lab(async |lab| {
+        let pool = lab.pool();
+        let rbd = |arguments: &[&str]| lab.ceph("rbd", &[&["--pool", "vms"], arguments].concat());
+        lab.raw("raw", 5, b"mark")?;
+        let first = lab.import("a", "raw").await?;
+        let content = content(&first.sha256);
+        let published = format!("{content}@ucloud");
+        let link = "ucloud.image.a";
+        let disk = "ucloud.disk.vm-1.root";
+        lab.rbd.remove_image(&pool, "a").await?;
+        assert_eq!(lab.contents()?, [""; 0]);
+
+        // Died while the content was written: made, with a part of the bytes, without its snapshot.
+        let half = || rbd(&["create", "--size", "5", &content]);
+        half()?;
+        assert_eq!(lab.rbd.image(&pool, "a").await?, None);
+        assert_eq!(lab.import("a", "raw").await?, first);
+        assert_eq!(&lab.bytes(&content)?[..4], b"mark");
+        lab.rbd.remove_image(&pool, "a").await?;
+        half()?;
+        lab.rbd.usage(&pool).await?;
+        assert_eq!(lab.contents()?, [""; 0], "what is left over is swept");
+
+        // Died while the content was made: its header is missing.
+        half()?;
+        let info = rbd(&["info", "--format", "json", &content])?;
+        let id = info.split_once("\"id\":\"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
+        lab.ceph("rados", &["--pool", "vms", "rm", &format!("rbd_header.{id}")])?;
+        assert_eq!(lab.import("a", "raw").await?, first);
+
+        // Died before the Image was marked as whole, or after it was there alone.
+        rbd(&["image-meta", "remove", link, "ucloud.content"])?;
+        assert_eq!(lab.rbd.image(&pool, "a").await?, None);
+        assert_eq!(lab.rbd.images(&pool).await?, [""; 0]);
+        assert_eq!(lab.import("a", "raw").await?, first);
+        assert_eq!(lab.rbd.image(&pool, "a").await?, Some(first.clone()));
+        // Died before the Image was made.
+        rbd(&["rm", "--no-progress", link])?;
+        assert_eq!(lab.import("a", "raw").await?, first);
+
+        // Died while a disk was made: cloned, and not grown or marked. It holds no guest's data yet.
+        rbd(&["clone", "--rbd-default-clone-format", "2", &published, disk])?;
+        let made = lab.rbd.ensure_disk(&lab.disk("vm-1", "a", Some("8Mi"))?).await?;
+        assert_eq!(made.size.bytes(), 8 << 20);
+        // One that was flattened by an operator is still that disk.
+        rbd(&["flatten", "--no-progress", disk])?;
+        assert_eq!(lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?, made);
+        rbd(&["clone", "--rbd-default-clone-format", "2", &published, "ucloud.disk.vm-2.root"])?;
+        for vm in ["vm-1", "vm-2"] {
+            lab.rbd.remove_disk(&pool, &lab.disk(vm, "a", None)?.id).await?;
+        }
+
+        // Died while a content was removed: in the trash, with and without its snapshot.
+        let trash = || rbd(&["trash", "mv", &content]);
+        rbd(&["rm", "--no-progress", link])?;
+        trash()?;
+        lab.rbd.usage(&pool).await?;
+        assert_eq!(lab.contents()?, [""; 0]);
+        half()?;
+        trash()?;
+        lab.rbd.usage(&pool).await?;
+        assert_eq!(lab.contents()?, [""; 0]);
+        // In the trash, and cloned at the last moment: it is given back.
+        lab.import("a", "raw").await?;
+        trash()?;
+        lab.rbd.usage(&pool).await?;
+        assert_eq!(lab.contents()?, [content.clone(), link.to_owned()]);
+        lab.rbd.remove_image(&pool, "a").await?;
+        assert_eq!(lab.objects()?, [""; 0], "not one object is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_ceph_refuses_or_does_not_answer_is_said_and_nothing_hangs() -> Result<()> {
+    lab(async |lab| {
+        let pool = lab.pool();
+        lab.raw("raw", 5, b"mark")?;
+        lab.import("a", "raw").await?;
+
+        // A user without the rights, one whose rights lack the blocklist, and one who does not exist.
+        let keyring = |user: &str, mon: &str, osd: &str| -> Result<()> {
+            let file = lab.conf().with_file_name(format!("ceph.client.{user}.keyring"));
+            let client = format!("client.{user}");
+            lab.ceph("ceph", &["auth", "get-or-create", &client, "mon", mon, "osd", osd, "-o", file.to_str().unwrap()])?;
+            Ok(())
+        };
+        keyring("reader", "allow r", "allow r")?;
+        keyring("unfenced", "allow r", "profile rbd pool=vms")?;
+        for (user, operation) in [("reader", "create"), ("unfenced", "blocklist")] {
+            let error = lab.rbd.check(&lab.pool_of(user)).await.unwrap_err();
+            assert_eq!(error.reason, "StoragePermission", "{user}: {error}");
+            assert!(error.message.contains(operation) && error.message.contains("profile rbd"), "{user}: {error}");
+        }
+        let error = lab.rbd.check(&lab.pool_of("nobody")).await.unwrap_err();
+        assert!(!error.terminal && error.message.contains("client.nobody"), "{error}");
+
+        // A cluster without room.
+        lab.ceph("ceph", &["osd", "set", "full"])?;
+        let error = lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await.unwrap_err();
+        assert_eq!((error.reason, error.terminal), ("StorageFull", false), "{error}");
+        lab.ceph("ceph", &["osd", "unset", "full"])?;
+        lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?;
+
+        // An OSD that does not answer: every call ends with an error.
+        lab.signal_osd(Signal::SIGSTOP)?;
+        for error in [
+            lab.rbd.image(&pool, "a").await.unwrap_err(),
+            lab.rbd.ensure_disk(&lab.disk("vm-2", "a", None)?).await.unwrap_err(),
+            lab.rbd.remove_disk(&pool, &lab.disk("vm-1", "a", None)?.id).await.unwrap_err(),
+        ] {
+            assert_eq!((error.reason, error.terminal), ("StorageTimeout", false), "{error}");
+        }
+        // And goes on when it answers again.
+        lab.signal_osd(Signal::SIGCONT)?;
+        lab.rbd.ensure_disk(&lab.disk("vm-2", "a", None)?).await?;
+        for vm in ["vm-1", "vm-2"] {
+            lab.rbd.remove_disk(&pool, &lab.disk(vm, "a", None)?.id).await?;
+        }
+        lab.rbd.remove_image(&pool, "a").await?;
+        assert_eq!(lab.contents()?, [""; 0]);
+        Ok(())
+    })
+}

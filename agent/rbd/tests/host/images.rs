@@ -1,0 +1,80 @@
+//! What images and disks are in the pool.
+
+use anyhow::Result;
+use tokio::sync::watch;
+use ucloud_agent_core::{BlockStore as _, hypervisor::DiskSource};
+use ucloud_types::image::ImageFormat;
+
+use crate::lab::{MIB, content, lab, run};
+
+#[test]
+fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()> {
+    lab(async |lab| {
+        let pool = lab.pool();
+        lab.rbd.check(&pool).await?;
+        assert_eq!(lab.contents()?, [""; 0], "the check leaves nothing");
+
+        // Raw and qcow2, with the same bytes in them, are two contents; two Images of one source are one.
+        let raw = lab.raw("raw", 9, b"mark")?;
+        let qcow2 = raw.with_file_name("qcow2");
+        run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()])?;
+        let first = lab.import("a", "raw").await?;
+        assert_eq!(first.virtual_size.bytes(), 9 * MIB);
+        let percent = watch::Sender::new(0);
+        let other = lab.other_host()?;
+        let again = other.import_image(&lab.request("b", "raw", ImageFormat::Raw), &percent).await?;
+        assert_eq!((&again, *percent.borrow()), (&first, 100));
+        let converted = other.import_image(&lab.request("c", "qcow2", ImageFormat::Qcow2), &percent).await?;
+        assert_ne!(converted.sha256, first.sha256);
+        let contents = [content(&first.sha256), content(&converted.sha256)];
+        let mut expected: Vec<_> = contents.iter().cloned().chain(["a", "b", "c"].map(|uid| format!("ucloud.image.{uid}"))).collect();
+        expected.sort();
+        assert_eq!(lab.contents()?, expected);
+        for content in &contents {
+            let bytes = lab.bytes(content)?;
+            assert_eq!((bytes.len() as u64, &bytes[..4], &bytes[bytes.len() - 4..]), (9 * MIB, &b"mark"[..], &b"mark"[..]));
+        }
+        // Every host sees them.
+        assert_eq!(lab.rbd.image(&pool, "c").await?, Some(converted));
+        let mut uids = lab.rbd.images(&pool).await?;
+        uids.sort();
+        assert_eq!(uids, ["a", "b", "c"]);
+
+        // Disks: made once, grown, never shrunk, never smaller than their image.
+        let disk = lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?;
+        let DiskSource::Rbd { image, .. } = &disk.source else { panic!("{disk:?}") };
+        assert_eq!((image.as_str(), disk.size.bytes()), ("ucloud.disk.vm-1.root", 9 * MIB));
+        assert_eq!(lab.bytes(image)?, lab.bytes(&contents[0])?);
+        let grown = other.ensure_disk(&lab.disk("vm-1", "a", Some("12Mi"))?).await?;
+        assert_eq!(grown.size.bytes(), 12 * MIB);
+        assert_eq!(lab.rbd.ensure_disk(&lab.disk("vm-1", "a", Some("10Mi"))?).await?.size, grown.size);
+        let refused = lab.rbd.ensure_disk(&lab.disk("vm-2", "a", Some("1Mi"))?).await.unwrap_err();
+        assert_eq!((refused.reason, refused.terminal), ("SizeTooSmall", true));
+        let refused = lab.rbd.ensure_disk(&lab.disk("vm-1", "c", None)?).await.unwrap_err();
+        assert_eq!((refused.reason, refused.terminal), ("DiskMismatch", true));
+        let refused = lab.rbd.ensure_disk(&lab.disk("vm-2", "absent", None)?).await.unwrap_err();
+        assert_eq!((refused.reason, refused.terminal), ("ImageMissing", false));
+        assert_eq!(lab.rbd.disks(&pool).await?, [lab.disk("vm-1", "a", None)?.id]);
+
+        // A foreign image in the pool is nobody's business.
+        lab.ceph("rbd", &["--pool", "vms", "create", "--size", "1", "foreign"])?;
+
+        // Images go, and what a disk needs stays until the disk goes.
+        for uid in ["a", "a", "b", "c"] {
+            lab.rbd.remove_image(&pool, uid).await?;
+        }
+        assert_eq!(lab.rbd.images(&pool).await?, [""; 0]);
+        assert_eq!(lab.contents()?, ["foreign".to_owned(), contents[0].clone(), image.clone()]);
+        assert_eq!(lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?.size, grown.size);
+        // It is imported again while its content is kept by a disk alone.
+        assert_eq!(lab.import("d", "raw").await?, first);
+        other.remove_image(&pool, "d").await?;
+        for _ in 0..2 {
+            lab.rbd.remove_disk(&pool, &lab.disk("vm-1", "a", None)?.id).await?;
+        }
+        assert_eq!(lab.contents()?, ["foreign"]);
+        lab.ceph("rbd", &["--pool", "vms", "rm", "--no-progress", "foreign"])?;
+        assert_eq!(lab.objects()?, [""; 0], "not one object is left");
+        Ok(())
+    })
+}

@@ -1,0 +1,182 @@
+//! A small Ceph, an import folder and the adapter.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use ucloud_agent_core::{
+    BlockStore as _, HostError,
+    block_store::{DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, RbdPool, StoredImage},
+};
+use ucloud_agent_import::{ImportConfig, Importer};
+use ucloud_agent_rbd::{Rbd, RbdConfig};
+use ucloud_types::image::{FileSource, ImageFormat, ImageSource, Sha256};
+
+pub const MIB: u64 = 1 << 20;
+
+pub struct Lab {
+    // first, so that its connections are closed before the cluster ends
+    pub rbd: Rbd,
+    cluster: Child,
+    dir: TempDir,
+}
+
+/// Runs a test in a network namespace that it has for itself, with a Ceph in it.
+pub fn lab<F>(test: impl FnOnce(Lab) -> F + Send + 'static) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let run = move || {
+        unshare(CloneFlags::CLONE_NEWNET).context("tests over a real Ceph need root")?;
+        run("ip", &["link", "set", "lo", "up"])?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+        let lab = Lab::start()?;
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), test(lab)).await })?
+    };
+    thread::spawn(run).join().unwrap()
+}
+
+impl Lab {
+    fn start() -> Result<Self> {
+        let dir = TempDir::with_prefix("ucloud-rbd-")?;
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/lib/small-ceph");
+        let mut cluster =
+            Command::new(script).arg(dir.path().join("ceph")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        BufReader::new(cluster.stdout.take().context("no output")?).read_line(&mut said)?;
+        ensure!(said == "ready\n", "small-ceph did not get ready");
+        fs::create_dir_all(dir.path().join("import/demo"))?;
+        let rbd = adapter(dir.path(), "scratch")?;
+        Ok(Self { rbd, cluster, dir })
+    }
+
+    /// The adapter of another host.
+    pub fn other_host(&self) -> Result<Rbd> {
+        adapter(self.dir.path(), "other")
+    }
+
+    pub fn conf(&self) -> PathBuf {
+        self.dir.path().join("ceph/ceph.conf")
+    }
+
+    pub fn pool(&self) -> Pool {
+        self.pool_of("ucloud")
+    }
+
+    pub fn pool_of(&self, user: &str) -> Pool {
+        let backend = RbdPool { pool: "vms".into(), user: user.into(), conf: self.conf() };
+        Pool { name: "shared".into(), backend: PoolBackend::Rbd(backend) }
+    }
+
+    /// A raw disk of this many MiB in the import folder, with `mark` at its beginning and at its end.
+    pub fn raw(&self, name: &str, mebibytes: u64, mark: &[u8]) -> Result<PathBuf> {
+        use std::os::unix::fs::FileExt as _;
+        let path = self.dir.path().join("import/demo").join(name);
+        let file = fs::File::create(&path)?;
+        file.set_len(mebibytes * MIB)?;
+        file.write_all_at(mark, 0)?;
+        file.write_all_at(mark, mebibytes * MIB - mark.len() as u64)?;
+        Ok(path)
+    }
+
+    pub fn request(&self, uid: &str, name: &str, format: ImageFormat) -> ImageRequest {
+        ImageRequest {
+            uid: uid.into(),
+            namespace: "demo".into(),
+            name: "image".into(),
+            pool: self.pool(),
+            source: ImageSource { file: Some(FileSource { name: name.into() }), http: None },
+            format,
+            checksum: None,
+        }
+    }
+
+    pub async fn import(&self, uid: &str, name: &str) -> Result<StoredImage, HostError> {
+        self.rbd.import_image(&self.request(uid, name, ImageFormat::Raw), &watch::Sender::new(0)).await
+    }
+
+    pub fn disk(&self, vm_uid: &str, image_uid: &str, size: Option<&str>) -> Result<DiskRequest> {
+        Ok(DiskRequest {
+            id: DiskId { vm_uid: vm_uid.into(), name: "root".into() },
+            pool: self.pool(),
+            image_uid: image_uid.into(),
+            size: size.map(str::parse).transpose()?,
+        })
+    }
+
+    /// What one of Ceph's commands says, run by its administrator.
+    pub fn ceph(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let conf = self.conf();
+        let all: Vec<&str> = ["--conf", conf.to_str().context("path")?].iter().chain(arguments).copied().collect();
+        run(program, &all)
+    }
+
+    /// The names of all images in the pool, in the trash or not.
+    pub fn contents(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> =
+            self.ceph("rbd", &["--pool", "vms", "ls"])?.lines().map(str::to_owned).collect();
+        let trash = self.ceph("rbd", &["--pool", "vms", "trash", "ls"])?;
+        names.extend(trash.lines().map(|line| format!("trash: {line}")));
+        names.sort();
+        Ok(names)
+    }
+
+    /// All objects of the pool that belong to images.
+    pub fn objects(&self) -> Result<Vec<String>> {
+        let listed = self.ceph("rados", &["--pool", "vms", "ls"])?;
+        let ours = |name: &&str| name.starts_with("rbd_data.") || name.starts_with("rbd_header.") || name.starts_with("rbd_id.");
+        Ok(listed.lines().filter(ours).map(str::to_owned).collect())
+    }
+
+    /// The bytes of an image in the pool.
+    pub fn bytes(&self, image: &str) -> Result<Vec<u8>> {
+        let file = self.dir.path().join("exported");
+        let _ = fs::remove_file(&file);
+        self.ceph("rbd", &["--pool", "vms", "export", "--no-progress", image, file.to_str().context("path")?])?;
+        Ok(fs::read(file)?)
+    }
+
+    /// Stops the OSD where it is, or lets it go on.
+    pub fn signal_osd(&self, signal: Signal) -> Result<()> {
+        let pid = fs::read_to_string(self.dir.path().join("ceph/osd.pid"))?;
+        Ok(kill(Pid::from_raw(pid.trim().parse()?), signal)?)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.cluster.stdin.take());
+        let _ = self.cluster.wait();
+    }
+}
+
+fn adapter(dir: &Path, scratch: &str) -> Result<Rbd> {
+    let import = ImportConfig { import_dir: dir.join("import"), ..ImportConfig::default() };
+    let config = RbdConfig { scratch: dir.join(scratch), timeout: Duration::from_secs(3) };
+    Ok(Rbd::new(Arc::new(Importer::new(import)?), config)?)
+}
+
+/// What a command says.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
+    ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+pub fn content(sha256: &Sha256) -> String {
+    format!("ucloud.content.{}", sha256.hex())
+}
