@@ -2,7 +2,8 @@
 # Debian's packages: what is needed to build, run and test, and how what is missing gets installed.
 
 # shellcheck disable=SC2034 # not every script needs all of them
-build_packages=(gcc libc6-dev make pkg-config libvirt-dev protobuf-compiler libprotobuf-dev)
+build_packages=(gcc libc6-dev make pkg-config libvirt-dev protobuf-compiler libprotobuf-dev
+    librbd-dev librados-dev libclang-14-dev)
 qemu_packages=(qemu-system-x86 qemu-utils qemu-block-extra)
 # shellcheck disable=SC2034
 run_packages=(
@@ -18,7 +19,7 @@ lab_packages=(bird2)
 # shellcheck disable=SC2034
 guest_packages=(busybox-static cpio e2fsprogs fdisk mtools syslinux syslinux-common)
 # shellcheck disable=SC2034
-test_packages=(ndisc6 procps python3-venv shellcheck)
+test_packages=(ceph-common ceph-mon ceph-osd ndisc6 procps python3-venv shellcheck)
 # shellcheck disable=SC2034
 bench_packages=(iperf3 tcpdump jq procps)
 

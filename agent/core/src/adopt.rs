@@ -76,7 +76,10 @@ mod tests {
     #[test]
     fn what_belongs_to_no_vm_is_named() {
         let id = DiskId { vm_uid: "lost".into(), name: "root".into() };
-        let disk = FoundDisk { pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } }, id };
+        let disk = FoundDisk {
+            pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } },
+            id,
+        };
         assert_eq!(
             orphans(&[domain("lost", 1, DomainState::Running)], &[disk], &[]),
             ["disk root of lost in pool default", "domain lost (default/web)"]

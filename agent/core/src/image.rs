@@ -33,7 +33,10 @@ pub enum LocalImage {
 
 /// A pool as the host needs to know it. None for a StoragePool that did not come from an API server.
 pub fn pool(pool: &StoragePool) -> Option<Pool> {
-    Some(Pool { name: pool.metadata.name.clone()?, backend: PoolBackend::Directory { path: PathBuf::from(&pool.spec.directory.path) } })
+    Some(Pool {
+        name: pool.metadata.name.clone()?,
+        backend: PoolBackend::Directory { path: PathBuf::from(&pool.spec.directory.path) },
+    })
 }
 
 /// The VMs, as `namespace/name`, whose disks are or will be clones of this image.

@@ -6,10 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use tokio::{sync::watch, task::spawn_blocking};
-use ucloud_agent_core::{
-    HostError,
-    block_store::ImageRequest,
-};
+use ucloud_agent_core::{HostError, block_store::ImageRequest};
 use ucloud_types::{Quantity, image::Sha256};
 
 use crate::{

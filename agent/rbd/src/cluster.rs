@@ -36,7 +36,11 @@ pub struct IoCtx {
 
 /// `result` of an operation: negative numbers are errors.
 pub fn judged(operation: &'static str, object: impl FnOnce() -> String, result: c_int) -> Result<c_int, CephError> {
-    if result >= 0 { Ok(result) } else { Err(CephError { operation, object: object(), errno: Errno::from_raw(-result) }) }
+    if result >= 0 {
+        Ok(result)
+    } else {
+        Err(CephError { operation, object: object(), errno: Errno::from_raw(-result) })
+    }
 }
 
 /// A text for C.

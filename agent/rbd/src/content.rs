@@ -209,4 +209,3 @@ fn empty_trash(pool: &IoCtx, trashed: &Trashed) -> Result<(), CephError> {
         removed => removed,
     }
 }
-

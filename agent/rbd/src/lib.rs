@@ -111,9 +111,9 @@ impl Rbd {
             let pool = cluster.pool(&settings.pool)?;
             work(&pool, &settings).map_err(|error| explain(&pool, &connection, error))
         });
-        let done = done.await.unwrap_or_else(|error| {
-            Err(RbdError::Scratch(StoreError::new("use the pool", io::Error::other(error))))
-        });
+        let done = done
+            .await
+            .unwrap_or_else(|error| Err(RbdError::Scratch(StoreError::new("use the pool", io::Error::other(error)))));
         done.map_err(|error| error.reported(&reported.0, &reported.1))
     }
 
@@ -133,13 +133,10 @@ impl Rbd {
             format @ ImageFormat::Qcow2 => {
                 let raw = tempfile::Builder::new().prefix("raw-").tempfile_in(&self.config.scratch);
                 let raw = raw.map_err(|error| refused(scratch(error)))?;
-                let convert = self.importer.qemu_img().convert(
-                    fetched.path(),
-                    format,
-                    ImageFormat::Raw,
-                    raw.path(),
-                    |part| progress.report_rest(part / 2),
-                );
+                let convert =
+                    self.importer.qemu_img().convert(fetched.path(), format, ImageFormat::Raw, raw.path(), |part| {
+                        progress.report_rest(part / 2)
+                    });
                 convert.await.map_err(|error| refused(ImportError::Convert(error)))?;
                 raw
             }
@@ -265,10 +262,8 @@ impl BlockStore for Rbd {
         let DiskId { vm_uid, name } = &request.id;
         let act = format!("make disk {name} of VM {vm_uid} in pool {}", request.pool.name);
         let (importer, wanted) = (Arc::clone(&self.importer), request.clone());
-        self.with_pool(&request.pool, &act, move |pool, settings| {
-            disk::ensure_disk(pool, settings, &wanted, &importer)
-        })
-        .await
+        self.with_pool(&request.pool, &act, move |pool, settings| disk::ensure_disk(pool, settings, &wanted, &importer))
+            .await
     }
 
     async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {

@@ -69,10 +69,7 @@ fn read_usage(df: &[u8], dump: &[u8], pool: &str) -> Result<PoolUsage, RbdError>
         .map_or((0, 0), |entry| (entry.stats.stored, entry.stats.max_avail));
     let quota = dump.pools.iter().find(|entry| entry.pool_name == pool).map_or(0, |entry| entry.quota_max_bytes);
     let free = if quota == 0 { free } else { free.min(quota.saturating_sub(stored)) };
-    Ok(PoolUsage {
-        capacity: Quantity::from_bytes(stored.saturating_add(free)),
-        available: Quantity::from_bytes(free),
-    })
+    Ok(PoolUsage { capacity: Quantity::from_bytes(stored.saturating_add(free)), available: Quantity::from_bytes(free) })
 }
 
 #[cfg(test)]

@@ -31,7 +31,6 @@ use ucloud_types::{Quantity, image::Sha256};
 pub use lock::{Lock, Turns};
 pub use staged::Staged;
 
-
 /// The paths in a pool. Names must have been checked by [`ucloud_agent_import::names`].
 #[derive(Clone, Debug)]
 pub struct Store {

@@ -92,7 +92,10 @@ fn what_ceph_refuses_or_does_not_answer_is_said_and_nothing_hangs() -> Result<()
         let keyring = |user: &str, mon: &str, osd: &str| -> Result<()> {
             let file = lab.conf().with_file_name(format!("ceph.client.{user}.keyring"));
             let client = format!("client.{user}");
-            lab.ceph("ceph", &["auth", "get-or-create", &client, "mon", mon, "osd", osd, "-o", file.to_str().unwrap()])?;
+            lab.ceph(
+                "ceph",
+                &["auth", "get-or-create", &client, "mon", mon, "osd", osd, "-o", file.to_str().unwrap()],
+            )?;
             Ok(())
         };
         keyring("reader", "allow r", "allow r")?;

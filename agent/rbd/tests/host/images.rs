@@ -27,12 +27,16 @@ fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()
         let converted = other.import_image(&lab.request("c", "qcow2", ImageFormat::Qcow2), &percent).await?;
         assert_ne!(converted.sha256, first.sha256);
         let contents = [content(&first.sha256), content(&converted.sha256)];
-        let mut expected: Vec<_> = contents.iter().cloned().chain(["a", "b", "c"].map(|uid| format!("ucloud.image.{uid}"))).collect();
+        let mut expected: Vec<_> =
+            contents.iter().cloned().chain(["a", "b", "c"].map(|uid| format!("ucloud.image.{uid}"))).collect();
         expected.sort();
         assert_eq!(lab.contents()?, expected);
         for content in &contents {
             let bytes = lab.bytes(content)?;
-            assert_eq!((bytes.len() as u64, &bytes[..4], &bytes[bytes.len() - 4..]), (9 * MIB, &b"mark"[..], &b"mark"[..]));
+            assert_eq!(
+                (bytes.len() as u64, &bytes[..4], &bytes[bytes.len() - 4..]),
+                (9 * MIB, &b"mark"[..], &b"mark"[..])
+            );
         }
         // Every host sees them.
         assert_eq!(lab.rbd.image(&pool, "c").await?, Some(converted));

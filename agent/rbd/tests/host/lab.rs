@@ -127,8 +127,7 @@ impl Lab {
 
     /// The names of all images in the pool, in the trash or not.
     pub fn contents(&self) -> Result<Vec<String>> {
-        let mut names: Vec<String> =
-            self.ceph("rbd", &["--pool", "vms", "ls"])?.lines().map(str::to_owned).collect();
+        let mut names: Vec<String> = self.ceph("rbd", &["--pool", "vms", "ls"])?.lines().map(str::to_owned).collect();
         let trash = self.ceph("rbd", &["--pool", "vms", "trash", "ls"])?;
         names.extend(trash.lines().map(|line| format!("trash: {line}")));
         names.sort();
@@ -138,7 +137,9 @@ impl Lab {
     /// All objects of the pool that belong to images.
     pub fn objects(&self) -> Result<Vec<String>> {
         let listed = self.ceph("rados", &["--pool", "vms", "ls"])?;
-        let ours = |name: &&str| name.starts_with("rbd_data.") || name.starts_with("rbd_header.") || name.starts_with("rbd_id.");
+        let ours = |name: &&str| {
+            name.starts_with("rbd_data.") || name.starts_with("rbd_header.") || name.starts_with("rbd_id.")
+        };
         Ok(listed.lines().filter(ours).map(str::to_owned).collect())
     }
 
