@@ -19,6 +19,10 @@ pub fn check(pool: &IoCtx) -> Result<(), RbdError> {
     let own = names::check(&nix::unistd::gethostname().unwrap_or_default().to_string_lossy());
     let clone = format!("{own}.clone");
     let clear = || {
+        // Those who may not even write are to be told so of the first image that is made.
+        if !pool.images()?.iter().any(|name| *name == own || *name == clone) {
+            return Ok(());
+        }
         content::remove(pool, &clone)?;
         if let Some(image) = crate::image::present(pool.open(&own, Access::Write))?
             && image.has_snapshot(PUBLISHED)?

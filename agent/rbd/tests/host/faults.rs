@@ -14,7 +14,7 @@ fn what_was_interrupted_between_any_two_steps_is_completed_or_removed() -> Resul
         lab.raw("raw", 5, b"mark")?;
         let first = lab.import("a", "raw").await?;
         let content = content(&first.sha256);
-        let published = format!("{content}@ucloud");
+        let published = format!("vms/{content}@ucloud");
         let link = "ucloud.image.a";
         let disk = "ucloud.disk.vm-1.root";
         lab.rbd.remove_image(&pool, "a").await?;
@@ -49,13 +49,13 @@ fn what_was_interrupted_between_any_two_steps_is_completed_or_removed() -> Resul
         assert_eq!(lab.import("a", "raw").await?, first);
 
         // Died while a disk was made: cloned, and not grown or marked. It holds no guest's data yet.
-        rbd(&["clone", "--rbd-default-clone-format", "2", &published, disk])?;
+        rbd(&["clone", "--rbd-default-clone-format", "2", &published, "vms/ucloud.disk.vm-1.root"])?;
         let made = lab.rbd.ensure_disk(&lab.disk("vm-1", "a", Some("8Mi"))?).await?;
         assert_eq!(made.size.bytes(), 8 << 20);
         // One that was flattened by an operator is still that disk.
         rbd(&["flatten", "--no-progress", disk])?;
         assert_eq!(lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?, made);
-        rbd(&["clone", "--rbd-default-clone-format", "2", &published, "ucloud.disk.vm-2.root"])?;
+        rbd(&["clone", "--rbd-default-clone-format", "2", &published, "vms/ucloud.disk.vm-2.root"])?;
         for vm in ["vm-1", "vm-2"] {
             lab.rbd.remove_disk(&pool, &lab.disk(vm, "a", None)?.id).await?;
         }
@@ -98,7 +98,7 @@ fn what_ceph_refuses_or_does_not_answer_is_said_and_nothing_hangs() -> Result<()
             )?;
             Ok(())
         };
-        keyring("reader", "allow r", "allow r")?;
+        keyring("reader", "profile rbd", "profile rbd-read-only pool=vms")?;
         keyring("unfenced", "allow r", "profile rbd pool=vms")?;
         for (user, operation) in [("reader", "create"), ("unfenced", "blocklist")] {
             let error = lab.rbd.check(&lab.pool_of(user)).await.unwrap_err();
