@@ -1,5 +1,7 @@
 //! What happens when something is interrupted, refused or does not answer.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use ucloud_agent_core::BlockStore as _;
@@ -108,11 +110,27 @@ fn what_ceph_refuses_or_does_not_answer_is_said_and_nothing_hangs() -> Result<()
         let error = lab.rbd.check(&lab.pool_of("nobody")).await.unwrap_err();
         assert!(!error.terminal && error.message.contains("client.nobody"), "{error}");
 
-        // A cluster without room.
-        lab.ceph("ceph", &["osd", "set", "full"])?;
+        // A cluster without room: the OSD holds more than it may.
+        let filler = lab.conf().with_file_name("filler");
+        std::fs::File::create(&filler)?.set_len(64 << 20)?;
+        lab.ceph("rados", &["--pool", "vms", "put", "filler", filler.to_str().unwrap()])?;
+        let ratios = async |near: &str, full: &str, is_full: bool| -> Result<()> {
+            for (which, ratio) in [("nearfull", near), ("backfillfull", near), ("full", full)] {
+                lab.ceph("ceph", &["osd", &format!("set-{which}-ratio"), ratio])?;
+            }
+            loop {
+                let dump = lab.ceph("ceph", &["osd", "dump"])?;
+                let flags = dump.lines().find(|line| line.starts_with("pool ")).unwrap_or_default();
+                if flags.contains(",full") == is_full {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        };
+        ratios("0.005", "0.006", true).await?;
         let error = lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await.unwrap_err();
         assert_eq!((error.reason, error.terminal), ("StorageFull", false), "{error}");
-        lab.ceph("ceph", &["osd", "unset", "full"])?;
+        ratios("0.9", "0.95", false).await?;
         lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?;
 
         // An OSD that does not answer: every call ends with an error.
