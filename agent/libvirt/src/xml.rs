@@ -370,6 +370,38 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_in_ceph_names_its_secret_and_not_the_key() {
+        let source = DiskSource::Rbd {
+            pool: "vms".into(),
+            image: "ucloud.disk.a.root".into(),
+            user: "ucloud".into(),
+            conf: "/etc/ceph/ceph.conf".into(),
+        };
+        let spec = DomainSpec { disks: vec![DomainDisk { name: "root".into(), source }], ..spec() };
+        let layout = Layout { caches: vec![Cache::Writeback], ..layout(Accelerator::Kvm) };
+        let xml = domain_xml(&spec, &layout).unwrap();
+        let disk = &xml[xml.find("<disk ").unwrap()..xml.find("</disk>").unwrap()];
+        let lines: Vec<_> = disk.lines().map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"<disk type="network" device="disk">"#,
+                r#"<driver name="qemu" type="raw" cache="writeback" discard="unmap"/>"#,
+                r#"<auth username="ucloud">"#,
+                r#"<secret type="ceph" usage="ucloud client.ucloud /etc/ceph/ceph.conf"/>"#,
+                "</auth>",
+                r#"<source protocol="rbd" name="vms/ucloud.disk.a.root">"#,
+                r#"<config file="/etc/ceph/ceph.conf"/>"#,
+                "</source>",
+                r#"<target dev="vda" bus="virtio"/>"#,
+                "<serial>root</serial>",
+                r#"<boot order="1"/>"#,
+                "",
+            ]
+        );
+    }
+
+    #[test]
     fn a_domain_run_by_kvm() {
         insta::assert_snapshot!(domain_xml(&spec(), &layout(Accelerator::Kvm)).unwrap());
     }

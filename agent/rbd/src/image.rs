@@ -122,7 +122,7 @@ impl IoCtx {
         let c_child = c_text(CLONE, child)?;
         let object = || format!("image {parent} as {child} in pool {}", self.name());
         let options = Options::new();
-        options.set(rbd_sys::RBD_IMAGE_OPTION_CLONE_FORMAT, CLONE_FORMAT, &object)?;
+        options.set(rbd_sys::RBD_IMAGE_OPTION_CLONE_FORMAT, CLONE_FORMAT, object)?;
         // SAFETY: all pointers are valid for the call.
         let cloned = unsafe {
             rbd_sys::rbd_clone3(

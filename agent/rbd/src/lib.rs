@@ -51,6 +51,8 @@ pub struct RbdConfig {
 /// A connection, or none yet. Locked while it is being made.
 type Connection = Arc<Mutex<Option<Arc<Cluster>>>>;
 
+type Turns = HashMap<(String, String), Weak<AsyncMutex<()>>>;
+
 /// The pools in Ceph clusters that this host uses.
 pub struct Rbd {
     importer: Arc<Importer>,
@@ -58,7 +60,7 @@ pub struct Rbd {
     /// By user and configuration.
     connections: Mutex<HashMap<(String, PathBuf), Connection>>,
     /// What is being imported, by pool and by UID or checksum: whoever comes second waits for the first.
-    turns: Mutex<HashMap<(String, String), Weak<AsyncMutex<()>>>>,
+    turns: Mutex<Turns>,
 }
 
 impl Rbd {
@@ -135,7 +137,7 @@ impl Rbd {
                 let raw = raw.map_err(|error| refused(scratch(error)))?;
                 let convert =
                     self.importer.qemu_img().convert(fetched.path(), format, ImageFormat::Raw, raw.path(), |part| {
-                        progress.report_rest(part / 2)
+                        progress.report_rest(part / 2);
                     });
                 convert.await.map_err(|error| refused(ImportError::Convert(error)))?;
                 raw

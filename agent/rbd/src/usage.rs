@@ -44,7 +44,7 @@ struct DumpPool {
 /// The pool's size and room: what Ceph says that can still be stored, or the pool's quota where that is less.
 pub fn usage(pool: &IoCtx) -> Result<PoolUsage, RbdError> {
     let df = pool.cluster().ask("ask for the room of", r#"{"prefix":"df","format":"json"}"#)?;
-    Ok(read_usage(&df, &dump(pool)?, pool.name())?)
+    read_usage(&df, &dump(pool)?, pool.name())
 }
 
 /// Whether the cluster or the pool takes no more data. Ceph lets writes wait then, so that they time out.

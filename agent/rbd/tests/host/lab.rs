@@ -45,7 +45,7 @@ where
         run("ip", &["link", "set", "lo", "up"])?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
         let lab = Lab::start()?;
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), test(lab)).await })?
+        runtime.block_on(async { tokio::time::timeout(Duration::from_mins(2), test(lab)).await })?
     };
     thread::spawn(run).join().unwrap()
 }
