@@ -85,6 +85,8 @@ impl Networks {
     async fn settle(&self, shared: &Shared, repair: bool) -> Result<(), HostError> {
         let mut made = self.made.lock().await;
         let present = list(shared).await?;
+        // before anything is made, which may take long: nobody is to believe in a gateway that was there before a reboot
+        self.publish(&present);
         // a router routes without its hypervisor, too; only nothing is removed then
         let domains = domains(shared).await;
         let needs = Needs::now(shared, domains.as_deref().unwrap_or_default(), &present);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::warn;
 use ucloud_types::{
     Host, HostStatus, Quantity,
@@ -30,6 +30,8 @@ pub async fn run(shared: Arc<Shared>) {
     surveys.set_missed_tick_behavior(MissedTickBehavior::Delay);
     surveys.tick().await;
     let mut seen = survey(&shared).await;
+    // what the last report said of gateways may be of before a reboot
+    let _ = timeout(shared.config.timing.call, networks.wait_for(Option::is_some)).await;
     let mut newest: Option<Host> = None;
     let mut failures = 0;
     loop {
@@ -117,6 +119,7 @@ fn next_status(
     });
     next.boot_id = Some(config.inventory.boot_id.clone());
     next.pools.clone_from(&seen.pools);
+    let networks_known = networks.is_some();
     next.networks = networks.unwrap_or_else(|| current.networks.clone());
     next.orphans = seen.orphans.clone().unwrap_or_else(|| current.orphans.clone());
     if let Ok(addresses) = &seen.addresses {
@@ -139,16 +142,20 @@ fn next_status(
         };
         condition::set(&mut next.conditions, &accelerated, generation, now);
     }
-    condition::set(&mut next.conditions, &ready(seen), generation, now);
+    condition::set(&mut next.conditions, &ready(seen, networks_known), generation, now);
     next
 }
 
-fn ready(seen: &Survey) -> Finding {
+fn ready(seen: &Survey, networks_known: bool) -> Finding {
     let (verdict, reason, message) = match (&seen.facts, &seen.addresses) {
         (Err(error), _) | (_, Err(error)) => (Verdict::False, error.reason, error.message.clone()),
         (Ok(_), Ok(addresses)) if addresses.is_empty() => {
             let message = "the host has no address in the underlay: give its underlay interface one";
             (Verdict::False, "NoUnderlayAddress", message.to_owned())
+        }
+        _ if !networks_known => {
+            let message = "the host cannot list its network devices: its agent's log says why";
+            (Verdict::False, "NetworksUnknown", message.to_owned())
         }
         _ => (Verdict::True, "AgentReady", "the host runs VMs".to_owned()),
     };

@@ -99,6 +99,46 @@ async fn networks_of_a_host_whose_agent_is_killed_move_and_it_withdraws_when_it_
     assert!(has_gateway(&new, &network));
 }
 
+/// Others would give the gateway up for one that is not there yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_booted_does_not_claim_the_gateways_that_it_had() {
+    let world = World::start().await;
+    let host = world.host("h1");
+    let agent = world.agent(&host).await;
+    routed(&world, |_| true).await;
+    agent.kill().await;
+    host.boot();
+    host.inject(Fault { method: Method::EnsureNetwork, when: When::Always, effect: Effect::Stall });
+    // it is told as soon as it is known, however long the devices take
+    let patient = Timing { step: Duration::from_hours(1), ..timing() };
+    let _agent = world.agent_with(&host, patient).await;
+    let networks = world.namespaced::<Network>();
+    let is_pending = |network: &Network| {
+        let routed = network.status.as_ref().and_then(|status| condition::get(&status.conditions, ROUTED));
+        routed.is_some_and(|routed| routed.reason == "GatewayPending")
+    };
+    world.wait_for(&networks, "lan", "that its gateway is not there", is_pending).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_network_devices_are_unknown_is_not_ready() {
+    let world = World::start().await;
+    let host = world.host("h1");
+    let away = Effect::Refuse { reason: "UnderlayUnavailable", terminal: false };
+    host.inject(Fault { method: Method::Networks, when: When::Always, effect: away });
+    let _agent = world.agent_with(&host, Timing { call: Duration::from_secs(1), ..timing() }).await;
+    let ready = |reason: &'static str| {
+        move |host: &Host| {
+            let conditions = host.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            condition::get(conditions, condition::READY).is_some_and(|ready| ready.reason == reason)
+        }
+    };
+    let hosts = world.cluster::<Host>();
+    world.wait_for(&hosts, "h1", "the cause", ready("NetworksUnknown")).await;
+    host.heal();
+    world.wait_for(&hosts, "h1", "its return", ready("AgentReady")).await;
+}
+
 /// What it saw last may be old, and its watches may hang: after a cut it lists everything again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_was_cut_off_looks_at_everything_anew() {

@@ -44,6 +44,9 @@ fn a_router_that_dies_is_replaced(world: &World) -> anyhow::Result<()> {
 }
 
 fn a_router_that_is_drained_hands_over(world: &World) -> anyhow::Result<()> {
+    for router in ["router1", "router2"] {
+        speaks_to_upstream(world, router)?;
+    }
     let mut guests = shells(world, RED)?;
     let old = network(world, RED, "auto", "router")?;
     ping(&mut guests[0], INTERNET)?;
@@ -78,6 +81,14 @@ fn guests_hear_that_there_is_no_router(world: &World) -> anyhow::Result<()> {
         ping(guest, INTERNET)?;
     }
     Ok(())
+}
+
+/// Waits until the router's bird has its session with upstream: what the guests send comes back no other way.
+fn speaks_to_upstream(world: &World, router: &str) -> anyhow::Result<()> {
+    eventually(&format!("{router} speaks BGP with upstream"), SOON, || {
+        let said = world.lab.exec(router, &["birdc", "show", "protocols", "upstream"])?.ok()?.stdout;
+        Ok(if said.contains("Established") { Ok(()) } else { Err(said) })
+    })
 }
 
 /// Waits until red's network `auto` is routed by another host than this one, and tells which.
