@@ -46,11 +46,13 @@ pub(super) fn render(rules: &Rules, table: &mut Table) {
         leaving.push((tap, format!("goto {}", filter.name("out"))));
         arriving.push((tap, format!("goto {}", filter.name("in"))));
     }
-    // behind the chain that judges what the guest may send at all
+    // Behind the chain that judges what the guest may send at all. Without guests that are in groups there are no such
+    // chains: every frame of every network would go through them for nothing.
+    let leaving = by_device("iifname", &leaving).map(|rule| ("leaving-guests", "prerouting priority filter + 1", rule));
+    let arriving = by_device("oifname", &arriving).map(|rule| ("to-guests", "postrouting priority filter", rule));
     table
         .chains
-        .push(Chain::base("leaving-guests", "prerouting priority filter + 1").rules(by_device("iifname", &leaving)));
-    table.chains.push(Chain::base("to-guests", "postrouting priority filter").rules(by_device("oifname", &arriving)));
+        .extend([leaving, arriving].into_iter().flatten().map(|(name, hook, rule)| Chain::base(name, hook).rule(rule)));
 }
 
 /// The name of the set of a group's members.

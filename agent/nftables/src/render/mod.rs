@@ -1,11 +1,11 @@
 //! The rules as nftables knows them.
 //!
-//! Five hooks in the table `bridge ucloud`, each of which finds the chains of a tap in one look-up:
+//! Four hooks in the table `bridge ucloud`, each of which finds the chains of a tap in one look-up:
 //!
 //! - `from-guests` (prerouting): what a guest may send at all ([`guard`]). It comes before the bridge learns where MAC
 //!   addresses are, so what is dropped here misleads nobody;
 //! - `leaving-guests` (prerouting, later): what the guest's security groups let out;
-//! - `to-guests` (postrouting): what they let in ([`groups`]);
+//! - `to-guests` (postrouting): what they let in ([`groups`]). Both are there as long as a guest is in a group;
 //! - `to-host` (input): what reaches the host itself, as far as bridges can tell.
 //!
 //! And in the table `inet ucloud`, what guests reach of a host that routes, and through it ([`host`]).
