@@ -83,6 +83,8 @@ fn from(port: &Port) -> Option<Chain> {
         Guard::MacAndRouter => chain.rule(own_mac).rule("goto guarded"),
         Guard::Addresses { bridge, recorded_only } => chain
             .rule(own_mac)
+            // Most of what guests send, in one step instead of ten: what is looked for there is never TCP
+            .rule(format!("meta l4proto tcp ip6 saddr . ether saddr @own-addresses-{bridge} accept"))
             .rule(format!("goto {}", Sender { bridge, recorded_only: *recorded_only }.name("sender"))),
     })
 }
