@@ -32,6 +32,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut seen = survey(&shared).await;
     // what the last report said of gateways may be of before a reboot
     let _ = timeout(shared.config.timing.call, networks.wait_for(Option::is_some)).await;
+    let (mut look, mut surveying) = (false, None);
     let mut newest: Option<Host> = None;
     let mut failures = 0;
     loop {
@@ -56,14 +57,21 @@ pub async fn run(shared: Arc<Shared>) {
                 None => std::future::pending().await,
             }
         };
-        let mut look = false;
+        let surveyed = async {
+            match surveying.as_mut() {
+                Some(survey) => survey.await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut news = None;
         let alive = tokio::select! {
             changed = host.changed() => changed.is_ok(),
             changed = images.changed() => changed.is_ok(),
             changed = networks.changed() => changed.is_ok(),
             changed = pools.changed() => { look = true; changed.is_ok() }
-            changed = hypervisor.changed() => { look = seen.facts.is_err(); changed.is_ok() }
+            changed = hypervisor.changed() => { look |= seen.facts.is_err(); changed.is_ok() }
             _ = surveys.tick() => { look = true; true }
+            found = surveyed => { news = Some(found); true }
             () = pause => true,
         };
         if !alive {
@@ -71,10 +79,16 @@ pub async fn run(shared: Arc<Shared>) {
         }
         // What changes fast, as the progress of an import, is reported once for all that came meanwhile
         tokio::time::sleep_until(begun + PAUSE).await;
-        if look {
+        if let Some(found) = news {
+            seen = found;
+            surveying = None;
+        }
+        // Beside all else: a pool that does not answer takes its time, and nobody waits for its report to hear of gateways
+        if look && surveying.is_none() {
+            look = false;
             let known: BTreeSet<_> = shared.caches.vms.all().iter().filter_map(|vm| vm.metadata.uid.clone()).collect();
             shared.memories.keep(&known);
-            seen = survey(&shared).await;
+            surveying = Some(Box::pin(survey(&shared)));
         }
     }
 }

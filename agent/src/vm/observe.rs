@@ -120,7 +120,8 @@ fn needs(
     blockers(desired, networks, &inputs).into_iter().chain(missing).collect()
 }
 
-/// The VM's disks, in whatever pool they are.
+/// The VM's disks. Those of one that is being deleted are looked for in all pools; others are where it names or has them,
+/// so that a pool that does not answer keeps nobody who has nothing in it.
 async fn find_disks(shared: &Shared, desired: &Desired) -> Result<Vec<FoundDisk>, HostError> {
     let pools = pools(shared);
     let reported = desired.reported_disks.iter().find(|disk| !pools.iter().any(|pool| pool.name == disk.pool));
@@ -133,8 +134,10 @@ async fn find_disks(shared: &Shared, desired: &Desired) -> Result<Vec<FoundDisk>
             ),
         ));
     }
+    let wanted = desired.disks.iter().map(|disk| &disk.pool);
+    let own: BTreeSet<_> = wanted.chain(desired.reported_disks.iter().map(|disk| &disk.pool)).collect();
     let mut found = Vec::new();
-    for pool in pools {
+    for pool in pools.into_iter().filter(|pool| desired.deleting || own.contains(&pool.name)) {
         let disks = limited(shared.config.timing.step, "list its disks", shared.machine.store.disks(&pool)).await?;
         let own = disks.into_iter().filter(|id| id.vm_uid == desired.uid);
         found.extend(own.map(|id| FoundDisk { pool: pool.clone(), id }));
