@@ -1,12 +1,14 @@
 //! ucloud-agent: the adapters of a real host, put together.
 
 mod cli;
+mod stores;
 
 use std::{
     io::{self, IsTerminal as _},
     net::IpAddr,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -24,12 +26,16 @@ use ucloud_agent_libvirt::{Libvirt, LibvirtConfig};
 use ucloud_agent_netlink::Netlink;
 use ucloud_agent_nftables::Nftables;
 use ucloud_agent_radvd::Radvd;
+use ucloud_agent_rbd::{Rbd, RbdConfig};
 use ucloud_types::Ipv6Prefix;
 
 use cli::{Cli, LogFormat};
+use stores::Stores;
 
 /// How many VMs are worked on at the same time.
 const CONCURRENCY: u16 = 8;
+/// How long a Ceph cluster may take to answer.
+const CEPH: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -137,9 +143,12 @@ async fn machine(cli: &Cli) -> anyhow::Result<Machine> {
         allowed: cli.allow_import_from.clone(),
         ..ImportConfig::default()
     };
+    let importer = Arc::new(Importer::new(imports)?);
+    let rbd = RbdConfig { scratch: data.join("scratch"), timeout: CEPH };
+    let rbd = Rbd::new(Arc::clone(&importer), rbd).with_context(|| format!("cannot use {}", data.display()))?;
     Ok(Machine {
-        hypervisor: Arc::new(Libvirt::connect(libvirt).await?),
-        store: Arc::new(Files::new(Arc::new(Importer::new(imports)?))),
+        hypervisor: Arc::new(Libvirt::connect(libvirt, Arc::new(Rbd::key)).await?),
+        store: Arc::new(Stores { files: Files::new(importer), rbd }),
         net: Arc::new(net),
         advertiser: Arc::new(Radvd::new(ucloud_agent_radvd::Config::in_directory(data.join("radvd")))),
         firewall: Arc::new(Nftables::start()),

@@ -6,6 +6,8 @@ pub struct Vm<'a> {
     pub name: &'a str,
     /// Its image.
     pub image: &'a str,
+    /// The StoragePool of its disk; the default one if there is none.
+    pub pool: Option<&'a str>,
     /// Its network; none for a VM without interfaces.
     pub network: Option<&'a str>,
     /// Its CPUs, as YAML.
@@ -23,6 +25,7 @@ impl Default for Vm<'_> {
         Self {
             name: "vm",
             image: "guest",
+            pool: None,
             network: None,
             cpus: "1",
             memory: "128Mi",
@@ -35,13 +38,14 @@ impl Default for Vm<'_> {
 impl Vm<'_> {
     /// The manifest.
     pub fn yaml(&self) -> String {
-        let Self { name, image, network, cpus, memory, mac, run_strategy } = self;
+        let Self { name, image, pool, network, cpus, memory, mac, run_strategy } = self;
         let mac = mac.map_or(String::new(), |mac| format!(", mac: \"{mac}\""));
+        let pool = pool.map_or(String::new(), |pool| format!(", pool: {pool}"));
         let networks =
             network.map_or(String::new(), |network| format!("  networks: [{{name: net0, network: {network}{mac}}}]\n"));
         format!(
             "apiVersion: ucloud.ungleich.ch/v1alpha1\nkind: VM\nmetadata: {{name: {name}}}\nspec:\n  runStrategy: {run_strategy}\n  \
-             cpus: {cpus}\n  memory: {memory}\n  disks: [{{name: root, image: {image}}}]\n{networks}"
+             cpus: {cpus}\n  memory: {memory}\n  disks: [{{name: root, image: {image}{pool}}}]\n{networks}"
         )
     }
 }

@@ -68,11 +68,15 @@ no_domain_active() {
     [[ -z $(our_domains) ]]
 }
 
+# Removes what libvirt knows of ours: domains, and the keys of Ceph, which a libvirtd that runs on would keep.
 undefine_domains() {
-    local domain
+    local domain secret
     while read -r domain; do
         virsh --quiet --connect qemu:///system undefine --nvram "$domain" >/dev/null
     done < <(our_domains --all)
+    while read -r secret; do
+        virsh --quiet --connect qemu:///system secret-undefine "$secret" >/dev/null
+    done < <(virsh --quiet --connect qemu:///system secret-list | awk '$2 == "ceph" && $3 == "ucloud" { print $1 }')
     rm -f /var/log/libvirt/qemu/ucloud-*.log*
 }
 

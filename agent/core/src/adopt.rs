@@ -20,7 +20,8 @@ pub fn superseded(domains: &[Domain], epochs: &BTreeMap<String, u64>) -> Vec<Str
 }
 
 /// The names of the domains and disks that belong to no VM of this host. They are reported, never removed: a list
-/// of VMs that is wrong must not cost anybody's data.
+/// of VMs that is wrong must not cost anybody's data. Disks that all hosts see may be other hosts' VMs', of which this one
+/// knows nothing.
 pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired]) -> Vec<String> {
     let known: BTreeSet<&str> = vms.iter().map(|vm| vm.uid.as_str()).collect();
     let domains = domains
@@ -29,7 +30,7 @@ pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired]) -> Vec<
         .map(|domain| format!("domain {} ({}/{})", domain.spec.uid, domain.spec.namespace, domain.spec.name));
     let disks = disks
         .iter()
-        .filter(|disk| !known.contains(disk.id.vm_uid.as_str()))
+        .filter(|disk| !disk.pool.backend.is_shared() && !known.contains(disk.id.vm_uid.as_str()))
         .map(|disk| format!("disk {} of {} in pool {}", disk.id.name, disk.id.vm_uid, disk.pool.name));
     let all: BTreeSet<_> = domains.chain(disks).collect();
     all.into_iter().collect()
@@ -39,7 +40,7 @@ pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired]) -> Vec<
 mod tests {
     use super::*;
     use crate::{
-        block_store::{DiskId, Pool, PoolBackend},
+        block_store::{DiskId, Pool, PoolBackend, RbdPool},
         hypervisor::{DomainSpec, StopReason},
     };
 
@@ -75,13 +76,14 @@ mod tests {
 
     #[test]
     fn what_belongs_to_no_vm_is_named() {
-        let id = DiskId { vm_uid: "lost".into(), name: "root".into() };
-        let disk = FoundDisk {
-            pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } },
-            id,
-        };
+        let ceph = RbdPool { pool: "vms".into(), user: "ucloud".into(), conf: "/etc/ceph/ceph.conf".into() };
+        let disks =
+            [PoolBackend::Directory { path: "/pool".into() }, PoolBackend::Rbd(ceph)].map(|backend| FoundDisk {
+                pool: Pool { name: "default".into(), backend },
+                id: DiskId { vm_uid: "lost".into(), name: "root".into() },
+            });
         assert_eq!(
-            orphans(&[domain("lost", 1, DomainState::Running)], &[disk], &[]),
+            orphans(&[domain("lost", 1, DomainState::Running)], &disks, &[]),
             ["disk root of lost in pool default", "domain lost (default/web)"]
         );
     }

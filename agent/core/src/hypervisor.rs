@@ -1,6 +1,9 @@
 //! The hypervisor: domains, which are running VMs or their definitions.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -50,6 +53,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// hypervisor was lost or came back.
     fn changes(&self) -> watch::Receiver<u64>;
 }
+
+/// Tells the key of a user of Ceph, decoded, by the user's name without `client.` and the path of the cluster's
+/// configuration on the host. It may block.
+pub type CephKeys = Arc<dyn Fn(&str, &Path) -> Result<Vec<u8>, HostError> + Send + Sync>;
 
 /// What the hypervisor is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use ucloud_types::{Image, StoragePool, VM};
+use ucloud_types::{Image, StoragePool, VM, condition};
 
 use crate::{
-    block_store::{ImageRequest, Pool, PoolBackend, StoredImage},
+    block_store::{ImageRequest, Pool, PoolBackend, RbdPool, StoredImage},
     reason,
     vm::Blocker,
 };
@@ -31,12 +31,19 @@ pub enum LocalImage {
     },
 }
 
-/// A pool as the host needs to know it. None for a StoragePool that did not come from an API server.
+/// A pool as the host needs to know it. None for a StoragePool that did not come from an API server, or that is of a kind
+/// which this agent does not know.
 pub fn pool(pool: &StoragePool) -> Option<Pool> {
-    Some(Pool {
-        name: pool.metadata.name.clone()?,
-        backend: PoolBackend::Directory { path: PathBuf::from(&pool.spec.directory.path) },
-    })
+    let backend = match (&pool.spec.directory, &pool.spec.rbd) {
+        (Some(directory), _) => PoolBackend::Directory { path: PathBuf::from(&directory.path) },
+        (None, Some(rbd)) => PoolBackend::Rbd(RbdPool {
+            pool: rbd.pool.clone(),
+            user: rbd.effective_user().to_owned(),
+            conf: PathBuf::from(rbd.effective_conf()),
+        }),
+        (None, None) => return None,
+    };
+    Some(Pool { name: pool.metadata.name.clone()?, backend })
 }
 
 /// The VMs, as `namespace/name`, whose disks are or will be clones of this image.
@@ -59,22 +66,25 @@ pub fn users<'a>(image: &Image, vms: impl IntoIterator<Item = &'a VM>) -> Vec<St
 /// image's checksum is known; an error if the pool is missing.
 ///
 /// The first copy decides what the image is. Until its checksum is known, no other host may fetch one of its own,
-/// which could differ.
+/// which could differ. In a pool that all hosts share there is one copy, and the others wait until it is complete.
 pub fn wanted(
     image: &Image,
     pools: &[&StoragePool],
     used_here: bool,
     host: &str,
 ) -> Result<Option<ImageRequest>, Blocker> {
+    let name = image.spec.effective_pool();
+    let found = pools.iter().find(|pool| pool.metadata.name.as_deref() == Some(name));
     let status = image.status.as_ref();
-    let pinned = status.and_then(|status| status.sha256.as_ref()).or(image.spec.checksum.as_ref());
+    let known = status.and_then(|status| status.sha256.as_ref());
+    let pinned = known.or(image.spec.checksum.as_ref());
     let importer = status.and_then(|status| status.importer.as_deref()) == Some(host);
-    let wanted = importer || (used_here && pinned.is_some());
+    let may_follow = if found.is_some_and(|pool| pool.spec.is_shared()) { known.is_some() } else { pinned.is_some() };
+    let wanted = importer || (used_here && may_follow);
     if !wanted || image.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
-    let name = image.spec.effective_pool();
-    let Some(pool) = pools.iter().find(|pool| pool.metadata.name.as_deref() == Some(name)).and_then(|p| pool(p)) else {
+    let Some(pool) = found.and_then(|found| pool(found)) else {
         return Err(Blocker::new(
             reason::STORAGE_POOL_NOT_FOUND,
             format!("the image is to be kept in StoragePool {name}, which does not exist: create it"),
@@ -99,11 +109,22 @@ pub fn wanted(
 ///
 /// `images` and `vms` must be complete. An empty list proves nothing by itself: an Image goes through its deletion
 /// while a host keeps a copy, so that the last one is seen to be deleted.
-pub fn removable<'a>(uid: &str, images: &[&Image], vms: impl IntoIterator<Item = &'a VM>) -> bool {
+///
+/// What is in a pool that is `shared` is the other hosts' too, whose VMs this host does not see. It goes when the image
+/// controller has found that no VM uses the image; and one that is unknown may be so new that this host has not heard of it.
+pub fn removable<'a>(uid: &str, shared: bool, images: &[&Image], vms: impl IntoIterator<Item = &'a VM>) -> bool {
     match images.iter().find(|image| image.metadata.uid.as_deref() == Some(uid)) {
-        Some(image) => image.metadata.deletion_timestamp.is_some() && users(image, vms).is_empty(),
-        None => !images.is_empty(),
+        Some(image) => {
+            let deleted = image.metadata.deletion_timestamp.is_some();
+            deleted && users(image, vms).is_empty() && (!shared || is_used_by_no_vm(image))
+        }
+        None => !shared && !images.is_empty(),
     }
+}
+
+fn is_used_by_no_vm(image: &Image) -> bool {
+    let conditions = image.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|c| c.type_ == condition::TERMINATING && c.reason == condition::COPIES_REMAIN)
 }
 
 #[cfg(test)]
@@ -160,6 +181,19 @@ mod tests {
     }
 
     #[test]
+    fn in_a_pool_that_all_hosts_share_one_imports() {
+        let mut storage = storage();
+        storage.spec = serde_json::from_value(serde_json::json!({"rbd": {"pool": "vms"}})).unwrap();
+        let mut image = image(&serde_json::json!({"importer": "host-1"}));
+        image.spec.checksum = SUM.to_owned().try_into().ok();
+        let go = |image: &Image, host| wanted(image, &[&storage], true, host).unwrap();
+        assert!(go(&image, "host-1").is_some());
+        assert!(go(&image, "host-2").is_none(), "though it could check what it fetches");
+        image.status.as_mut().unwrap().sha256 = image.spec.checksum.clone();
+        assert!(go(&image, "host-2").is_some(), "it looks into the pool, and finds it");
+    }
+
+    #[test]
     fn a_missing_pool_is_named() {
         let image = image(&serde_json::json!({"importer": "host-1"}));
         assert_eq!(wanted(&image, &[], false, "host-1").unwrap_err().reason, reason::STORAGE_POOL_NOT_FOUND);
@@ -170,11 +204,27 @@ mod tests {
         let live = image(&serde_json::json!({}));
         let dying = deleted(live.clone());
         let (user, other) = (user("images/alpine"), user("alpine"));
-        assert!(!removable("image-uid", &[&live], []));
-        assert!(removable("image-uid", &[&dying], [&other]), "an image of that name in another namespace");
-        assert!(!removable("image-uid", &[&dying], [&user]));
+        let own = |uid, images: &[&Image], vms: &[&VM]| removable(uid, false, images, vms.iter().copied());
+        assert!(!own("image-uid", &[&live], &[]));
+        assert!(own("image-uid", &[&dying], &[&other]), "an image of that name in another namespace");
+        assert!(!own("image-uid", &[&dying], &[&user]));
         assert_eq!(users(&dying, [&user, &other]), ["default/web"]);
-        assert!(removable("unknown-uid", &[&live], [&user]));
-        assert!(!removable("image-uid", &[], []), "an empty list proves nothing");
+        assert!(own("unknown-uid", &[&live], &[&user]));
+        assert!(!own("image-uid", &[], &[]), "an empty list proves nothing");
+    }
+
+    #[test]
+    fn what_all_hosts_share_goes_when_the_controller_has_seen_that_no_vm_uses_it() {
+        let live = image(&serde_json::json!({}));
+        let terminating = |reason: &str| {
+            let condition = serde_json::json!({"type": "Terminating", "status": "True", "reason": reason, "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            deleted(image(&serde_json::json!({"conditions": [condition]})))
+        };
+        let shared = |uid, image: &Image| removable(uid, true, &[image], []);
+        assert!(!shared("image-uid", &live) && !shared("image-uid", &deleted(live.clone())));
+        assert!(!shared("image-uid", &terminating("InUse")), "a VM of another host uses it");
+        assert!(shared("image-uid", &terminating("CopiesRemain")));
+        assert!(!shared("unknown-uid", &live), "another host may have made it just now");
     }
 }

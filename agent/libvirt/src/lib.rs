@@ -12,12 +12,13 @@ mod hotplug;
 mod interfaces;
 mod metadata;
 mod probe;
+mod secret;
 mod session;
 mod state;
 mod xml;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -30,9 +31,10 @@ use tokio::{
 };
 use ucloud_agent_core::{
     HostError, Hypervisor,
-    hypervisor::{Domain, DomainInterface, DomainSpec, HypervisorFacts},
+    hypervisor::{CephKeys, DiskSource, Domain, DomainInterface, DomainSpec, HypervisorFacts},
 };
 use ucloud_types::host::Accelerator;
+use virt::connect::Connect;
 
 pub use config::LibvirtConfig;
 pub use console::ConsoleDirectoryError;
@@ -40,6 +42,7 @@ pub use console::ConsoleDirectoryError;
 use connection::{CallError, Connection, brief};
 use domains::Found;
 use probe::Probe;
+use secret::Secret;
 use xml::Layout;
 
 /// Lists and look-ups. The first one after libvirtd has started waits until it has looked at QEMU.
@@ -58,14 +61,16 @@ pub struct Libvirt {
     consoles: PathBuf,
     probe: Probe,
     accelerator: OnceCell<(Accelerator, String)>,
+    keys: CephKeys,
     /// Domains that look like ours and cannot be read, so that each is logged once.
     unreadable: Mutex<HashSet<String>>,
 }
 
 impl Libvirt {
     /// Makes the folder for consoles and connects. It is no error if libvirt is away: it is tried again in the
-    /// background, and until then every call answers HypervisorUnavailable.
-    pub async fn connect(config: LibvirtConfig) -> Result<Self, ConsoleDirectoryError> {
+    /// background, and until then every call answers HypervisorUnavailable. `keys` is asked whenever a domain with disks in
+    /// Ceph starts.
+    pub async fn connect(config: LibvirtConfig, keys: CephKeys) -> Result<Self, ConsoleDirectoryError> {
         let LibvirtConfig { uri, consoles, qemu, qemu_user } = config;
         console::ensure_directory(&consoles)?;
         Ok(Self {
@@ -74,6 +79,7 @@ impl Libvirt {
             qemu,
             consoles,
             accelerator: OnceCell::new(),
+            keys,
             unreadable: Mutex::default(),
         })
     }
@@ -93,6 +99,28 @@ impl Libvirt {
             }
         });
         probed.await.clone()
+    }
+
+    /// The secrets that QEMU needs for the domain's disks.
+    async fn secrets(&self, spec: &DomainSpec) -> Result<Vec<Secret>, HostError> {
+        let users: BTreeSet<_> = spec
+            .disks
+            .iter()
+            .filter_map(|disk| match &disk.source {
+                DiskSource::Rbd { user, conf, .. } => Some((user.clone(), conf.clone())),
+                DiskSource::Overlay { .. } => None,
+            })
+            .collect();
+        let keys = CephKeys::clone(&self.keys);
+        let read = spawn_blocking(move || {
+            users
+                .iter()
+                .map(|(user, conf)| Ok(Secret { name: xml::secret_name(user, conf), key: keys(user, conf)? }))
+                .collect()
+        });
+        read.await.unwrap_or_else(|error| {
+            Err(HostError::retryable("StartFailed", "the keys of Ceph could not be read").caused_by(error))
+        })
     }
 
     /// The domain, if it is one of ours.
@@ -151,7 +179,12 @@ impl Hypervisor for Libvirt {
             let message = format!("VM {}/{} cannot be made a domain: {error}", spec.namespace, spec.name);
             HostError::terminal("InvalidDomain", message).caused_by(error)
         })?;
-        let started = self.connection.call(START, move |connect| domains::start(connect, &uid, &xml)).await;
+        let secrets = self.secrets(spec).await?;
+        let start = move |connect: &Connect| {
+            secrets.iter().try_for_each(|secret| secret.ensure(connect))?;
+            domains::start(connect, &uid, &xml)
+        };
+        let started = self.connection.call(START, start).await;
         started.map_err(|error| domains::not_started(spec, &self.consoles, error))
     }
 

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use quick_xml::{Writer, events::BytesText, writer::ElementWriter};
+use quick_xml::{Writer, escape::escape, events::BytesText, writer::ElementWriter};
 use ucloud_agent_core::hypervisor::{DiskSource, DomainInterface, DomainSpec};
 use ucloud_types::host::Accelerator;
 
@@ -141,6 +141,13 @@ pub fn interface_xml(interface: &DomainInterface) -> Result<String, XmlError> {
     let mut writer = Writer::new(Vec::new());
     write_interface(&mut writer, interface)?;
     Ok(String::from_utf8(writer.into_inner()).map_err(io::Error::other)?)
+}
+
+/// The XML of the secret with this name, which holds the key of a Ceph user: in libvirt's memory alone, and not to be read
+/// back.
+pub fn secret_xml(name: &str) -> String {
+    let name = escape(name);
+    format!("<secret ephemeral='yes' private='yes'><usage type='ceph'><name>{name}</name></usage></secret>")
 }
 
 /// The values of a spec that are paths or free text, proven to be representable.

@@ -52,6 +52,19 @@ impl Cluster {
     /// Connects as `client.USER` to the cluster that the configuration describes. No call, this one included, waits
     /// longer than about `timeout` for the cluster.
     pub fn connect(user: &str, conf: &Path, timeout: Duration) -> Result<Self, CephError> {
+        let cluster = Self::configured(user, conf)?;
+        let seconds = timeout.as_secs().max(1).to_string();
+        for option in ["rados_osd_op_timeout", "rados_mon_op_timeout", "client_mount_timeout"] {
+            cluster.set(option, &seconds)?;
+        }
+        // SAFETY: the handle is valid, configured and not connected yet.
+        let connected = unsafe { rados_sys::rados_connect(cluster.handle) };
+        judged("connect to", || cluster.name.clone(), connected)?;
+        Ok(cluster)
+    }
+
+    /// A client that has read its configuration, and is not connected.
+    pub fn configured(user: &str, conf: &Path) -> Result<Self, CephError> {
         const CONNECT: &str = "connect to";
         let name = format!("the cluster of {} as client.{user}", conf.display());
         let object = || name.clone();
@@ -67,13 +80,20 @@ impl Cluster {
         // SAFETY: the handle is valid, and not connected yet.
         let read = unsafe { rados_sys::rados_conf_read_file(handle, conf.as_ptr()) };
         judged("read the configuration of", object, read)?;
-        let seconds = timeout.as_secs().max(1).to_string();
-        for option in ["rados_osd_op_timeout", "rados_mon_op_timeout", "client_mount_timeout"] {
-            cluster.set(option, &seconds)?;
-        }
-        // SAFETY: the handle is valid, configured and not connected yet.
-        judged(CONNECT, object, unsafe { rados_sys::rados_connect(handle) })?;
         Ok(cluster)
+    }
+
+    /// The value of an option, with its variables filled in.
+    pub fn option(&self, option: &'static str) -> Result<String, CephError> {
+        let key = c_text("read", option)?;
+        let mut value = vec![0_u8; 8192];
+        // SAFETY: both texts are valid for the call, and the buffer has the length that is given.
+        let read = unsafe {
+            rados_sys::rados_conf_get(self.handle, key.as_ptr(), value.as_mut_ptr().cast::<c_char>(), value.len())
+        };
+        judged("read", || format!("{option} of {}", self.name), read)?;
+        value.truncate(value.iter().position(|byte| *byte == 0).unwrap_or(value.len()));
+        Ok(String::from_utf8_lossy(&value).into_owned())
     }
 
     fn set(&self, option: &'static str, value: &str) -> Result<(), CephError> {

@@ -89,13 +89,13 @@ pub fn remove(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
 }
 
 /// Writes a content from a raw file, unless it is there already. As long as what is returned is open, nobody removes
-/// it. `percent` is told how far it is.
+/// it. `percent` is told how far it is, and its error breaks it off.
 pub fn ensure_content<'a>(
     pool: &'a IoCtx,
     sha256: &Sha256,
     size: u64,
     raw: &Path,
-    percent: impl FnMut(u8),
+    percent: impl FnMut(u8) -> Result<(), RbdError>,
 ) -> Result<Image<'a>, RbdError> {
     let name = names::content(sha256);
     match pool.create(&name, size) {
@@ -132,7 +132,7 @@ fn adopt<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<Image<'a>>, RbdError>
 }
 
 /// Copies the parts of a file that hold something other than zeros.
-fn copy(raw: &Path, image: &Image<'_>, mut percent: impl FnMut(u8)) -> Result<(), RbdError> {
+fn copy(raw: &Path, image: &Image<'_>, mut percent: impl FnMut(u8) -> Result<(), RbdError>) -> Result<(), RbdError> {
     let failed = |error| StoreError::new("read the image to be written to the pool", error);
     let mut file = File::open(raw).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
@@ -148,7 +148,7 @@ fn copy(raw: &Path, image: &Image<'_>, mut percent: impl FnMut(u8)) -> Result<()
             image.write(at, &chunk)?;
         }
         at += CHUNK as u64;
-        percent(u8::try_from(at.min(length) * 100 / length.max(1)).unwrap_or(100));
+        percent(u8::try_from(at.min(length) * 100 / length.max(1)).unwrap_or(100))?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What goes wrong with a pool of Ceph.
 
+use std::io;
+
 use nix::errno::Errno;
 use ucloud_agent_core::{HostError, block_store::RbdPool};
 use ucloud_agent_import::{StoreError, TooLarge, summary::summary};
@@ -29,6 +31,18 @@ pub enum RbdError {
     /// An image's content is being written by another host.
     #[error("another host imports the same content now")]
     ImportedElsewhere,
+    /// Nobody waits for the image any more.
+    #[error("it is not wanted any more")]
+    Abandoned,
+    /// A keyring cannot be read.
+    #[error("the keyring {0} cannot be read")]
+    Keyring(String, #[source] io::Error),
+    /// What should be a key is none.
+    #[error("the key in {0} is not one of Ceph's")]
+    Key(String),
+    /// There is no key.
+    #[error("its key is not in {0}")]
+    NoKey(String),
     /// The image of a disk is not there.
     #[error("its image is not in the pool yet")]
     NoImage,
@@ -72,6 +86,14 @@ impl RbdError {
             Self::Ceph(error) => advise(error, pool),
             Self::Full => ("StorageFull", Some("remove images or VMs that are not needed, or enlarge it".to_owned())),
             Self::ImportedElsewhere => ("ImportedElsewhere", None),
+            Self::Abandoned => ("Interrupted", None),
+            Self::Keyring(..) | Self::Key(_) | Self::NoKey(_) => (
+                "StorageKey",
+                Some(format!(
+                    "put it there, readable by ucloud-agent: ceph auth get client.{0} -o /etc/ceph/ceph.client.{0}.keyring",
+                    pool.user
+                )),
+            ),
             Self::NoImage => ("ImageMissing", None),
             Self::TooSmall { .. } => ("SizeTooSmall", None),
             Self::TooLarge(_) => ("SizeTooLarge", None),

@@ -12,13 +12,14 @@ mod content;
 mod disk;
 mod error;
 mod image;
+mod key;
 mod names;
 mod usage;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use std::{
 use async_trait::async_trait;
 use nix::errno::Errno;
 use tokio::{
-    sync::{Mutex as AsyncMutex, watch},
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch},
     task::spawn_blocking,
 };
 use ucloud_agent_core::{
@@ -59,6 +60,8 @@ pub struct Rbd {
     config: RbdConfig,
     /// By user and configuration.
     connections: Mutex<HashMap<(String, PathBuf), Connection>>,
+    /// Pools in which this host may do what it must.
+    checked: Mutex<HashSet<Pool>>,
     /// What is being imported, by pool and by UID or checksum: whoever comes second waits for the first.
     turns: Mutex<Turns>,
 }
@@ -71,13 +74,30 @@ impl Rbd {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => std::fs::create_dir_all(&config.scratch)?,
         }
-        Ok(Self { importer, config, connections: Mutex::default(), turns: Mutex::default() })
+        Ok(Self { importer, config, connections: Mutex::default(), checked: Mutex::default(), turns: Mutex::default() })
+    }
+
+    /// The key of a user, for QEMU. Blocks.
+    pub fn key(user: &str, conf: &Path) -> Result<Vec<u8>, HostError> {
+        let pool = RbdPool { pool: String::new(), user: user.to_owned(), conf: conf.to_owned() };
+        key::read(user, conf).map_err(|error| error.reported(&format!("read the key of client.{user}"), &pool))
     }
 
     /// Does once, in small, all that will have to be done in this pool, and finds out thereby whether the user may:
     /// make, write, snapshot, clone and remove images, and fence other hosts.
-    pub async fn check(&self, pool: &Pool) -> Result<(), HostError> {
-        self.with_pool(pool, &format!("use pool {}", pool.name), |pool, _| check::check(pool)).await
+    async fn check(&self, pool: &Pool) -> Result<(), HostError> {
+        if self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(pool) {
+            return Ok(());
+        }
+        let act = format!("use pool {}", pool.name);
+        let settings = settings(pool, &act)?.clone();
+        // Ceph's own answer to a client without a key does not say what is missing.
+        let key = spawn_blocking(move || Self::key(&settings.user, &settings.conf).map(drop));
+        key.await
+            .map_err(|error| HostError::retryable("InternalError", format!("cannot {act}")).caused_by(error))??;
+        self.with_pool(pool, &act, |pool, _| check::check(pool)).await?;
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(pool.clone());
+        Ok(())
     }
 
     fn connection(&self, pool: &RbdPool) -> Connection {
@@ -119,7 +139,13 @@ impl Rbd {
         done.map_err(|error| error.reported(&reported.0, &reported.1))
     }
 
-    async fn import(&self, request: &ImageRequest, percent: &watch::Sender<u8>) -> Result<StoredImage, HostError> {
+    /// `turn` is held until nothing is done any more, though nobody may wait for that.
+    async fn import(
+        &self,
+        request: &ImageRequest,
+        percent: &watch::Sender<u8>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<StoredImage, HostError> {
         let act = import_act(request);
         let progress = Progress(percent);
         let scratch = |error| ImportError::from(StoreError::new("make a file to fetch to", error));
@@ -143,12 +169,15 @@ impl Rbd {
                 raw
             }
         };
-        let turn = self.turn(&request.pool, found.sha256.hex());
-        let _turn = turn.lock().await;
+        let content_turn = self.turn(&request.pool, found.sha256.hex()).lock_owned().await;
         let (sha256, size, uid) = (found.sha256.clone(), found.virtual_size, request.uid.clone());
         let told = percent.clone();
         self.with_pool(&request.pool, &act, move |pool, _| {
-            let report = |part| Progress(&told).report_rest(50 + part / 2);
+            let _turns = (turn, content_turn);
+            let report = |part| {
+                Progress(&told).report_rest(50 + part / 2);
+                if told.is_closed() { Err(RbdError::Abandoned) } else { Ok(()) }
+            };
             // Open until the Image is made, so that nobody takes it for left over.
             let _content = content::ensure_content(pool, &sha256, size, raw.path(), report)?;
             content::make_clone(pool, &sha256, &names::image(&uid), |_| Ok(())).map(drop)
@@ -200,6 +229,7 @@ fn stored(clone: content::Clone) -> StoredImage {
 #[async_trait]
 impl BlockStore for Rbd {
     async fn usage(&self, pool: &Pool) -> Result<PoolUsage, HostError> {
+        self.check(pool).await?;
         let act = format!("measure pool {}", pool.name);
         self.with_pool(pool, &act, |pool, _| {
             content::sweep(pool)?;
@@ -214,8 +244,7 @@ impl BlockStore for Rbd {
         percent: &watch::Sender<u8>,
     ) -> Result<StoredImage, HostError> {
         safe::check_uid(&request.uid)?;
-        let turn = self.turn(&request.pool, &request.uid);
-        let _turn = turn.lock().await;
+        let turn = self.turn(&request.pool, &request.uid).lock_owned().await;
         if let Some(image) = self.image(&request.pool, &request.uid).await? {
             if let Some(claimed) = request.checksum.clone().filter(|claimed| *claimed != image.sha256) {
                 return Err(ImportError::Checksum { claimed, found: image.sha256 }.reported(request));
@@ -223,7 +252,7 @@ impl BlockStore for Rbd {
             percent.send_replace(100);
             return Ok(image);
         }
-        self.import(request, percent).await
+        self.import(request, percent, turn).await
     }
 
     async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {
@@ -251,7 +280,9 @@ impl BlockStore for Rbd {
     async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError> {
         safe::check_uid(image_uid)?;
         let (act, name) = (format!("remove image {image_uid} from pool {}", pool.name), names::image(image_uid));
+        let turn = self.turn(pool, image_uid).lock_owned().await;
         self.with_pool(pool, &act, move |pool, _| {
+            let _turn = turn;
             content::remove(pool, &name)?;
             content::sweep(pool)
         })

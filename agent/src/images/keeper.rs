@@ -127,20 +127,29 @@ impl Keeper {
     async fn survey(&mut self, pools: &[&StoragePool]) -> Result<(), HostError> {
         let pools: Vec<_> = pools.iter().filter_map(|pool| image::pool(pool)).collect();
         self.surveyed.retain(|pool| pools.contains(pool));
-        let limit = self.shared.config.timing.step;
+        let mut first = None;
         for pool in pools {
             if self.surveyed.contains(&pool) {
                 continue;
             }
-            let store = &self.shared.machine.store;
-            for uid in limited(limit, "list its images", store.images(&pool)).await? {
-                if let Some(stored) = limited(limit, "read an image", store.image(&pool, &uid)).await? {
-                    self.shared.images.change(|copies| {
-                        copies.entry(uid).or_insert_with(|| Copy::new(Some(pool.clone()), None, Stage::Ready(stored)));
-                    });
+            match self.survey_pool(&pool).await {
+                Ok(()) => self.surveyed.push(pool),
+                Err(error) => {
+                    first.get_or_insert(error);
                 }
             }
-            self.surveyed.push(pool);
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    async fn survey_pool(&self, pool: &Pool) -> Result<(), HostError> {
+        let (limit, store) = (self.shared.config.timing.step, &self.shared.machine.store);
+        for uid in limited(limit, "list its images", store.images(pool)).await? {
+            if let Some(stored) = limited(limit, "read an image", store.image(pool, &uid)).await? {
+                self.shared.images.change(|copies| {
+                    copies.entry(uid).or_insert_with(|| Copy::new(Some(pool.clone()), None, Stage::Ready(stored)));
+                });
+            }
         }
         Ok(())
     }
@@ -252,7 +261,10 @@ impl Keeper {
     /// Removes the copies that nobody wants any more.
     async fn remove(&mut self, images: &[&Image], vms: &[&VM]) -> Result<(), HostError> {
         let gone: Vec<_> = self.shared.images.read(|copies| {
-            let gone = copies.iter().filter(|(uid, _)| image::removable(uid, images, vms.iter().copied()));
+            let gone = copies.iter().filter(|(uid, copy)| {
+                let shared = copy.pool.as_ref().is_some_and(|pool| pool.backend.is_shared());
+                image::removable(uid, shared, images, vms.iter().copied())
+            });
             gone.map(|(uid, copy)| (uid.clone(), copy.pool.clone())).collect()
         });
         let mut first = None;

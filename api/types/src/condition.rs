@@ -18,6 +18,8 @@ pub const INTERFACES_READY: &str = "InterfacesReady";
 pub const ROUTED: &str = "Routed";
 /// The object is being deleted; the message says what is left and who holds it.
 pub const TERMINATING: &str = "Terminating";
+/// The reason why an Image that no VM uses any more is still Terminating: hosts have it.
+pub const COPIES_REMAIN: &str = "CopiesRemain";
 /// The host has what it needs to run VMs with hardware acceleration.
 pub const ACCELERATED: &str = "Accelerated";
 

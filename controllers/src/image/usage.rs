@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
-use ucloud_types::{Host, Image, VM};
+use ucloud_types::{Host, Image, VM, condition::COPIES_REMAIN};
 
 use crate::runtime::{name_of, uid_of};
 
@@ -24,7 +24,7 @@ impl Holder {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Vms(_) => "InUse",
-            Self::Hosts(_) => "CopiesRemain",
+            Self::Hosts(_) => COPIES_REMAIN,
         }
     }
 

@@ -10,7 +10,7 @@ use ucloud_types::{
 
 use crate::runtime::report::{find, status_of};
 
-/// The pool's status: the sum of what hosts have of it.
+/// The pool's status: the sum of what hosts have of it, or, where all hosts see the same, what they see.
 pub fn plan(pool: &StoragePool, hosts: &[Arc<Host>]) -> StoragePoolStatus {
     let name = pool.name_any();
     let mut status = status_of(pool);
@@ -23,8 +23,16 @@ pub fn plan(pool: &StoragePool, hosts: &[Arc<Host>]) -> StoragePoolStatus {
                 errors.push((host.name_any(), error));
             } else {
                 count += 1;
-                capacity = capacity.saturating_add(part.capacity.bytes());
-                available = available.saturating_add(part.available.bytes());
+                if pool.spec.is_shared() {
+                    // they do not look at the same moment: what is sure is the least
+                    (capacity, available) = match count {
+                        1 => (part.capacity.bytes(), part.available.bytes()),
+                        _ => (capacity.min(part.capacity.bytes()), available.min(part.available.bytes())),
+                    };
+                } else {
+                    capacity = capacity.saturating_add(part.capacity.bytes());
+                    available = available.saturating_add(part.available.bytes());
+                }
             }
         }
     }
@@ -87,6 +95,16 @@ mod tests {
         let mut again = pool();
         again.status = Some(status.clone());
         assert_eq!(plan(&again, &hosts), status, "pattern 13: nothing new, nothing to write");
+    }
+
+    #[test]
+    fn what_all_hosts_see_is_counted_once() {
+        let mut ceph = pool();
+        ceph.spec = serde_json::from_value(json!({"rbd": {"pool": "vms"}})).unwrap();
+        let mut hosts = [host("a", "default", None), host("b", "default", None)];
+        Arc::make_mut(&mut hosts[1]).status.as_mut().unwrap().pools[0].available = "3Gi".parse().unwrap();
+        let status = plan(&ceph, &hosts);
+        assert_eq!((status.hosts, status.capacity, status.available), (2, "10Gi".parse().ok(), "3Gi".parse().ok()));
     }
 
     #[test]

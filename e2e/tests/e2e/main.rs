@@ -4,6 +4,7 @@
 
 mod apply;
 mod bad_input;
+mod ceph;
 mod clients;
 mod faults;
 mod life;
@@ -36,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         life::TESTS,
         bad_input::TESTS,
         faults::TESTS,
+        ceph::TESTS,
         quickstart::LAST,
         readme::TESTS,
     ];

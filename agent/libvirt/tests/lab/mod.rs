@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use ucloud_agent_core::hypervisor::{Domain, DomainDisk, DomainInterface, DomainSpec, DomainState};
-use ucloud_agent_core::{Hypervisor as _, hypervisor::DiskSource};
+use ucloud_agent_core::{HostError, Hypervisor as _, hypervisor::DiskSource};
 use ucloud_agent_libvirt::{Libvirt, LibvirtConfig};
 use ucloud_types::Quantity;
 
@@ -104,7 +104,9 @@ impl Lab {
             consoles: self.path("console"),
             ..LibvirtConfig::default()
         };
-        Ok(Libvirt::connect(config).await?)
+        let no_keys =
+            |user: &str, _: &Path| Err(HostError::terminal("NoKey", format!("client.{user} has no key here")));
+        Ok(Libvirt::connect(config, Arc::new(no_keys)).await?)
     }
 
     /// What is left in the folder of consoles.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
+use tokio::sync::watch;
 use ucloud_agent_core::BlockStore as _;
+use ucloud_types::image::ImageFormat;
 
 use crate::lab::{content, lab};
 
@@ -103,11 +105,12 @@ fn what_ceph_refuses_or_does_not_answer_is_said_and_nothing_hangs() -> Result<()
         keyring("reader", "profile rbd", "profile rbd-read-only pool=vms")?;
         keyring("unfenced", "allow r", "profile rbd pool=vms")?;
         for (user, operation) in [("reader", "create"), ("unfenced", "blocklist")] {
-            let error = lab.rbd.check(&lab.pool_of(user)).await.unwrap_err();
+            let error = lab.rbd.usage(&lab.pool_of(user)).await.unwrap_err();
             assert_eq!(error.reason, "StoragePermission", "{user}: {error}");
             assert!(error.message.contains(operation) && error.message.contains("profile rbd"), "{user}: {error}");
         }
-        let error = lab.rbd.check(&lab.pool_of("nobody")).await.unwrap_err();
+        let error = lab.rbd.usage(&lab.pool_of("nobody")).await.unwrap_err();
+        assert_eq!(error.reason, "StorageKey", "{error}");
         assert!(!error.terminal && error.message.contains("client.nobody"), "{error}");
 
         // A cluster without room: the OSD holds more than it may.
@@ -149,6 +152,26 @@ fn what_ceph_refuses_or_does_not_answer_is_said_and_nothing_hangs() -> Result<()
             lab.rbd.remove_disk(&pool, &lab.disk(vm, "a", None)?.id).await?;
         }
         lab.rbd.remove_image(&pool, "a").await?;
+        assert_eq!(lab.contents()?, [""; 0]);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_import_that_nobody_waits_for_is_broken_off_and_leaves_nothing() -> Result<()> {
+    lab(async |lab| {
+        let path = lab.raw("raw", 256, b"mark")?;
+        std::fs::write(path, vec![7; 256 << 20])?;
+        let (percent, mut told) = watch::channel(0);
+        let request = lab.request("a", "raw", ImageFormat::Raw);
+        tokio::select! {
+            // from 90 % on it is written to the pool
+            result = lab.rbd.import_image(&request, &percent) => panic!("it is there already: {result:?}"),
+            seen = told.wait_for(|percent| *percent > 92) => drop(seen?),
+        }
+        drop(told);
+        // waits until the thread that writes has ended
+        lab.rbd.remove_image(&lab.pool(), "a").await?;
         assert_eq!(lab.contents()?, [""; 0]);
         Ok(())
     })

@@ -11,8 +11,8 @@ use crate::lab::{MIB, content, lab, run};
 fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()> {
     lab(async |lab| {
         let pool = lab.pool();
-        lab.rbd.check(&pool).await?;
-        assert_eq!(lab.contents()?, [""; 0], "the check leaves nothing");
+        lab.rbd.usage(&pool).await?;
+        assert_eq!(lab.contents()?, [""; 0], "the check that the first look at a pool makes leaves nothing");
 
         // Raw and qcow2, with the same bytes in them, are two contents; two Images of one source are one.
         let raw = lab.raw("raw", 9, b"mark")?;
@@ -20,10 +20,10 @@ fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()
         run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()])?;
         let first = lab.import("a", "raw").await?;
         assert_eq!(first.virtual_size.bytes(), 9 * MIB);
-        let percent = watch::Sender::new(0);
+        let (percent, told) = watch::channel(0);
         let other = lab.other_host()?;
         let again = other.import_image(&lab.request("b", "raw", ImageFormat::Raw), &percent).await?;
-        assert_eq!((&again, *percent.borrow()), (&first, 100));
+        assert_eq!((&again, *told.borrow()), (&first, 100));
         let converted = other.import_image(&lab.request("c", "qcow2", ImageFormat::Qcow2), &percent).await?;
         assert_ne!(converted.sha256, first.sha256);
         let contents = [content(&first.sha256), content(&converted.sha256)];

@@ -106,7 +106,8 @@ impl Lab {
     }
 
     pub async fn import(&self, uid: &str, name: &str) -> Result<StoredImage, HostError> {
-        self.rbd.import_image(&self.request(uid, name, ImageFormat::Raw), &watch::Sender::new(0)).await
+        let (percent, _listener) = watch::channel(0);
+        self.rbd.import_image(&self.request(uid, name, ImageFormat::Raw), &percent).await
     }
 
     pub fn disk(&self, vm_uid: &str, image_uid: &str, size: Option<&str>) -> Result<DiskRequest> {

@@ -1,0 +1,64 @@
+//! The block store of a host: for each pool that of its kind.
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use ucloud_agent_core::{
+    BlockStore, HostError,
+    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, StoredImage},
+};
+use ucloud_agent_files::Files;
+use ucloud_agent_rbd::Rbd;
+
+/// Directories and pools of Ceph.
+pub struct Stores {
+    pub files: Files,
+    pub rbd: Rbd,
+}
+
+impl Stores {
+    fn of(&self, pool: &Pool) -> &dyn BlockStore {
+        match pool.backend {
+            PoolBackend::Directory { .. } => &self.files,
+            PoolBackend::Rbd(_) => &self.rbd,
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for Stores {
+    async fn usage(&self, pool: &Pool) -> Result<PoolUsage, HostError> {
+        self.of(pool).usage(pool).await
+    }
+
+    async fn import_image(
+        &self,
+        request: &ImageRequest,
+        percent: &watch::Sender<u8>,
+    ) -> Result<StoredImage, HostError> {
+        self.of(&request.pool).import_image(request, percent).await
+    }
+
+    async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {
+        self.of(pool).image(pool, image_uid).await
+    }
+
+    async fn images(&self, pool: &Pool) -> Result<Vec<String>, HostError> {
+        self.of(pool).images(pool).await
+    }
+
+    async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError> {
+        self.of(pool).remove_image(pool, image_uid).await
+    }
+
+    async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
+        self.of(&request.pool).ensure_disk(request).await
+    }
+
+    async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {
+        self.of(pool).disks(pool).await
+    }
+
+    async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
+        self.of(pool).remove_disk(pool, disk).await
+    }
+}

@@ -1,0 +1,128 @@
+//! Images and disks in a real Ceph: a monitor and an OSD on this machine.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use ucloud_e2e::{
+    Installation, Run, eventually,
+    installation::SOON,
+    manifest::{self, Vm},
+};
+
+use crate::{Test, World};
+
+pub const TESTS: &[Test] = &[("ceph::vms_live_on_disks_in_ceph", vms_live_on_disks_in_ceph)];
+
+const VMS: [&str; 3] = ["afloat", "adrift", "ashore"];
+
+/// A cluster with the pool `vms`. It ends with this.
+struct Ceph {
+    folder: PathBuf,
+    // It ends when its standard input does.
+    cluster: Child,
+}
+
+impl Ceph {
+    fn start(ucloud: &Installation) -> anyhow::Result<Self> {
+        let folder = ucloud.data.join("ceph");
+        let mut command = Command::new(ucloud.root().join("hack/lib/small-ceph"));
+        let mut cluster = command.arg(&folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        BufReader::new(cluster.stdout.take().context("no output")?).read_line(&mut said)?;
+        ensure!(said == "ready\n", "small-ceph did not get ready; see {}", folder.display());
+        Ok(Self { folder, cluster })
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.folder.join("ceph.conf")
+    }
+
+    /// The names of the images in the pool, and of those in its trash.
+    fn images(&self) -> anyhow::Result<Vec<String>> {
+        let list = |words: &[&str]| {
+            let mut command = Command::new("rbd");
+            command.arg("--conf").arg(self.conf()).args(["--pool", "vms"]).args(words);
+            Run::of(&mut command, "")?.ok().map(|run| run.stdout)
+        };
+        Ok([list(&["ls"])?, list(&["trash", "ls"])?].concat().lines().map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Ceph {
+    fn drop(&mut self) {
+        drop(self.cluster.stdin.take());
+        let _ = self.cluster.wait();
+    }
+}
+
+fn pool(name: &str, user: &str, conf: &Path) -> String {
+    let conf = conf.display();
+    format!(
+        "apiVersion: ucloud.ungleich.ch/v1alpha1\nkind: StoragePool\nmetadata: {{name: {name}}}\n\
+         spec: {{rbd: {{pool: vms, user: {user}, conf: {conf}}}}}\n"
+    )
+}
+
+fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
+    let ucloud = &world.installation;
+    let ceph = Ceph::start(ucloud)?;
+    ucloud.apply(&pool("keyless", "nobody", &ceph.conf()))?.ok()?;
+    ucloud.condition("storagepool/keyless", "Ready", "False", "HostsFailing", &["client.nobody", "ceph auth get"])?;
+    ucloud.apply(&pool("ceph", "ucloud", &ceph.conf()))?.failed(1, &["spec.rbd.pool", "keyless"])?;
+    ucloud.delete(&["storagepool", "keyless"])?;
+    ucloud.apply(&pool("ceph", "ucloud", &ceph.conf()))?.ok()?;
+    ucloud.ready("storagepool/ceph")?;
+
+    ucloud.apply(&manifest::image("afloat", "guest.qcow2", "  pool: ceph\n"))?.ok()?;
+    for name in VMS {
+        ucloud.apply(&Vm { name, image: "afloat", pool: Some("ceph"), ..Vm::default() }.yaml())?.ok()?;
+    }
+    let mut expected = vec![format!("ucloud.image.{}", ucloud.uid("image/afloat")?)];
+    for name in VMS {
+        ucloud.ready(&format!("vm/{name}"))?;
+        expected.push(format!("ucloud.disk.{}.root", ucloud.uid(&format!("vm/{name}"))?));
+    }
+    let mut found = ceph.images()?;
+    found.retain(|name| !name.starts_with("ucloud.content."));
+    found.sort();
+    expected.sort();
+    ensure!(found == expected, "{found:?}");
+    boots(ucloud, VMS[0], 1)?;
+
+    // libvirtd forgets the key of Ceph with its death, and QEMU does not need it any more
+    let qemu = ucloud.qemu(VMS[0])?;
+    ucloud.kill("libvirtd", Signal::SIGKILL)?;
+    ucloud.up()?;
+    ensure!(ucloud.qemu(VMS[0])? == qemu, "the VM was restarted");
+    ucloud.ucloudctl(&["stop", VMS[0]])?.ok()?;
+    ucloud.phase(VMS[0], "Stopped")?;
+    ucloud.ucloudctl(&["start", VMS[0]])?.ok()?;
+    ucloud.ready(&format!("vm/{}", VMS[0]))?;
+    boots(ucloud, VMS[0], 2)?;
+
+    // the image goes after the last VM, and its bytes with it
+    ucloud.ucloudctl(&["delete", "image", "afloat", "--wait=false"])?.ok()?;
+    ucloud.condition("image/afloat", "Terminating", "True", "InUse", &[VMS[0]])?;
+    for name in VMS {
+        let uid = ucloud.uid(&format!("vm/{name}"))?;
+        ucloud.delete(&["vm", name])?;
+        ucloud.nothing_left_of(&uid)?;
+    }
+    ucloud.ucloudctl(&["wait", "--for=delete", "image/afloat", "--timeout", "60s"])?.ok()?;
+    let found = ceph.images()?;
+    ensure!(found.is_empty(), "left behind: {found:?}");
+    ucloud.delete(&["storagepool", "ceph"])
+}
+
+/// Waits until the guest has counted, on its disk, that it has booted so many times.
+fn boots(ucloud: &Installation, vm: &str, times: u8) -> anyhow::Result<()> {
+    eventually(&format!("{vm} has booted {times} times from its disk"), SOON, || {
+        let log = ucloud.ucloudctl(&["console", vm, "--log", "--lines", "400"])?.ok()?.stdout;
+        Ok(if log.contains(&format!("boots: {times}")) { Ok(()) } else { Err(log) })
+    })
+}
