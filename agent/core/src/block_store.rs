@@ -18,8 +18,8 @@ pub trait BlockStore: Send + Sync + 'static {
     async fn usage(&self, pool: &Pool) -> Result<PoolUsage, HostError>;
 
     /// Fetches, checks and converts an image, unless that was done already. Runs until it is done; `percent`
-    /// is told how far it is, and once nobody listens to it any more, the import is broken off. Two calls for one image
-    /// do the work once.
+    /// is told how far it is; an import to which nobody listens any more may be broken off. Two calls for one image do
+    /// the work once.
     ///
     /// Nothing that was fetched is trusted before it was inspected: it must be of the claimed format, complete
     /// in itself (no backing file, no data file), and have the claimed checksum.
@@ -32,7 +32,8 @@ pub trait BlockStore: Send + Sync + 'static {
     /// The UIDs of all images that are there, complete.
     async fn images(&self, pool: &Pool) -> Result<Vec<String>, HostError>;
 
-    /// Removes the image with this UID, after an import of it that was broken off has ended. Its bytes stay as long as another image or a disk needs them.
+    /// Removes the image with this UID, after an import of it that was broken off has ended. Its bytes stay as long as
+    /// another image or a disk needs them.
     async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError>;
 
     /// Makes a disk as a copy-on-write clone of an image, unless it is there already, and grows it to its size.
