@@ -1,11 +1,14 @@
 //! What one kind does differently from all others: [`Strategy`] for its rules, [`SubresourceHandler`] for its
-//! actions, [`Conversion`] for a kind that is served in another form than it is stored in, [`Review`] for one that is a
+//! actions, [`StreamHandler`] for bytes that belong to its objects, [`Conversion`] for a kind that is served in another form than it is stored in, [`Review`] for one that is a
 //! question and is not stored at all.
 //!
 //! Everything else (metadata, generations, the separation of spec and status, schema validation, finalizers,
 //! compare-and-swap) is done once, in [`crate::registry`] and [`crate::rest`], for every kind alike.
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body_util::combinators::UnsyncBoxBody;
 use serde_json::Value;
 
 use crate::auth::{Authorizer, UserInfo};
@@ -282,4 +285,38 @@ pub trait SubresourceHandler: Send + Sync + 'static {
 
     /// Carries the request out. The caller is authorized already.
     async fn handle(&self, request: SubresourceRequest<'_>) -> Result<SubresourceResponse, ApiError>;
+}
+
+/// Why a stream of bytes broke off.
+pub type StreamError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes that come piece by piece.
+pub type ByteStream = UnsyncBoxBody<Bytes, StreamError>;
+
+/// A request to a subresource whose bodies are streams of bytes.
+pub struct StreamRequest<'a> {
+    /// HTTP's method: GET and HEAD for [`Method::Get`], PUT for [`Method::Update`].
+    pub method: &'a http::Method,
+    /// Who asks, about which object.
+    pub context: Context<'a>,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// The object.
+    pub target: &'a dyn Target,
+    /// The body.
+    pub body: ByteStream,
+}
+
+/// Bytes that belong to an object, at `.../NAME/<subresource>`. Neither those of a request nor those of an answer are ever
+/// in memory as a whole, and a request takes as long as its bytes do.
+#[async_trait]
+pub trait StreamHandler: Send + Sync + 'static {
+    /// The methods that the subresource has, of `Get` and `Update`.
+    fn methods(&self) -> &'static [Method];
+
+    /// The kind that discovery tells.
+    fn kind(&self) -> &'static str;
+
+    /// Carries the request out. The caller is authorized already.
+    async fn handle(&self, request: StreamRequest<'_>) -> Result<Response<ByteStream>, ApiError>;
 }

@@ -133,5 +133,11 @@ fn subresources(resource: &Resource) -> Vec<Subresource<'_>> {
         group_version: handler.group_version(),
         verbs: handler.methods().iter().map(|method| method.verb()).collect(),
     }));
+    all.extend(resource.streams.iter().map(|(name, handler)| Subresource {
+        name,
+        kind: handler.kind(),
+        group_version: None,
+        verbs: handler.methods().iter().map(|method| method.verb()).collect(),
+    }));
     all
 }

@@ -84,9 +84,11 @@ pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource) {
         own["parameters"] = path_parameters(&named);
         paths.insert(format!("{path}/status"), own);
     }
-    for (subresource, handler) in &resource.subresources {
+    let objects = resource.subresources.iter().map(|(name, handler)| (name, handler.methods()));
+    let streams = resource.streams.iter().map(|(name, handler)| (name, handler.methods()));
+    for (subresource, methods) in objects.chain(streams) {
         let mut own = json!({"parameters": path_parameters(&named)});
-        for method in handler.methods() {
+        for method in methods {
             let (key, action) = match method {
                 Method::Get => ("get", "connect"),
                 Method::Create => ("post", "post"),

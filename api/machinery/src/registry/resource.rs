@@ -14,7 +14,7 @@ use crate::apply::Type;
 use crate::cache::Normaliser;
 use crate::meta::names::NO_NAMESPACE;
 use crate::protobuf::Message;
-use crate::strategy::{Conversion, NoStrategy, Review, Strategy, SubresourceHandler};
+use crate::strategy::{Conversion, NoStrategy, Review, Strategy, StreamHandler, SubresourceHandler};
 
 /// A kind as it is served.
 #[derive(Clone)]
@@ -22,6 +22,7 @@ pub struct Resource {
     pub(crate) description: ResourceDescription,
     pub(crate) strategy: Arc<dyn Strategy>,
     pub(crate) subresources: BTreeMap<String, Arc<dyn SubresourceHandler>>,
+    pub(crate) streams: BTreeMap<String, Arc<dyn StreamHandler>>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) conversion: Option<Arc<dyn Conversion>>,
     /// The kind's message, for clients that send protobuf.
@@ -56,6 +57,7 @@ impl Resource {
             description,
             strategy: Arc::new(NoStrategy),
             subresources: BTreeMap::new(),
+            streams: BTreeMap::new(),
             ttl: None,
             conversion: None,
             protobuf: None,
@@ -83,6 +85,13 @@ impl Resource {
     #[must_use]
     pub fn subresource(mut self, name: &str, handler: impl SubresourceHandler) -> Self {
         self.subresources.insert(name.to_owned(), Arc::new(handler));
+        self
+    }
+
+    /// Adds bytes at `.../NAME/<name>`.
+    #[must_use]
+    pub fn stream(mut self, name: &str, handler: impl StreamHandler) -> Self {
+        self.streams.insert(name.to_owned(), Arc::new(handler));
         self
     }
 
@@ -158,7 +167,9 @@ impl Resource {
 
     /// Whether the kind has a subresource of this name.
     pub(crate) fn has_subresource(&self, name: &str) -> bool {
-        self.subresources.contains_key(name) || (name == "status" && self.description.status_subresource)
+        self.subresources.contains_key(name)
+            || self.streams.contains_key(name)
+            || (name == "status" && self.description.status_subresource)
     }
 
     /// What was found in storage, in the form that the cache holds.

@@ -58,6 +58,8 @@ impl Zipper {
             while self.piece.is_empty() {
                 match self.body.frame().await {
                     Some(Ok(frame)) => self.piece = frame.into_data().unwrap_or_default(),
+                    // without gzip's end the client notices
+                    Some(Err(_)) => return None,
                     None => return self.encoder.finish().ok().map(|last| (last.into(), None)),
                 }
             }

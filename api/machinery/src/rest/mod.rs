@@ -1,8 +1,8 @@
 //! The REST layer: from an HTTP request to an answer.
 //!
 //! `path`, `query`, `options`, `continuation`, `negotiate` and `body` read the request; `read`, `watch`, `write`, `delete`,
-//! `subresource` and `review` carry it out, `document` answers for what is no object; `respond` writes the answer, which `compress`
-//! and `websocket` send in other ways. Which kind a path means is looked up for each request, so that kinds may come and go.
+//! `subresource`, `stream` and `review` carry it out, `document` answers for what is no object; `respond` writes the answer,
+//! which `compress` and `websocket` send in other ways, and `rest_of_body` sees to it that it can be seen. Which kind a path means is looked up for each request, so that kinds may come and go.
 
 mod body;
 mod compress;
@@ -16,8 +16,10 @@ mod path;
 mod query;
 mod read;
 mod respond;
+mod rest_of_body;
 mod review;
 mod room;
+mod stream;
 mod subresource;
 mod watch;
 mod websocket;
@@ -43,6 +45,7 @@ pub use respond::Body;
 pub(crate) use room::Room;
 
 use self::query::{Selectors, WriteOptions};
+use self::rest_of_body::RestOfBody;
 use crate::audit::{self, Audited};
 use crate::auth::{
     Attributes, AuthenticationError, Authenticator, Authorizer, Credentials, Decision, PeerCertificate, UserInfo,
@@ -63,7 +66,7 @@ pub(crate) fn reissue_continuation(token: &str) -> Option<String> {
 
 /// What a request is called in the audit trail and in traces.
 pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-/// No request but a watch takes longer.
+/// No request but a watch or a stream takes longer.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Everything that requests are answered from.
@@ -177,14 +180,17 @@ impl Api {
 
     async fn answer_recorded<B>(&self, request: Request<B>, peer: Option<&PeerCertificate>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Unpin + Send,
-        B::Error: std::fmt::Display,
+        B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: std::fmt::Display + Send,
     {
         let started = Instant::now();
         let (head, body) = request.into_parts();
+        let body = RestOfBody::new(body);
+        let rest = body.clone();
         let query = Query::parse(head.uri.query());
         let path = path::parse(head.uri.path());
         let verb = path.as_ref().and_then(|path| Verb::of(&head.method, path, query.flag("watch")));
+        let is_stream = path.as_ref().is_some_and(|path| self.is_stream(path));
         let mut known = Known::default();
         let audit_id = audit::id(&head.headers);
         let span = tracing::info_span!(
@@ -203,6 +209,7 @@ impl Api {
         let answer = AssertUnwindSafe(answer.instrument(span)).catch_unwind();
         let result = match verb {
             Some(Verb::Watch) => Ok(answer.await),
+            _ if is_stream => Ok(answer.await),
             _ => tokio::time::timeout(REQUEST_TIMEOUT, answer).await,
         };
         let result = match result {
@@ -214,6 +221,9 @@ impl Api {
             Err(_elapsed) => Err(ApiError::timeout("request did not complete within the allotted time")),
         };
         let mut response = result.unwrap_or_else(|error| respond::failure(&error));
+        if is_stream && !response.status().is_success() {
+            rest.discard().await;
+        }
 
         let latency = started.elapsed();
         let code = response.status();
@@ -236,7 +246,7 @@ impl Api {
         if let Ok(value) = HeaderValue::from_str(&audit_id) {
             response.headers_mut().insert(AUDIT_ID, value);
         }
-        if code == StatusCode::OK && verb != Some(Verb::Watch) && compress::accepted(&head.headers) {
+        if code == StatusCode::OK && verb != Some(Verb::Watch) && !is_stream && compress::accepted(&head.headers) {
             response = compress::compress(response);
         }
         response
@@ -254,8 +264,8 @@ impl Api {
         known: &mut Known,
     ) -> Result<Response<Body>, ApiError>
     where
-        B: http_body::Body<Data = Bytes> + Unpin + Send,
-        B::Error: std::fmt::Display,
+        B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: std::fmt::Display + Send,
     {
         let url_path = head.uri.path();
         if let Some(response) = self.answer_public(head, query).await {
@@ -267,8 +277,8 @@ impl Api {
         let Some(path) = path else {
             return self.answer_document(head, query, user);
         };
-        // a watch holds its seat until it has begun
-        let _seat = self.flow.admit(user, &path.group, &path.resource).await?;
+        // a watch and a stream hold their seats until they have begun
+        let seat = self.flow.admit(user, &path.group, &path.resource).await?;
         let Some(verb) = verb else {
             return Err(ApiError::method_not_allowed(head.method.as_str(), &path.group, &path.resource));
         };
@@ -295,7 +305,18 @@ impl Api {
         };
         self.authorize(&call.attributes())?;
         check_scope(&call)?;
+        if let Some(handler) = resource.streams.get(&path.subresource) {
+            drop(seat);
+            return call.transfer(&**handler, &head.method, body).await;
+        }
         call.answer(body).await
+    }
+
+    /// Whether the path is that of bytes, and not of an object.
+    fn is_stream(&self, path: &ResourcePath) -> bool {
+        let served = self.kinds.current();
+        let resource = served.resources.get(&path.group, &path.version, &path.resource);
+        resource.is_some_and(|resource| resource.streams.contains_key(&path.subresource))
     }
 
     /// What anyone may ask for, without an identity.
@@ -346,8 +367,8 @@ impl Call<'_> {
 
     async fn answer<B>(&self, body: B) -> Result<Response<Body>, ApiError>
     where
-        B: http_body::Body<Data = Bytes> + Unpin + Send,
-        B::Error: std::fmt::Display,
+        B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: std::fmt::Display + Send,
     {
         if let Some(review) = &self.resource.review {
             return match (self.path.subresource.as_str(), self.verb) {

@@ -1,13 +1,11 @@
 //! How answers are written.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use jiff::Timestamp;
@@ -19,10 +17,11 @@ use crate::cache::Object;
 use crate::registry::Resource;
 use crate::status::ApiError;
 use crate::storage::Revision;
+use crate::strategy::ByteStream;
 use crate::table::{self, META_API_VERSION};
 
 /// The body of every answer.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type Body = ByteStream;
 
 /// Lists are written in pieces of about this size; the first one is large enough to tell whether a list is worth compressing.
 const CHUNK: usize = 64 * 1024;
@@ -33,7 +32,7 @@ const MAX_WARNING: usize = 1024;
 
 /// A body that is there already.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body that comes piece by piece.

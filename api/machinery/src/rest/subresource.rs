@@ -82,9 +82,9 @@ impl Call<'_> {
 }
 
 /// The object that the subresource belongs to.
-struct StoredTarget<'a> {
-    write: Write<'a>,
-    name: &'a str,
+pub(super) struct StoredTarget<'a> {
+    pub(super) write: Write<'a>,
+    pub(super) name: &'a str,
 }
 
 #[async_trait]
