@@ -17,12 +17,13 @@ use crate::{
     api::ApiServer,
     cache::Caches,
     events::Events,
-    host, images,
+    files, host, images,
     isolation::{self, Isolation},
     limit::limited,
     metrics::Metrics,
     networks::{self, Networks},
     shared::Shared,
+    streams::{self, Streams},
     triggers::{self, Wake},
     vm::{self, Memories},
 };
@@ -41,12 +42,19 @@ pub struct Agent {
     client: Client,
     machine: Machine,
     metrics: Metrics,
+    streams: Option<Streams>,
 }
 
 impl Agent {
     /// An agent for this host, which speaks to the API server by `client`.
     pub fn new(config: Config, client: Client, machine: Machine) -> Self {
-        Self { config, client, machine, metrics: Metrics::default() }
+        Self { config, client, machine, metrics: Metrics::default(), streams: None }
+    }
+
+    /// Takes and gives the bytes of Files there.
+    #[must_use]
+    pub fn with_streams(self, streams: Streams) -> Self {
+        Self { streams: Some(streams), ..self }
     }
 
     /// What it counts.
@@ -71,7 +79,7 @@ impl Agent {
     }
 
     async fn work(self, end: CancellationToken) -> Result<(), PartEnded> {
-        let Self { config, client, machine, metrics } = self;
+        let Self { config, client, machine, metrics, streams } = self;
         // All of them end with this set
         let mut tasks = JoinSet::new();
         let api = ApiServer::new(client.clone(), config.timing.call);
@@ -96,6 +104,8 @@ impl Agent {
             memories: Memories::default(),
             networks,
             images: images::Images::default(),
+            files: files::Files::default(),
+            stream_port: streams.as_ref().map(Streams::port),
             isolation: Isolation::default(),
             events,
             metrics,
@@ -115,6 +125,10 @@ impl Agent {
         tasks.spawn(networks::run(Arc::clone(&shared)));
         tasks.spawn(isolation::run(Arc::clone(&shared)));
         tasks.spawn(images::run(Arc::clone(&shared)));
+        tasks.spawn(files::run(Arc::clone(&shared)));
+        if let Some(streams) = streams {
+            tasks.spawn(streams::serve(Arc::clone(&shared), streams));
+        }
         tasks.spawn(triggers::follow_domains(Arc::clone(&shared)));
         tasks.spawn(triggers::follow_addresses(Arc::clone(&shared)));
         tokio::select! {

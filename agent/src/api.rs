@@ -10,7 +10,10 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::fmt::Debug;
-use ucloud_types::{Host, HostStatus, VM, VMStatus, condition::SCHEDULED};
+use ucloud_types::{
+    File, FileStatus, Host, HostStatus, VM, VMStatus,
+    condition::{READY, SCHEDULED},
+};
 
 /// The name under which the agents own what they report. A VM's moves with it from host to host.
 const MANAGER: &str = "ucloud-agent";
@@ -94,6 +97,13 @@ impl ApiServer {
         self.report(&self.namespaced(namespace), (name, vm, version), status, next, without_others).await
     }
 
+    /// Applies the agent's part of the File's status `next`, if that changes it and if the File is still as `file`.
+    pub async fn report_file(&self, file: &File, next: &FileStatus) -> Result<Option<File>, ApiError> {
+        let (namespace, name) = names(file);
+        let version = file.metadata.resource_version.as_deref();
+        self.report(&self.namespaced(namespace), (name, file, version), file.status.as_ref(), next, files_own).await
+    }
+
     /// Applies the Host's status `next`, if that changes it and if the Host is still the same one. What others wrote
     /// meanwhile is no reason not to: the agent knows best how its host is.
     pub async fn report_host(&self, host: &Host, next: &HostStatus) -> Result<Option<Host>, ApiError> {
@@ -127,21 +137,36 @@ impl ApiServer {
         self.call(api.patch_status(name, &params, &Patch::Apply(&config))).await.map(Some)
     }
 
-    /// Replaces the VM's finalizers, if the VM is still as `vm`.
-    pub async fn set_finalizers(&self, vm: &VM, finalizers: &[String]) -> Result<(), ApiError> {
-        let (namespace, name) = names(vm);
+    /// Replaces the object's finalizers, if it is still as `object`.
+    pub async fn set_finalizers<K>(&self, object: &K, finalizers: &[String]) -> Result<(), ApiError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let (namespace, name) = names(object);
         let patch = json!({"metadata": {
-            "resourceVersion": vm.metadata.resource_version,
-            "uid": vm.metadata.uid,
+            "resourceVersion": object.meta().resource_version,
+            "uid": object.meta().uid,
             "finalizers": finalizers,
         }});
-        self.call(self.namespaced::<VM>(namespace).patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await?;
+        self.call(self.namespaced::<K>(namespace).patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await?;
         Ok(())
     }
 }
 
-fn names(vm: &VM) -> (&str, &str) {
-    (vm.metadata.namespace.as_deref().unwrap_or_default(), vm.metadata.name.as_deref().unwrap_or_default())
+fn names<K: Resource>(object: &K) -> (&str, &str) {
+    let metadata = object.meta();
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+/// What of a File's status its host writes.
+fn files_own(mut status: Value) -> Value {
+    if let Some(map) = status.as_object_mut() {
+        map.remove("host");
+        if let Some(conditions) = map.get_mut("conditions").and_then(Value::as_array_mut) {
+            conditions.retain(|condition| condition["type"] == READY);
+        }
+    }
+    status
 }
 
 /// A VM's status without what others write of it.
@@ -166,5 +191,10 @@ mod tests {
             "conditions": [{"type": "Scheduled"}, {"type": "Ready"}],
         });
         assert_eq!(without_others(status), json!({"phase": "Running", "conditions": [{"type": "Ready"}]}));
+        let status = json!({
+            "host": "h1", "received": "1Gi",
+            "conditions": [{"type": "Scheduled"}, {"type": "Ready"}, {"type": "Terminating"}],
+        });
+        assert_eq!(files_own(status), json!({"received": "1Gi", "conditions": [{"type": "Ready"}]}));
     }
 }

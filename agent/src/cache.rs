@@ -18,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
-use ucloud_types::{Host, Image, Network, SecurityGroup, StoragePool, VM, host::HostNetwork};
+use ucloud_types::{File, Host, Image, Network, SecurityGroup, StoragePool, VM, host::HostNetwork};
 
 use crate::triggers::Wake;
 
@@ -204,6 +204,8 @@ pub struct Caches {
     pub networks: Cache<Network>,
     /// All images.
     pub images: Cache<Image>,
+    /// The Files that this host keeps.
+    pub files: Cache<File>,
     /// All security groups.
     pub groups: Cache<SecurityGroup>,
     /// All storage pools.
@@ -246,13 +248,15 @@ impl Caches {
         let pools = Cache::start(tasks, source(), all(), same_pool, always, move |pool: &StoragePool| {
             wake_users.users(&bound, |vm| uses_pool(vm, pool));
         });
+        let kept = all().fields(&format!("status.host={host}"));
+        let files = Cache::start(tasks, source(), kept, same_version, always, |_: &File| {});
         let own = all().fields(&format!("metadata.name={host}"));
         let host = Cache::start(tasks, source(), own, same_version, always, |_: &Host| {});
         let (wake_users, bound) = (wake.clone(), vms.store());
         let groups = Cache::start(tasks, source(), all(), same_version, always, move |group: &SecurityGroup| {
             wake_users.users(&bound, |vm| uses_group(vm, group));
         });
-        Self { vms, networks, images, groups, pools, host }
+        Self { vms, networks, images, files, groups, pools, host }
     }
 
     /// Waits until all of them are complete.
@@ -260,6 +264,7 @@ impl Caches {
         self.vms.synced().await?;
         self.networks.synced().await?;
         self.images.synced().await?;
+        self.files.synced().await?;
         self.groups.synced().await?;
         self.pools.synced().await?;
         self.host.synced().await

@@ -49,6 +49,10 @@ pub struct Cli {
     /// Addresses that images may be downloaded from although they are not public: a mirror's. May be repeated.
     #[arg(long, value_name = "PREFIX")]
     pub allow_import_from: Vec<IpPrefix>,
+    /// Where to take and give the bytes of Files, to and from the API server alone, such as [::]:9402. Without it, this host
+    /// keeps no Files.
+    #[arg(long, value_name = "ADDRESS")]
+    pub streams: Option<SocketAddr>,
     /// Where to serve metrics and health.
     #[arg(long, value_name = "ADDRESS", default_value = "[::1]:9401")]
     pub metrics: SocketAddr,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ucloud_agent_core::{BlockStore, Firewall, Hypervisor, Net, RouterAdvertiser, vm::Pace};
+use ucloud_agent_core::{BlockStore, FileStore, Firewall, Hypervisor, Net, RouterAdvertiser, vm::Pace};
 use ucloud_types::{
     Quantity,
     host::{HostRole, Resources},
@@ -16,6 +16,8 @@ pub struct Machine {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Keeps images and disks.
     pub store: Arc<dyn BlockStore>,
+    /// Keeps the bytes of Files.
+    pub files: Arc<dyn FileStore>,
     /// Makes the devices of networks.
     pub net: Arc<dyn Net>,
     /// Advertises routers to guests.

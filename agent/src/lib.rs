@@ -5,6 +5,7 @@
 //!
 //! - [`vm`]: the VMs that are bound to this host, each in a queue of its own;
 //! - [`networks`], [`images`], [`isolation`]: what the host keeps for all its VMs together;
+//! - [`files`], [`streams`]: the Files that it keeps, and how their bytes come and go;
 //! - [`host`]: the Host object and its heartbeat.
 //!
 //! An agent keeps nothing that it could not find out again. It may be killed at any moment; VMs run on without it.
@@ -15,6 +16,7 @@ mod cache;
 mod clock;
 mod config;
 mod events;
+pub mod files;
 pub mod host;
 pub mod images;
 mod inventory;
@@ -23,6 +25,7 @@ mod limit;
 mod metrics;
 pub mod networks;
 mod shared;
+pub mod streams;
 mod triggers;
 pub mod vm;
 
@@ -30,3 +33,4 @@ pub use agent::{Agent, PartEnded};
 pub use config::{Config, Inventory, Machine, Timing};
 pub use inventory::InventoryError;
 pub use metrics::{Metrics, serve as serve_metrics};
+pub use streams::Streams;

@@ -18,9 +18,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
-use ucloud_agent::{Agent, Config, Inventory, Machine, Timing, serve_metrics};
-use ucloud_agent_core::Net as _;
-use ucloud_agent_files::Files;
+use ucloud_agent::{
+    Agent, Config, Inventory, Machine, Streams, Timing, files::FileSource, serve_metrics, streams::StreamTls,
+};
+use ucloud_agent_core::{FileStore, Net as _};
+use ucloud_agent_files::{Files, Uploads};
 use ucloud_agent_import::{ImportConfig, Importer, IpPrefix};
 use ucloud_agent_libvirt::{Libvirt, LibvirtConfig};
 use ucloud_agent_netlink::Netlink;
@@ -83,10 +85,17 @@ async fn serve(cli: &Cli) -> anyhow::Result<()> {
     };
     let end = CancellationToken::new();
     tokio::spawn(wait_for_signal(end.clone())?);
-    let client = connect(cli).await?;
-    let machine = machine(cli).await?;
+    let kubeconfig = &cli.kubeconfig;
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("cannot read the kubeconfig {}", kubeconfig.display()))?;
+    let streams = streams(cli, &kubeconfig).await?;
+    let client = connect(cli, kubeconfig).await?;
+    let machine = machine(cli, client.clone()).await?;
     info!(host = config.host, version = env!("CARGO_PKG_VERSION"), "starting");
-    let agent = Agent::new(config, client, machine);
+    let mut agent = Agent::new(config, client, machine);
+    if let Some(streams) = streams {
+        agent = agent.with_streams(streams);
+    }
     let serving = serve_metrics(cli.metrics, agent.metrics(), end.clone());
     let served = async {
         match serving.await {
@@ -117,10 +126,15 @@ fn wait_for_signal(end: CancellationToken) -> anyhow::Result<impl Future<Output 
     })
 }
 
-async fn connect(cli: &Cli) -> anyhow::Result<kube::Client> {
+async fn streams(cli: &Cli, kubeconfig: &Kubeconfig) -> anyhow::Result<Option<Streams>> {
+    let Some(address) = cli.streams else { return Ok(None) };
+    let tls = StreamTls::from_kubeconfig(kubeconfig)?;
+    let streams = Streams::bind(address, tls).await;
+    streams.map(Some).with_context(|| format!("cannot serve streams at {address}; choose another address by --streams"))
+}
+
+async fn connect(cli: &Cli, kubeconfig: Kubeconfig) -> anyhow::Result<kube::Client> {
     let path = &cli.kubeconfig;
-    let kubeconfig =
-        Kubeconfig::read_from(path).with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
@@ -129,7 +143,7 @@ async fn connect(cli: &Cli) -> anyhow::Result<kube::Client> {
     kube::Client::try_from(config).context("cannot make a client for the API server")
 }
 
-async fn machine(cli: &Cli) -> anyhow::Result<Machine> {
+async fn machine(cli: &Cli, client: kube::Client) -> anyhow::Result<Machine> {
     let data = std::path::absolute(&cli.data).with_context(|| format!("cannot use {}", cli.data.display()))?;
     let net =
         Netlink::start(ucloud_agent_netlink::Config { underlay: cli.underlay.clone(), uplink: cli.uplink.clone() })
@@ -143,12 +157,15 @@ async fn machine(cli: &Cli) -> anyhow::Result<Machine> {
         allowed: cli.allow_import_from.clone(),
         ..ImportConfig::default()
     };
-    let importer = Arc::new(Importer::new(imports)?);
+    let files: Arc<dyn FileStore> = Arc::new(Uploads::default());
+    let importer = Importer::new(imports)?.with_uploads(Arc::new(FileSource::new(client, Arc::clone(&files))));
+    let importer = Arc::new(importer);
     let rbd = RbdConfig { scratch: data.join("scratch"), timeout: CEPH };
     let rbd = Rbd::new(Arc::clone(&importer), rbd).with_context(|| format!("cannot use {}", data.display()))?;
     Ok(Machine {
         hypervisor: Arc::new(Libvirt::connect(libvirt, Arc::new(Rbd::key)).await?),
         store: Arc::new(Stores { files: Files::new(importer), rbd }),
+        files,
         net: Arc::new(net),
         advertiser: Arc::new(Radvd::new(ucloud_agent_radvd::Config::in_directory(data.join("radvd")))),
         firewall: Arc::new(Nftables::start()),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    Config, Machine, api::ApiServer, cache::Caches, events::Events, images::Images, isolation::Isolation,
+    Config, Machine, api::ApiServer, cache::Caches, events::Events, files::Files, images::Images, isolation::Isolation,
     metrics::Metrics, networks::Networks, triggers::Wake, vm::Memories,
 };
 
@@ -17,6 +17,9 @@ pub struct Shared {
     pub memories: Memories,
     pub networks: Networks,
     pub images: Images,
+    pub files: Files,
+    /// Where the bytes of Files are taken and given.
+    pub stream_port: Option<u16>,
     pub isolation: Isolation,
     pub events: Events,
     pub metrics: Metrics,

@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info};
 use ucloud_types::{
-    Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM,
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM,
     meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE, ROUTER_LEASE_DURATION_SECONDS},
 };
 
 use crate::{
-    garbage_collector, host, image, namespace, network, resource_quota,
+    file, garbage_collector, host, image, namespace, network, resource_quota,
     runtime::{
         Cache, Kind, Runtime,
         election::{Election, LEASE, Timing},
@@ -35,6 +35,8 @@ pub enum ControllerName {
     Scheduler,
     /// Gives networks their VNIs, prefixes and routers.
     Network,
+    /// Gives files their hosts.
+    File,
     /// Has images imported.
     Image,
     /// Sums storage pools.
@@ -53,9 +55,10 @@ pub enum ControllerName {
 
 impl ControllerName {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Scheduler,
         Self::Network,
+        Self::File,
         Self::Image,
         Self::StoragePool,
         Self::Host,
@@ -69,6 +72,7 @@ impl ControllerName {
         match self {
             Self::Scheduler => "scheduler",
             Self::Network => "network",
+            Self::File => "file",
             Self::Image => "image",
             Self::StoragePool => "storage-pool",
             Self::Host => "host",
@@ -230,6 +234,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
     let vms: Cache<VM> = feeds.all();
     let networks: Cache<Network> = feeds.all();
     let images: Cache<Image> = feeds.all();
+    let files: Cache<File> = feeds.all();
     let storage_pools: Cache<StoragePool> = feeds.all();
     let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
     let mut start = |name: &ControllerName| -> BoxFuture<'static, ()> {
@@ -249,9 +254,14 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     network::Patience { least: options.router_lease_duration, most: options.host_lease_duration };
                 Box::pin(network::run(runtime, &caches, patience).instrument(span))
             }
+            ControllerName::File => {
+                let caches = file::Caches { files: files.clone(), pools: storage_pools.clone(), hosts: hosts.clone() };
+                Box::pin(file::run(runtime, &caches).instrument(span))
+            }
             ControllerName::Image => {
                 let caches = image::Caches {
                     images: images.clone(),
+                    files: files.clone(),
                     pools: storage_pools.clone(),
                     hosts: hosts.clone(),
                     vms: vms.clone(),

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | scheduler | which host a VM gets |
 //! | network | which VNI, prefix and router a network gets |
+//! | file | which host keeps the bytes of a file |
 //! | image | which host imports an image first; what is known of it |
 //! | storage-pool | what hosts have of a storage pool |
 //! | host | which hosts are silent, and that nobody knows how their VMs are |
@@ -15,6 +16,7 @@
 //! | resource-quota | how much of a quota is used, when the quota is new or limits something new |
 
 mod all;
+mod file;
 mod garbage_collector;
 mod host;
 mod image;

@@ -8,6 +8,7 @@ etcd_url='https://[::1]:2379'
 etcd_peer_url='https://[::1]:2380'
 controllers_metrics='[::1]:9101'
 agent_metrics='[::1]:9102'
+agent_streams='[::]:9402'
 
 # build PROFILE: all programs, into the folder `bin`.
 build() {
@@ -113,9 +114,10 @@ ensure_agent() {
     stop_replaced ucloud-agent
     if ! daemon_runs ucloud-agent; then
         refuse_taken_port "${agent_metrics##*:}" ucloud-agent
+        refuse_taken_port "${agent_streams##*:}" ucloud-agent
         start_daemon ucloud-agent "$bin/ucloud-agent" --kubeconfig "$DATA/agent.kubeconfig" \
             --data "$DATA/agent" --import-dir "$4" --host-name "$1" --roles "$2" \
-            --underlay "$3" --metrics "$agent_metrics" "${@:6}"
+            --underlay "$3" --metrics "$agent_metrics" --streams "$agent_streams" "${@:6}"
     fi
     await_daemon ucloud-agent 120 agent_ready "$1" "$5"
 }

@@ -13,7 +13,7 @@ use clap_complete::Shell;
     version,
     disable_version_flag = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the object does not exist, 4 timed out, 130 interrupted.\n\n\
-                  Everything here works with kubectl too, but for start, stop, restart and console."
+                  Everything here works with kubectl too, but for start, stop, restart, console, file and image."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -64,6 +64,12 @@ pub enum Command {
     /// Connects to a VM's serial console, on the host that runs it (Ctrl-] leaves)
     #[command(after_help = "Examples:\n  ucloudctl console web\n  ucloudctl console web --log --lines 50")]
     Console(Console),
+    /// Uploads files and downloads them
+    #[command(subcommand)]
+    File(FileCommand),
+    /// Makes images of files of this machine
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Shows what happened, to all objects or to one
     #[command(after_help = "Examples:\n  ucloudctl events\n  ucloudctl events vm/web -w")]
     Events(Events),
@@ -208,6 +214,76 @@ pub struct Power {
     /// The VMs' names
     #[arg(required = true, value_name = "VM")]
     pub vms: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub enum FileCommand {
+    /// Uploads a file of this machine; run again, it goes on where it was
+    #[command(after_help = "Example:\n  ucloudctl file upload installer installer.iso")]
+    Upload(FileUpload),
+    /// Downloads a file that was uploaded; run again, it goes on where it was
+    #[command(after_help = "Examples:\n  ucloudctl file download installer installer.iso\n  \
+                            ucloudctl file download notes - | less")]
+    Download(FileDownload),
+}
+
+#[derive(Args)]
+pub struct FileUpload {
+    /// The name of the File; it is made if it is not there
+    pub name: String,
+    /// Where the bytes are
+    pub path: PathBuf,
+    /// The StoragePool of a File that is made [default: "default"]
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// Prints the File
+    #[arg(long, short, value_enum)]
+    pub output: Option<Structured>,
+}
+
+#[derive(Args)]
+pub struct FileDownload {
+    /// The name of the File
+    pub name: String,
+    /// Where to put its bytes, or - for standard output
+    pub path: PathBuf,
+    /// Prints what was downloaded
+    #[arg(long, short, value_enum)]
+    pub output: Option<Structured>,
+}
+
+#[derive(Subcommand)]
+pub enum ImageCommand {
+    /// Uploads a disk image and makes an Image of it; run again, it goes on where it was
+    #[command(after_help = "Example:\n  ucloudctl image upload debian-12 debian-12.qcow2")]
+    Upload(ImageUpload),
+}
+
+#[derive(Args)]
+pub struct ImageUpload {
+    /// The name of the Image, and of the File that it is made from
+    pub name: String,
+    /// Where the bytes are
+    pub path: PathBuf,
+    /// The format of the bytes [default: what they begin as]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// The StoragePool [default: "default"]
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// How long to wait for the import once all is uploaded, such as 90s or 5m
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Prints the Image
+    #[arg(long, short, value_enum)]
+    pub output: Option<Structured>,
+}
+
+/// The format of a disk image.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Qcow2,
+    Raw,
 }
 
 #[derive(Args)]

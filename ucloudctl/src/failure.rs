@@ -32,6 +32,9 @@ pub enum Failure {
     /// The API server cannot be reached or cannot answer now.
     #[error("{0}")]
     Unavailable(String),
+    /// The object is not as the request presumes.
+    #[error("{0}")]
+    Conflict(String),
     /// The API server no longer knows what happened since then.
     #[error("{0}")]
     Expired(String),
@@ -47,13 +50,18 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Failure::TimedOut(_)) => TIMED_OUT,
         Some(Failure::Some { code, .. }) => *code,
         Some(Failure::Interrupted) => INTERRUPTED,
-        Some(Failure::Unavailable(_) | Failure::Expired(_)) | None => FAILED,
+        Some(Failure::Unavailable(_) | Failure::Conflict(_) | Failure::Expired(_)) | None => FAILED,
     }
 }
 
 /// Whether the same may succeed later.
 pub fn is_transient(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Failure::Unavailable(_)))
+}
+
+/// Whether the object is not as the request presumes: to look at it again helps.
+pub fn is_conflict(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::Conflict(_)))
 }
 
 /// Whether a watch must begin with a new list.
@@ -69,6 +77,7 @@ pub fn from_kube(error: kube::Error, server: &str) -> anyhow::Error {
         {
             Failure::NotFound(status.message).into()
         }
+        kube::Error::Api(status) if status.is_conflict() => Failure::Conflict(explain(&status)).into(),
         kube::Error::Api(status) if status.code == 410 => Failure::Expired(status.message).into(),
         kube::Error::Api(status) if status.code == 429 || status.code >= 500 => {
             Failure::Unavailable(explain(&status)).into()

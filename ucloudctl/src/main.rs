@@ -4,6 +4,8 @@
 mod cli;
 mod commands;
 mod connection;
+mod content;
+mod ensure;
 mod failure;
 mod manifest;
 mod output;

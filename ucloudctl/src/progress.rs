@@ -1,12 +1,16 @@
 //! Progress on whatever takes longer than a moment: on a terminal a line that moves, or a bar where a
 //! percentage is known; elsewhere a line whenever the message changes. It goes to standard error.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    io::IsTerminal as _,
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use crate::output;
+use crate::{failure, output};
 
 /// Shows how far one thing is.
 pub struct Progress {
@@ -61,6 +65,87 @@ impl Drop for Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Shows how many bytes of something have gone their way: on a terminal by a bar, elsewhere by a line for each tenth.
+pub struct Transfer {
+    bar: Option<ProgressBar>,
+    subject: String,
+    size: u64,
+    tenths: Cell<u64>,
+    noted: RefCell<String>,
+}
+
+impl Transfer {
+    /// Begins to show it of the `size` bytes of `subject`.
+    pub fn new(subject: String, size: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(size);
+            bar.set_style(bytes());
+            bar.set_message(subject.clone());
+            bar
+        });
+        Self { bar, subject, size, tenths: Cell::default(), noted: RefCell::default() }
+    }
+
+    /// So many are through.
+    pub fn set(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            return bar.set_position(done);
+        }
+        let tenths = u64::try_from(u128::from(done) * 10 / u128::from(self.size.max(1))).unwrap_or(10);
+        if tenths > self.tenths.replace(tenths) {
+            eprintln!("{}: {}0 %", self.subject, tenths);
+        }
+    }
+
+    /// Says something beside it, once as long as it is the same.
+    pub fn note(&self, text: &str) {
+        let text = output::one_line(text);
+        if self.noted.replace(text.clone()) == text {
+            return;
+        }
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{}: {text}", self.subject),
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Tells how to go on, whatever ends something before its end: an error or Ctrl-C.
+pub struct Unfinished(Option<&'static str>);
+
+impl Unfinished {
+    /// This is what to tell.
+    pub fn new(note: &'static str) -> Self {
+        Self(Some(note))
+    }
+
+    /// The end is reached.
+    pub fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(note) = self.0 {
+            failure::note(note);
+        }
+    }
+}
+
+fn bytes() -> ProgressStyle {
+    ProgressStyle::with_template("[{bar:30}] {percent:>3}% {wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta:>4}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn spinner() -> ProgressStyle {

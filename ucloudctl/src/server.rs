@@ -1,8 +1,13 @@
 //! The API server as ucloudctl uses it: objects are plain JSON, so that every kind works, known or not.
 
 use futures::{Stream, StreamExt as _};
-use http::{Method, Request, header};
-use kube::{Client, core::WatchEvent};
+use http::{HeaderName, Method, Request, Response, header};
+use http_body_util::BodyExt as _;
+use kube::{
+    Client,
+    client::Body,
+    core::{Status, WatchEvent},
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -70,6 +75,13 @@ impl Server {
     ) -> anyhow::Result<Value> {
         let path = format!("{}?{}", resource.collection_path(namespace), query.encode());
         self.send(Method::GET, &path, None, form).await
+    }
+
+    /// Makes an object that is not there yet; answers the object.
+    pub async fn create(&self, resource: &Resource, namespace: &str, object: &Value) -> anyhow::Result<Value> {
+        let path =
+            format!("{}?fieldValidation=Strict&fieldManager=ucloudctl", resource.collection_path(Some(namespace)));
+        self.send(Method::POST, &path, Some(("application/json", object)), Form::Object).await
     }
 
     /// Makes an object, or changes it, so that it is as `wanted` says (server-side apply); answers the object.
@@ -141,6 +153,29 @@ impl Server {
             Ok(WatchEvent::Error(status)) => Err(failure::from_kube(kube::Error::Api(status), &url)),
             Err(e) => Err(failure::from_kube(e, &url)),
         }))
+    }
+
+    /// Sends bytes and answers what comes back, whose body may be long. A refusal is an error.
+    pub async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        bytes: Vec<u8>,
+    ) -> anyhow::Result<Response<Body>> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let answer = self.client.send(request.body(Body::from(bytes))?).await.map_err(|e| self.explain(e))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let code = answer.status();
+        let body = answer.into_body().collect().await.map_err(|e| self.explain(e))?.to_bytes();
+        let status = serde_json::from_slice::<Status>(&body)
+            .unwrap_or_else(|_| Status::failure(&format!("the server answers {code}"), "").with_code(code.as_u16()));
+        Err(self.explain(kube::Error::Api(status.boxed())))
     }
 
     fn explain(&self, error: kube::Error) -> anyhow::Error {

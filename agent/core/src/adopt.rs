@@ -36,6 +36,14 @@ pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired]) -> Vec<
     all.into_iter().collect()
 }
 
+/// The same of the bytes of Files, which are given as the names of their pools and their UIDs. `known` are the UIDs of the
+/// Files that this host keeps.
+pub fn orphaned_files(found: &[(String, String)], known: &[&str]) -> Vec<String> {
+    let unknown = found.iter().filter(|(_, uid)| !known.contains(&uid.as_str()));
+    let names: BTreeSet<_> = unknown.map(|(pool, uid)| format!("file {uid} in pool {pool}")).collect();
+    names.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +80,12 @@ mod tests {
         let epochs = ["old", "paused", "off", "current", "newer"].map(|uid| (uid.to_owned(), 2)).into();
         assert_eq!(superseded(&domains, &epochs), ["old", "paused"]);
         assert_eq!(superseded(&domains, &BTreeMap::new()), [""; 0], "an empty list stops nothing");
+    }
+
+    #[test]
+    fn what_belongs_to_no_file_is_named() {
+        let found = ["kept", "lost"].map(|uid| ("default".to_owned(), uid.to_owned()));
+        assert_eq!(orphaned_files(&found, &["kept"]), ["file lost in pool default"]);
     }
 
     #[test]

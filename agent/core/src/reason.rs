@@ -44,3 +44,10 @@ pub const STORAGE_POOL_NOT_FOUND: &str = "StoragePoolNotFound";
 
 /// An image stays because disks are clones of it.
 pub const IN_USE: &str = "InUse";
+
+/// Ready: not all bytes of the File have come.
+pub const RECEIVING: &str = "Receiving";
+/// Ready: all bytes of the File are there.
+pub const COMPLETE: &str = "Complete";
+/// Ready: the bytes of the File were not those that its spec names, and were thrown away.
+pub const CHECKSUM_MISMATCH: &str = "ChecksumMismatch";

@@ -1,4 +1,5 @@
-//! Disks and images as files in a directory: [`Files`] implements [`BlockStore`].
+//! Disks, images and uploads as files in a directory: [`Files`] implements [`BlockStore`], [`Uploads`] implements
+//! [`FileStore`](ucloud_agent_core::FileStore).
 //!
 //! An image is fetched, inspected and converted into a read-only qcow2 file that is named after the checksum of
 //! its source; a disk is a qcow2 file that has such a one as its backing file. Nothing that comes from outside
@@ -7,6 +8,7 @@
 mod disk;
 mod import;
 mod store;
+mod upload;
 
 use std::{
     collections::HashMap,
@@ -26,6 +28,8 @@ use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, na
 use ucloud_types::Quantity;
 
 use store::{Lock, Store, StoreError, Turns};
+
+pub use upload::Uploads;
 
 /// Images that are being imported, by pool and UID: whoever comes second waits for the first.
 type Imports = HashMap<(String, String), Weak<AsyncMutex<()>>>;
@@ -56,34 +60,33 @@ impl Files {
         turn
     }
 
-    /// Opens the pool, and does `work` with it on a thread that may block. `act` is for the message.
-    async fn with_store<T: Send + 'static>(
-        &self,
-        pool: &Pool,
-        act: &str,
-        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, HostError> {
-        let PoolBackend::Directory { path } = &pool.backend else {
-            let message = format!("cannot {act}: pool {} is no directory", pool.name);
-            return Err(HostError::terminal("PoolMismatch", message));
-        };
-        let root = path.clone();
-        let done = spawn_blocking(move || work(&Store::open(&root)?)).await;
-        finished("use the pool", done).map_err(|error| error.reported(act))
-    }
-
-    /// As [`Self::with_store`], with the right to change the pool. Once begun, `work` is carried to its end.
+    /// As [`with_store`], with the right to change the pool. Once begun, `work` is carried to its end.
     async fn change_store<T: Send + 'static>(
         &self,
         pool: &Pool,
         act: &str,
         work: impl FnOnce(&Store, &Lock) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let store = self.with_store(pool, act, |store| Ok(store.clone())).await?;
+        let store = with_store(pool, act, |store| Ok(store.clone())).await?;
         let lock = self.turns.lock(&store).await.map_err(|error| error.reported(act))?;
         let done = spawn_blocking(move || work(&store, &lock)).await;
         finished("change the pool", done).map_err(|error| error.reported(act))
     }
+}
+
+/// Opens the pool, and does `work` with it on a thread that may block. `act` is for the message.
+async fn with_store<T: Send + 'static>(
+    pool: &Pool,
+    act: &str,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, HostError> {
+    let PoolBackend::Directory { path } = &pool.backend else {
+        let message = format!("cannot {act}: pool {} is no directory", pool.name);
+        return Err(HostError::terminal("PoolMismatch", message));
+    };
+    let root = path.clone();
+    let done = spawn_blocking(move || work(&Store::open(&root)?)).await;
+    finished("use the pool", done).map_err(|error| error.reported(act))
 }
 
 fn stored(store: &Store, image_uid: &str) -> Result<Option<StoredImage>, StoreError> {
@@ -119,19 +122,19 @@ impl BlockStore for Files {
             return Ok(image);
         }
         let act = import_act(request);
-        let store = self.with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
+        let store = with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
         self.import(&store, request, percent).await.map_err(|error| error.reported(request))
     }
 
     async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {
         names::check_uid(image_uid)?;
         let (act, uid) = (format!("look up image {image_uid} in pool {}", pool.name), image_uid.to_owned());
-        self.with_store(pool, &act, move |store| stored(store, &uid)).await
+        with_store(pool, &act, move |store| stored(store, &uid)).await
     }
 
     async fn images(&self, pool: &Pool) -> Result<Vec<String>, HostError> {
         let act = format!("list the images in pool {}", pool.name);
-        self.with_store(pool, &act, |store| {
+        with_store(pool, &act, |store| {
             let mut uids = Vec::new();
             for uid in store.image_uids()? {
                 if store.linked(&uid)?.is_some() {
@@ -157,12 +160,12 @@ impl BlockStore for Files {
         names::check_disk(&request.id)?;
         names::check_uid(&request.image_uid)?;
         let act = disk::act(request);
-        let store = self.with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
+        let store = with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
         self.make_disk(&store, request).await.map_err(|error| error.reported(request))
     }
 
     async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {
-        self.with_store(pool, &format!("list the disks in pool {}", pool.name), Store::disk_ids).await
+        with_store(pool, &format!("list the disks in pool {}", pool.name), Store::disk_ids).await
     }
 
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {

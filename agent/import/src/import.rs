@@ -3,9 +3,13 @@
 //! The bytes are always fetched, also when a content with the claimed checksum is there already: to know a
 //! checksum is not to have the right to the bytes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use tokio::{sync::watch, task::spawn_blocking};
+use async_trait::async_trait;
+use tokio::{io::AsyncRead, sync::watch, task::spawn_blocking};
 use ucloud_agent_core::{HostError, block_store::ImageRequest};
 use ucloud_types::{Quantity, image::Sha256};
 
@@ -13,7 +17,7 @@ use crate::{
     address::AddressPolicy,
     config::ImportConfig,
     error::StoreError,
-    fetch::{self, FetchError, Source, web::Web},
+    fetch::{self, FetchError, Origin, Source, web::Web},
     inspect::{InspectError, inspect},
     qemu_img::{QemuImg, QemuImgError},
     summary::summary,
@@ -26,7 +30,7 @@ const FETCHED_PERCENT: u8 = 80;
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// It names no source.
-    #[error("it has no source; set spec.source.http or spec.source.file")]
+    #[error("it has no source; set spec.source.http, spec.source.file or spec.source.upload")]
     NoSource,
     /// The bytes cannot be had.
     #[error(transparent)]
@@ -73,11 +77,27 @@ impl ImportError {
     }
 }
 
+/// Opens Files, whichever host keeps them.
+#[async_trait]
+pub trait OpenUpload: Send + Sync {
+    /// The bytes of the complete File of this name.
+    async fn open(&self, namespace: &str, file: &str) -> Result<Uploaded, HostError>;
+}
+
+/// A File that was opened.
+pub struct Uploaded {
+    /// How many bytes it has.
+    pub size: u64,
+    /// The bytes.
+    pub bytes: Box<dyn AsyncRead + Send + Unpin>,
+}
+
 /// Fetches, checks, inspects and converts images, for every kind of pool.
 pub struct Importer {
     import_dir: PathBuf,
     qemu_img: QemuImg,
     web: Web,
+    uploads: Option<Arc<dyn OpenUpload>>,
     max_source: Quantity,
     max_disk: Quantity,
 }
@@ -128,9 +148,16 @@ impl Importer {
             import_dir,
             qemu_img: QemuImg(qemu_img),
             web: Web::new(AddressPolicy { denied, allowed }).map_err(ImporterError::Web)?,
+            uploads: None,
             max_source,
             max_disk,
         })
+    }
+
+    /// Imports what was uploaded as well.
+    #[must_use]
+    pub fn with_uploads(self, uploads: Arc<dyn OpenUpload>) -> Self {
+        Self { uploads: Some(uploads), ..self }
     }
 
     /// qemu-img, as it is run on this host.
@@ -174,9 +201,16 @@ impl Importer {
     }
 
     async fn open_source(&self, request: &ImageRequest) -> Result<Source, ImportError> {
-        match (&request.source.http, &request.source.file) {
-            (Some(http), None) => Ok(self.web.open(&http.url).await?),
-            (None, Some(file)) => {
+        let source = &request.source;
+        match (&source.http, &source.file, &source.upload) {
+            (Some(http), None, None) => Ok(self.web.open(&http.url).await?),
+            (None, None, Some(upload)) => {
+                let Some(uploads) = &self.uploads else { return Err(ImportError::NoSource) };
+                let opened = uploads.open(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?;
+                let name = format!("{}/{}", request.namespace, upload.file);
+                Ok(Source { size: Some(opened.size), name, bytes: Origin::Upload(opened.bytes) })
+            }
+            (None, Some(file), None) => {
                 let (import_dir, namespace, name) =
                     (self.import_dir.clone(), request.namespace.clone(), file.name.clone());
                 let opened = spawn_blocking(move || fetch::file::open(&import_dir, &namespace, &name)).await;

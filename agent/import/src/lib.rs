@@ -20,5 +20,7 @@ pub use address::{IpPrefix, ParseIpPrefixError};
 pub use config::ImportConfig;
 pub use error::StoreError;
 pub use fetch::FetchError;
-pub use import::{ImportError, Importer, ImporterError, Inspected, Progress, TooLarge, act, finished};
+pub use import::{
+    ImportError, Importer, ImporterError, Inspected, OpenUpload, Progress, TooLarge, Uploaded, act, finished,
+};
 pub use inspect::InspectError;

@@ -24,7 +24,8 @@ impl SimHost {
     fn fetch(&self, request: &ImageRequest) -> Sha256 {
         let file = request.source.file.as_ref().map(|file| file.name.clone());
         let url = request.source.http.as_ref().map(|http| http.url.clone());
-        let name = file.or(url).unwrap_or_default();
+        let upload = request.source.upload.as_ref().map(|upload| upload.file.clone());
+        let name = file.or(url).or(upload).unwrap_or_default();
         let mut hasher = FnvHasher::default();
         hasher.write(name.as_bytes());
         hasher.write_u8(self.state().sources.get(&name).copied().unwrap_or(0));

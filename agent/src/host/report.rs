@@ -104,6 +104,7 @@ async fn report(shared: &Shared, seen: &Survey, newest: &mut Option<Host>) -> Re
     let current = host.status.clone().unwrap_or_default();
     let mut next = next_status(&current, seen, &shared.config, networks, host.metadata.generation, Timestamp::now());
     next.images = shared.images.report();
+    next.stream_port = shared.stream_port;
     match shared.api.report_host(&host, &next).await {
         Ok(Some(written)) => *newest = Some(written),
         Ok(None) => *newest = Some(host),

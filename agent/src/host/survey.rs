@@ -37,6 +37,7 @@ pub async fn survey(shared: &Shared) -> Survey {
     }
     let mut usages = Vec::new();
     let mut disks = Some(Vec::new());
+    let mut files = Some(Vec::new());
     for pool in pools(shared) {
         let usage = limited(limit, "measure a pool", machine.store.usage(&pool)).await;
         usages.push(match usage {
@@ -58,13 +59,22 @@ pub async fn survey(shared: &Shared) -> Survey {
             (Ok(_), None) => {}
             (Err(_), _) => disks = None,
         }
+        match (limited(limit, "list its files", machine.files.files(&pool)).await, &mut files) {
+            (Ok(found), Some(files)) => files.extend(found.into_keys().map(|uid| (pool.name.clone(), uid))),
+            (Ok(_), None) => {}
+            (Err(_), _) => files = None,
+        }
     }
     let domains = limited(limit, "list its domains", machine.hypervisor.domains()).await.ok();
-    let orphans = domains.zip(disks).map(|(domains, disks)| {
+    let orphans = domains.zip(disks).zip(files).map(|((domains, disks), files)| {
         // What is wanted is read after what is there: a VM that came in between is no orphan
         let vms = shared.caches.vms.all();
         let vms: Vec<_> = vms.iter().filter_map(|vm| Desired::of(vm, &shared.config.host).ok()).collect();
-        adopt::orphans(&domains, &disks, &vms)
+        let known = shared.caches.files.all();
+        let known: Vec<_> = known.iter().filter_map(|file| file.metadata.uid.as_deref()).collect();
+        let mut orphans = adopt::orphans(&domains, &disks, &vms);
+        orphans.extend(adopt::orphaned_files(&files, &known));
+        orphans
     });
     Survey { facts, addresses, pools: usages, orphans }
 }

@@ -165,7 +165,7 @@ mod tests {
             namespace: "default".into(),
             name: "alpine".into(),
             pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } },
-            source: ImageSource { http: None, file: Some(FileSource { name: "alpine.qcow2".into() }) },
+            source: ImageSource { file: Some(FileSource { name: "alpine.qcow2".into() }), ..ImageSource::default() },
             format: ImageFormat::Qcow2,
             checksum: checksum.map(|byte| Sha256::from([byte; 32])),
         }

@@ -5,6 +5,7 @@
 mod backoff;
 mod deletion;
 mod faults;
+mod files;
 mod host;
 mod interfaces;
 mod isolation;

@@ -1,6 +1,12 @@
 //! A small installation: an API server, controllers, simulated hosts and their agents.
 
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::SignedDuration;
 use kube::{
@@ -13,10 +19,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use ucloud_agent::{Agent, Config, Inventory, Machine, Timing};
+use ucloud_agent::{Agent, Config, Inventory, Machine, Streams, Timing, streams::StreamTls};
 use ucloud_agent_core::vm::Pace;
+use ucloud_agent_files::Uploads;
 use ucloud_agent_sim::{SimHost, Underlay};
-use ucloud_api::in_process::InProcess;
+use ucloud_api::{in_process::InProcess, pki::directory};
 use ucloud_controllers::{ControllerName, Options};
 use ucloud_machinery::storage::Storage as _;
 use ucloud_types::{
@@ -40,9 +47,15 @@ pub struct World {
 pub struct Running {
     task: JoinHandle<()>,
     end: CancellationToken,
+    stream_port: Option<u16>,
 }
 
 impl Running {
+    /// Where it takes streams.
+    pub fn stream_port(&self) -> Option<u16> {
+        self.stream_port
+    }
+
     /// As SIGTERM: comes back when the agent has ended.
     pub async fn terminate(mut self) {
         self.end.cancel();
@@ -106,6 +119,17 @@ fn config(host: &str, roles: &[HostRole], timing: Timing) -> Config {
     }
 }
 
+fn machine(host: &Arc<SimHost>) -> Machine {
+    Machine {
+        hypervisor: host.clone(),
+        store: host.clone(),
+        files: Arc::new(Uploads::default()),
+        net: host.clone(),
+        advertiser: host.clone(),
+        firewall: host.clone(),
+    }
+}
+
 impl World {
     pub async fn start() -> Self {
         // no agent renews its lease
@@ -117,7 +141,7 @@ impl World {
         let api = InProcess::start().await.unwrap();
         let admin = api.admin().await.unwrap();
         let options = Options {
-            controllers: BTreeSet::from([ControllerName::Network, ControllerName::Image]),
+            controllers: BTreeSet::from([ControllerName::Network, ControllerName::File, ControllerName::Image]),
             election: None,
             host_lease_duration: Duration::from_hours(1),
             router_lease_duration,
@@ -175,17 +199,24 @@ impl World {
 
     /// An agent that speaks to the API server by this client.
     pub fn agent_through(client: Client, host: &Arc<SimHost>, roles: &[HostRole], timing: Timing) -> Running {
-        let machine = Machine {
-            hypervisor: host.clone(),
-            store: host.clone(),
-            net: host.clone(),
-            advertiser: host.clone(),
-            firewall: host.clone(),
-        };
+        Self::run(Agent::new(config(host.name(), roles, timing), client, machine(host)), None)
+    }
+
+    /// An agent that takes the bytes of Files.
+    pub async fn streaming_agent(&self, host: &Arc<SimHost>) -> Running {
+        let subject = directory::agent(&host.name().parse().unwrap(), &HostRole::ALL);
+        let tls = StreamTls::from_kubeconfig(&self.api.kubeconfig(&subject).unwrap()).unwrap();
+        let streams = Streams::bind(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), tls).await.unwrap();
+        let port = streams.port();
+        let client = self.api.agent(host.name()).await.unwrap();
+        let agent = Agent::new(config(host.name(), &HostRole::ALL, timing()), client, machine(host));
+        Self::run(agent.with_streams(streams), Some(port))
+    }
+
+    fn run(agent: Agent, stream_port: Option<u16>) -> Running {
         let end = CancellationToken::new();
-        let agent = Agent::new(config(host.name(), roles, timing), client, machine);
         let running = agent.run(end.clone());
-        Running { task: tokio::spawn(async { running.await.unwrap() }), end }
+        Running { task: tokio::spawn(async { running.await.unwrap() }), end, stream_port }
     }
 
     /// A VM with one disk and one interface, and what else its spec says.

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use ucloud_agent::{Agent, Config, Inventory, Machine, Timing};
+use ucloud_agent_files::Uploads;
 use ucloud_agent_sim::{SimHost, Underlay};
 use ucloud_api::in_process::InProcess;
 use ucloud_controllers::Options;
@@ -190,6 +191,7 @@ async fn agent(api: &InProcess, host: Arc<SimHost>, room: u32) -> Agent {
     let machine = Machine {
         hypervisor: host.clone(),
         store: host.clone(),
+        files: Arc::new(Uploads::default()),
         net: host.clone(),
         advertiser: host.clone(),
         firewall: host,

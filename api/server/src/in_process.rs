@@ -21,13 +21,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kube::config::KubeConfigOptions;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 use ucloud_machinery::{ServerTls, TlsError, storage::MemoryStorage};
 use ucloud_types::host::HostRole;
 
 use crate::{
+    agents::{Agents, AgentsError},
     pki::{
         AltName, Authority, HostName, Identity, PkiError, ServerUrl, Subject, directory, kubeconfig,
         names::ParseNameError,
@@ -61,6 +62,9 @@ pub enum InProcessError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[from] TlsError),
+    /// The way to the agents cannot be set up.
+    #[error("cannot set up the way to the agents")]
+    Agents(#[from] AgentsError),
     /// A host's name is none.
     #[error(transparent)]
     Name(#[from] ParseNameError),
@@ -143,12 +147,27 @@ impl InProcess {
 
     /// Anybody, with a new certificate.
     pub async fn client(&self, subject: &Subject) -> Result<kube::Client, InProcessError> {
-        let identity = self.authority.issue(subject, SystemTime::now())?;
-        let kubeconfig = kubeconfig::build(&self.url, &self.authority, subject, &identity)?;
+        let kubeconfig = self.kubeconfig(subject)?;
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         // as in the programs that this stands for
         config.default_retry = false;
         kube::Client::try_from(config).map_err(InProcessError::Client)
+    }
+
+    /// Anybody's certificate and key, new ones.
+    pub fn identity(&self, subject: &Subject) -> Result<Identity, InProcessError> {
+        Ok(self.authority.issue(subject, SystemTime::now())?)
+    }
+
+    /// The certificate of the authority, PEM.
+    pub fn authority(&self) -> &str {
+        self.authority.certificate()
+    }
+
+    /// Anybody's kubeconfig, with a new certificate.
+    pub fn kubeconfig(&self, subject: &Subject) -> Result<Kubeconfig, InProcessError> {
+        let identity = self.identity(subject)?;
+        Ok(kubeconfig::build(&self.url, &self.authority, subject, &identity)?)
     }
 
     /// An administrator's kubeconfig, as YAML: for programs.
@@ -178,8 +197,11 @@ impl InProcess {
     fn serve(&mut self, listener: TcpListener) -> Result<(), InProcessError> {
         let Identity { certificate, key } = &self.certificate;
         let tls = ServerTls::from_pem(certificate.as_bytes(), key.as_bytes(), self.authority.certificate().as_bytes())?;
+        let api = self.identity(&directory::api())?;
+        let authority = self.authority.certificate().as_bytes();
+        let agents = Agents::from_pem(api.certificate.as_bytes(), api.key.as_bytes(), authority)?;
         let shutdown = CancellationToken::new();
-        let serving = server(self.storage.clone())?.serve(listener, tls, shutdown.clone());
+        let serving = server(self.storage.clone(), agents)?.serve(listener, tls, shutdown.clone());
         self.running = Some(Running { task: tokio::spawn(serving), shutdown });
         Ok(())
     }

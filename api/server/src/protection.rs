@@ -34,6 +34,7 @@ pub fn check_storage_pool(pool: &str, lister: &dyn Lister) -> Result<(), String>
         "the pool is in use by",
         "delete them first",
         &[
+            ("File", users(lister, "files", |file| pool_of(&file["spec"]) == pool)),
             ("Image", users(lister, "images", |image| pool_of(&image["spec"]) == pool)),
             // the disks that a VM has may be others than those that it asks for
             ("VM", users(lister, "vms", |vm| on_disk(vm, "spec") || on_disk(vm, "status"))),

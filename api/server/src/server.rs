@@ -7,16 +7,17 @@ use ucloud_machinery::{
     storage::Storage,
 };
 use ucloud_types::meta::{AGENTS_GROUP, CONTROLLERS_GROUP};
-use ucloud_types::{Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM};
+use ucloud_types::{File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM};
 
 use crate::{
+    agents::Agents,
     authorization::RoleAuthorizer,
     protection::NAMESPACES,
     strategy::{
-        HostStrategy, ImageStrategy, NetworkAllocationStrategy, NetworkPoolStrategy, NetworkStrategy,
+        FileStrategy, HostStrategy, ImageStrategy, NetworkAllocationStrategy, NetworkPoolStrategy, NetworkStrategy,
         SecurityGroupStrategy, StoragePoolStrategy, VmStrategy,
     },
-    subresources::{BindingHandler, PowerHandler, PowerVerb},
+    subresources::{BindingHandler, ContentHandler, PowerHandler, PowerVerb},
 };
 
 /// Why the server cannot be put together: a fault of this program.
@@ -30,16 +31,16 @@ pub enum ServerError {
     Build(#[from] BuildError),
 }
 
-/// The API server over `storage`. Callers are recognised by their client certificates; the namespaces that ucloud needs
-/// are made as soon as it serves. Needs a tokio runtime.
-pub fn server(storage: impl Storage) -> Result<ApiServer, ServerError> {
+/// The API server over `storage`, which reaches the bytes of Files by `agents`. Callers are recognised by their client
+/// certificates; the namespaces that ucloud needs are made as soon as it serves. Needs a tokio runtime.
+pub fn server(storage: impl Storage, agents: Agents) -> Result<ApiServer, ServerError> {
     let mut builder =
         ApiServer::builder(storage, RoleAuthorizer).product(concat!("ucloud-", env!("CARGO_PKG_VERSION")));
     // what keeps VMs running does not wait behind users, whatever they do
     for group in [CONTROLLERS_GROUP, AGENTS_GROUP] {
         builder = builder.priority_group(group);
     }
-    for resource in resources()? {
+    for resource in resources(agents)? {
         builder = builder.resource(resource);
     }
     for namespace in NAMESPACES {
@@ -48,13 +49,14 @@ pub fn server(storage: impl Storage) -> Result<ApiServer, ServerError> {
     Ok(builder.build()?)
 }
 
-fn resources() -> Result<Vec<Resource>, DescriptionError> {
+fn resources(agents: Agents) -> Result<Vec<Resource>, DescriptionError> {
     let mut vm = Resource::from_crd(&VM::crd())?.strategy(VmStrategy).subresource("binding", BindingHandler);
     for verb in [PowerVerb::Start, PowerVerb::Stop, PowerVerb::Restart] {
         vm = vm.subresource(verb.name(), PowerHandler(verb));
     }
     Ok(vec![
         vm,
+        Resource::from_crd(&File::crd())?.strategy(FileStrategy).stream("content", ContentHandler(agents)),
         Resource::from_crd(&Host::crd())?.strategy(HostStrategy),
         Resource::from_crd(&Image::crd())?.strategy(ImageStrategy),
         Resource::from_crd(&Network::crd())?.strategy(NetworkStrategy),
@@ -67,12 +69,19 @@ fn resources() -> Result<Vec<Resource>, DescriptionError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::pki::{Authority, directory};
 
     #[test]
     fn every_kind_is_served() {
+        let authority = Authority::generate("ca", SystemTime::now()).unwrap();
+        let api = authority.issue(&directory::api(), SystemTime::now()).unwrap();
+        let (certificate, key) = (api.certificate.as_bytes(), api.key.as_bytes());
+        let agents = Agents::from_pem(certificate, key, authority.certificate().as_bytes()).unwrap();
         let mut served: Vec<String> =
-            resources().unwrap().iter().map(|resource| resource.description().kind.clone()).collect();
+            resources(agents).unwrap().iter().map(|resource| resource.description().kind.clone()).collect();
         let mut defined: Vec<String> =
             ucloud_types::definitions().into_iter().map(|definition| definition.spec.names.kind).collect();
         served.sort();

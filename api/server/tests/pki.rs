@@ -42,9 +42,10 @@ impl Installation {
     }
 }
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 8] = [
     "pki/ca.crt",
     "pki/server.crt",
+    "pki/agents.crt",
     "pki/etcd/ca.crt",
     "pki/etcd/server.crt",
     "pki/etcd/client.crt",
@@ -66,6 +67,7 @@ fn the_second_run_changes_nothing() {
     for secret in [
         "pki/ca.key",
         "pki/server.key",
+        "pki/agents.key",
         "pki/etcd/ca.key",
         "pki/etcd/server.key",
         "pki/etcd/client.key",
@@ -84,7 +86,10 @@ fn what_is_about_to_expire_is_renewed() {
     let it = Installation::new();
     it.made(Duration::ZERO);
     let made = it.made(340 * DAY);
-    assert_eq!(names(&made), ["pki/server.crt", "pki/etcd/server.crt", "pki/etcd/client.crt", ALL[5], ALL[6]]);
+    assert_eq!(
+        names(&made),
+        ["pki/server.crt", "pki/agents.crt", "pki/etcd/server.crt", "pki/etcd/client.crt", ALL[6], ALL[7]]
+    );
     assert!(made.iter().all(|(_, replaced)| *replaced == Some(Flaw::Expires)), "{made:?}");
     assert_eq!(it.made(340 * DAY), []);
     let made = it.made(3300 * DAY);
@@ -103,7 +108,7 @@ fn a_name_that_is_missing_is_added() {
     assert_eq!(it.made(Duration::ZERO), [], "a name too many does no harm");
     it.server = "https://[fd00::1]:6443";
     let made = it.made(Duration::ZERO);
-    assert_eq!(names(&made), ["pki/server.crt", "pki/etcd/server.crt", ALL[5], ALL[6]]);
+    assert_eq!(names(&made), ["pki/server.crt", "pki/etcd/server.crt", ALL[6], ALL[7]]);
     assert_eq!(made[2].1, Some(Flaw::OtherServer));
 }
 
@@ -118,7 +123,7 @@ fn what_was_half_written_is_made_again() {
     assert_eq!(it.made(Duration::ZERO), [("pki/etcd/server.crt".to_owned(), None)]);
     // an authority whose certificate is gone keeps its key, and what it signed stays good but for the kubeconfigs
     fs::remove_file(it.path("pki/ca.crt")).unwrap();
-    assert_eq!(names(&it.made(Duration::ZERO)), ["pki/ca.crt", ALL[5], ALL[6]]);
+    assert_eq!(names(&it.made(Duration::ZERO)), ["pki/ca.crt", ALL[6], ALL[7]]);
     assert_eq!(it.made(Duration::ZERO), []);
 }
 

@@ -69,6 +69,9 @@ pub struct ImageSource {
     /// A file in the import folder of the hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
+    /// A File that somebody uploads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadSource>,
 }
 
 /// A source on a web server.
@@ -88,6 +91,15 @@ pub struct FileSource {
     /// folder (`IMPORT/NAMESPACE/NAME`). It is a name, not a path.
     #[schemars(length(max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
     pub name: String,
+}
+
+/// A source that somebody uploads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadSource {
+    /// The name of a File in the image's namespace. It is imported once it is complete, and must stay as long as hosts
+    /// may need a copy of the image.
+    pub file: String,
 }
 
 /// The format of a disk image.

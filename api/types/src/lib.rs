@@ -10,6 +10,7 @@
 #![expect(clippy::duplicated_attributes, reason = "each printcolumn of a kind has the same keys")]
 
 pub mod condition;
+pub mod file;
 pub mod host;
 pub mod image;
 pub mod mac;
@@ -24,6 +25,7 @@ pub mod storage_pool;
 pub mod vm;
 pub mod vni;
 
+pub use file::{File, FileSpec, FileStatus};
 pub use host::{Host, HostSpec, HostStatus};
 pub use image::{Image, ImageSpec, ImageStatus};
 pub use mac::MacAddr;
@@ -45,6 +47,7 @@ use kube::CustomResourceExt as _;
 /// `manifests/crds` is generated.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![
+        File::crd(),
         Host::crd(),
         Image::crd(),
         Network::crd(),

@@ -6,7 +6,8 @@ pub const GROUP: &str = "ucloud.ungleich.ch";
 pub const VERSION: &str = "v1alpha1";
 
 /// Held by the agent of the host to which a VM is bound, until its domain, taps and disks are gone. The API
-/// server adds it in the same write that binds the VM.
+/// server adds it in the same write that binds the VM. A File has it too, until its host has removed its bytes; the file
+/// controller adds it before it chooses the host.
 pub const AGENT_FINALIZER: &str = "ucloud.ungleich.ch/agent";
 /// Held by the network controller, until no host uses the network and its allocation is released.
 pub const NETWORK_FINALIZER: &str = "ucloud.ungleich.ch/network";
@@ -44,5 +45,14 @@ pub const AGENTS_GROUP: &str = "ucloud:agents";
 /// An agent whose host may have roles is in a group of this prefix and the roles instead, such as
 /// `ucloud:agents:compute,router`.
 pub const AGENTS_WITH_ROLES_PREFIX: &str = "ucloud:agents:";
+/// The user that the API server is to the agents of hosts.
+pub const API_USER: &str = "ucloud:api";
+/// The DNS name in an agent's certificate, by which the API server knows whom it has reached, is its host's name and this.
+/// No client reaches an API server by such a name, so an agent cannot pass for one.
+pub const AGENT_DOMAIN: &str = ".agents.ucloud";
+/// The header that says how many bytes of a File are there, or come before those in the request (as in tus 1.0).
+pub const UPLOAD_OFFSET: &str = "upload-offset";
+/// The header that says how many bytes a File has (as in tus 1.0).
+pub const UPLOAD_LENGTH: &str = "upload-length";
 /// An agent's user name is this prefix and the name of its host.
 pub const AGENT_USER_PREFIX: &str = "ucloud:agent:";

@@ -13,7 +13,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use ucloud_types::{
-    Host, Image, StoragePool, VM,
+    File, Host, Image, StoragePool, VM,
     condition::READY,
     meta::{IMAGE_FINALIZER, IMAGES_NAMESPACE},
 };
@@ -31,6 +31,8 @@ const NAME: &str = "image";
 pub struct Caches {
     /// Images.
     pub images: Cache<Image>,
+    /// What some of them are made of.
+    pub files: Cache<File>,
     /// Where they are kept.
     pub pools: Cache<StoragePool>,
     /// Who imports them and has copies.
@@ -43,6 +45,7 @@ pub struct Caches {
 pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
     let references = |images: Vec<Arc<Image>>| images.into_iter().map(|image| ObjectRef::from_obj(&*image));
     let (by_pool, by_host, by_vm) = (caches.images.clone(), caches.images.clone(), caches.images.clone());
+    let by_file = caches.images.clone();
     let controller = Controller::new(NAME, runtime, &caches.images)
         .watch(&caches.pools, move |change: &Change<StoragePool>| {
             let pool = change.object().map(|pool| pool.name_any());
@@ -57,6 +60,15 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
             // what is imported and stays depends on no host
             images.retain(|image| {
                 is_deleting(&**image) || image.status.as_ref().is_none_or(|status| status.sha256.is_none())
+            });
+            references(images)
+        })
+        .watch(&caches.files, move |change: &Change<File>| {
+            let file = change.object().map(|file| (file.namespace(), file.name_any()));
+            let mut images = if change.differs(plan::file_aspect) { by_file.all() } else { Vec::new() };
+            images.retain(|image| {
+                let source = image.spec.source.upload.as_ref();
+                source.map(|source| (image.namespace(), source.file.clone())) == file
             });
             references(images)
         })
@@ -87,7 +99,9 @@ impl Images {
     async fn serve(&self, image: &Image) -> Result<(), Failure> {
         let image = objects::ensure_finalizer(&self.client, image, IMAGE_FINALIZER).await?;
         let pool_exists = self.caches.pools.get(None, image.spec.effective_pool()).is_some();
-        let status = plan::plan(&image, pool_exists, &self.caches.hosts.all());
+        let upload = image.spec.source.upload.as_ref();
+        let file = upload.and_then(|upload| self.caches.files.get(image.namespace().as_deref(), &upload.file));
+        let status = plan::plan(&image, pool_exists, &self.caches.hosts.all(), file.as_deref());
         self.reports.write(&image, &status).await.map(|_| ())
     }
 

@@ -8,8 +8,8 @@ use std::{hash::Hasher as _, sync::Arc};
 use fnv::FnvHasher;
 use kube::ResourceExt as _;
 use ucloud_types::{
-    Host, Image, ImageStatus,
-    condition::{Finding, READY, TERMINATING, Verdict, is_true},
+    File, Host, Image, ImageStatus,
+    condition::{Finding, READY, TERMINATING, Verdict, get, is_true},
     host::HostImage,
     image::ImagePhase,
 };
@@ -28,6 +28,17 @@ pub fn aspect(host: &Host) -> (bool, Vec<String>, Vec<HostImage>) {
     (can_import_at_all(host), pools, status.images)
 }
 
+/// What of a File an image can depend on: whether it is complete, what it says, and where it is.
+pub fn file_aspect(file: &File) -> (bool, Option<String>, Option<String>) {
+    let status = file.status.clone().unwrap_or_default();
+    let said = get(&status.conditions, READY).map(|ready| ready.message.clone());
+    (is_complete(file), said, status.host)
+}
+
+fn is_complete(file: &File) -> bool {
+    file.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY)) && !is_deleting(file)
+}
+
 fn can_import_at_all(host: &Host) -> bool {
     host.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY)) && !is_deleting(host)
 }
@@ -37,21 +48,25 @@ fn can_import(host: &Host, pool: &str) -> bool {
     can_import_at_all(host) && pools.into_iter().any(|p| p.name == pool && p.error.is_none())
 }
 
-/// The host that imports the image first: the one it has, while that can; else any, so that images spread.
-fn importer<'a>(image: &Image, hosts: &'a [Arc<Host>]) -> Option<&'a Arc<Host>> {
+/// The host that imports the image first: the one it has, while that can; else the one that has the bytes of its File; else
+/// any, so that images spread.
+fn importer<'a>(image: &Image, hosts: &'a [Arc<Host>], file: Option<&File>) -> Option<&'a Arc<Host>> {
     let pool = image.spec.effective_pool();
     let present = image.status.as_ref().and_then(|status| status.importer.as_deref());
     let rank = |host: &&Arc<Host>| {
         let mut hasher = FnvHasher::default();
         hasher.write(uid_of(image).as_bytes());
         hasher.write(host.name_any().as_bytes());
-        (Some(host.name_any().as_str()) == present, hasher.finish())
+        let name = host.name_any();
+        let keeper = file.and_then(|file| file.status.as_ref()).and_then(|status| status.host.as_deref());
+        (Some(name.as_str()) == present, Some(name.as_str()) == keeper, hasher.finish())
     };
     hosts.iter().filter(|host| can_import(host, pool)).max_by_key(rank)
 }
 
-/// The status of an image that is to be there. `pool_exists`: whether its StoragePool does.
-pub fn plan(image: &Image, pool_exists: bool, hosts: &[Arc<Host>]) -> ImageStatus {
+/// The status of an image that is to be there. `pool_exists`: whether its StoragePool does. `file`: what it is made of, if
+/// that is a File that exists.
+pub fn plan(image: &Image, pool_exists: bool, hosts: &[Arc<Host>], file: Option<&File>) -> ImageStatus {
     let mut status = status_of(image);
     status.observed_generation = image.metadata.generation;
     if status.sha256.is_some() {
@@ -63,7 +78,18 @@ pub fn plan(image: &Image, pool_exists: bool, hosts: &[Arc<Host>]) -> ImageStatu
             format!("StoragePool {pool} does not exist: create it, or make the image again with another pool");
         return pending(image, status, "PoolNotFound", message);
     }
-    let Some(host) = importer(image, hosts) else {
+    if let Some(upload) = &image.spec.source.upload {
+        let name = &upload.file;
+        let Some(file) = file else {
+            let message = format!("File {name} does not exist: `ucloudctl file upload {name} PATH` makes it");
+            return pending(image, status, "FileNotFound", message);
+        };
+        if !is_complete(file) {
+            let said = file_aspect(file).1.unwrap_or_else(|| "nothing of it has come yet".to_owned());
+            return pending(image, status, "FileIncomplete", format!("File {name}: {said}"));
+        }
+    }
+    let Some(host) = importer(image, hosts, file) else {
         status.importer = None;
         let message = format!("no host that is Ready has pool {pool}: see the StoragePool and the Hosts");
         return pending(image, status, "NoHost", message);
@@ -168,7 +194,7 @@ mod tests {
     fn goes_from_pending_to_ready_by_what_the_importer_reports() {
         let mut image = image("debian", "default");
         let report = |image: &mut Image, entry: Value| {
-            image.status = Some(plan(image, true, &hosts(&[("h1", entry)])));
+            image.status = Some(plan(image, true, &hosts(&[("h1", entry)]), None));
             image.status.clone().unwrap()
         };
         let status = report(&mut image, json!([]));
@@ -188,12 +214,12 @@ mod tests {
         assert_eq!(report(&mut image, done), status, "pattern 13: nothing new, nothing to write");
         let other = entry(&json!({"phase": "Ready", "sha256": sum('b')}));
         assert_eq!(report(&mut image, other), status, "once pinned, a checksum stays");
-        assert_eq!(plan(&image, true, &[]), status, "and so does the image when the importer is gone");
+        assert_eq!(plan(&image, true, &[], None), status, "and so does the image when the importer is gone");
     }
 
     #[test]
     fn failures_carry_the_hosts_reason() {
-        let fails = |image: &Image, fields: Value| plan(image, true, &hosts(&[("h1", entry(&fields))]));
+        let fails = |image: &Image, fields: Value| plan(image, true, &hosts(&[("h1", entry(&fields))]), None);
         let image = image("debian", "default");
         let status =
             fails(&image, json!({"phase": "Failed", "reason": "FormatMismatch", "message": "it is raw, not qcow2"}));
@@ -210,7 +236,7 @@ mod tests {
     fn a_hosts_word_does_not_beat_the_checksum_in_the_spec() {
         let mut image = image("debian", "default");
         image.spec.checksum = Some(sum('a'));
-        let status = plan(&image, true, &hosts(&[("h1", entry(&json!({"phase": "Ready", "sha256": sum('b')})))]));
+        let status = plan(&image, true, &hosts(&[("h1", entry(&json!({"phase": "Ready", "sha256": sum('b')})))]), None);
         assert_eq!((reason(&status), &status.sha256), ("ChecksumMismatch", &None));
     }
 
@@ -220,22 +246,48 @@ mod tests {
         let all = hosts(&[("a", json!([])), ("b", json!([])), ("c", json!([]))]);
         for name in ["a", "b", "c"] {
             image.status.get_or_insert_default().importer = Some(name.into());
-            assert_eq!(plan(&image, true, &all).importer.as_deref(), Some(name));
+            assert_eq!(plan(&image, true, &all, None).importer.as_deref(), Some(name));
             let others: Vec<_> = all.iter().filter(|host| host.name_any() != name).cloned().collect();
-            assert_ne!(plan(&image, true, &others).importer.as_deref(), Some(name));
+            assert_ne!(plan(&image, true, &others, None).importer.as_deref(), Some(name));
         }
         let mut silent = all.clone();
         Arc::make_mut(&mut silent[2]).status.as_mut().unwrap().conditions.clear();
-        assert_ne!(plan(&image, true, &silent).importer.as_deref(), Some("c"), "its host is not Ready");
+        assert_ne!(plan(&image, true, &silent, None).importer.as_deref(), Some("c"), "its host is not Ready");
+    }
+
+    #[test]
+    fn an_image_of_a_file_waits_for_it_and_is_imported_where_it_is() {
+        let mut image = image("debian", "default");
+        image.spec.source = serde_json::from_value(json!({"upload": {"file": "iso"}})).unwrap();
+        let all = hosts(&[("a", json!([])), ("b", json!([])), ("c", json!([]))]);
+        assert_eq!(reason(&plan(&image, true, &all, None)), "FileNotFound");
+        let file = |host: &str, ready: &str| -> File {
+            serde_json::from_value(json!({
+                "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "File", "metadata": {"name": "iso"},
+                "spec": {"size": "1"},
+                "status": {"host": host, "conditions": [{"type": "Ready", "status": ready, "reason": "Receiving",
+                    "message": "not all bytes are there", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+            }))
+            .unwrap()
+        };
+        let waits = plan(&image, true, &all, Some(&file("a", "False")));
+        assert_eq!((reason(&waits), waits.importer.as_deref()), ("FileIncomplete", None));
+        let said = &get(&waits.conditions, READY).unwrap().message;
+        assert_eq!(said, "File iso: not all bytes are there");
+        for host in ["a", "b", "c"] {
+            let status = plan(&image, true, &all, Some(&file(host, "True")));
+            assert_eq!((reason(&status), status.importer.as_deref()), ("Importing", Some(host)));
+        }
+        assert!(plan(&image, true, &all[..1], Some(&file("c", "True"))).importer.is_some(), "others can fetch it");
     }
 
     #[test]
     fn says_what_is_missing() {
         let image = image("debian", "default");
-        assert_eq!(reason(&plan(&image, false, &hosts(&[("h1", json!([]))]))), "PoolNotFound");
-        assert_eq!(reason(&plan(&image, true, &[])), "NoHost");
+        assert_eq!(reason(&plan(&image, false, &hosts(&[("h1", json!([]))]), None)), "PoolNotFound");
+        assert_eq!(reason(&plan(&image, true, &[], None)), "NoHost");
         let mut broken = hosts(&[("h1", json!([]))]);
         Arc::make_mut(&mut broken[0]).status.as_mut().unwrap().pools[0].error = Some("read-only".into());
-        assert_eq!(reason(&plan(&image, true, &broken)), "NoHost");
+        assert_eq!(reason(&plan(&image, true, &broken, None)), "NoHost");
     }
 }

@@ -9,7 +9,7 @@ use kube::{
     core::{DynamicObject, PartialObjectMeta},
     discovery::{ApiResource, Discovery},
 };
-use ucloud_types::{Quantity as Bytes, VM};
+use ucloud_types::{File, Quantity as Bytes, VM};
 
 use crate::runtime::{Failure, objects};
 
@@ -43,7 +43,9 @@ pub async fn count(
             }
         } else if let Some(part) = Requested::named(name) {
             if requests.is_none() {
-                requests = Some(Requests::of(&objects::list::<VM>(client, Some(namespace), None).await?));
+                let vms = objects::list::<VM>(client, Some(namespace), None).await?;
+                let files = objects::list::<File>(client, Some(namespace), None).await?;
+                requests = Some(Requests::of(&vms, &files));
             }
             requests.as_ref().map_or_else(|| "0".to_owned(), |requests| requests.shown(part))
         } else {
@@ -93,7 +95,7 @@ impl Requested {
     }
 }
 
-/// What the VMs of a namespace take together.
+/// What the VMs and Files of a namespace take together.
 struct Requests {
     cpus: u64,
     memory: u64,
@@ -101,12 +103,15 @@ struct Requests {
 }
 
 impl Requests {
-    fn of(vms: &[VM]) -> Self {
+    fn of(vms: &[VM], files: &[File]) -> Self {
         let mut sum = Self { cpus: 0, memory: 0, storage: 0 };
         for requests in vms.iter().map(|vm| vm.spec.requests()) {
             sum.cpus = sum.cpus.saturating_add(requests.cpus.into());
             sum.memory = sum.memory.saturating_add(requests.memory.bytes());
             sum.storage = sum.storage.saturating_add(requests.storage.bytes());
+        }
+        for file in files {
+            sum.storage = sum.storage.saturating_add(file.spec.size.bytes());
         }
         sum
     }

@@ -12,8 +12,8 @@ use kube::core::object::HasStatus;
 use serde::Serialize;
 use serde_json::Value;
 use ucloud_types::{
-    Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus, SecurityGroup,
-    SecurityGroupStatus, StoragePool, StoragePoolStatus, VM, VMStatus,
+    File, FileStatus, Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus,
+    SecurityGroup, SecurityGroupStatus, StoragePool, StoragePoolStatus, VM, VMStatus,
     condition::{self, Condition, Finding, TERMINATING, Verdict},
 };
 
@@ -49,8 +49,9 @@ macro_rules! reported {
     };
 }
 
+reported!(File, FileStatus);
 reported!(Host, HostStatus);
-reported!(Image, ImageStatus, on its way: &["Importing"]);
+reported!(Image, ImageStatus, on its way: &["Importing", "FileNotFound", "FileIncomplete"]);
 reported!(Network, NetworkStatus, on its way: &["GatewayPending"]);
 reported!(NetworkPool, NetworkPoolStatus);
 reported!(SecurityGroup, SecurityGroupStatus);

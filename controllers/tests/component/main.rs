@@ -7,6 +7,7 @@
 mod allocation;
 mod crashes;
 mod faults;
+mod files;
 mod garbage;
 mod hosts;
 mod images;

@@ -6,7 +6,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use ucloud_types::VM;
+use ucloud_types::{File, VM};
 
 use crate::support::{Cloud, create, delete, until, until_gone, vm_spec};
 
@@ -116,4 +116,21 @@ async fn vms_take_cpus_memory_and_storage() {
     until_used(&cloud, "q", "requests.memory", "3Gi").await;
     delete(&cloud.vms(), "before").await;
     until_used(&cloud, "q", "requests.memory", "2Gi").await;
+}
+
+#[tokio::test]
+async fn files_take_storage() {
+    let cloud = Cloud::start().await;
+    let _controllers = cloud.controllers().await;
+    let files: Api<File> = Api::namespaced(cloud.admin.clone(), "default");
+    create(&files, "before", json!({"size": "10Gi"})).await;
+    create(&quotas(&cloud), "q", json!({"hard": {"requests.storage": "12Gi"}})).await;
+    until_used(&cloud, "q", "requests.storage", "10Gi").await;
+    create(&files, "small", json!({"size": "1Gi"})).await;
+    until_used(&cloud, "q", "requests.storage", "11Gi").await;
+    let large = serde_json::from_value(json!({
+        "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "File", "metadata": {"name": "large"},
+        "spec": {"size": "2Gi"},
+    }));
+    assert!(files.create(&PostParams::default(), &large.unwrap()).await.is_err());
 }

@@ -10,6 +10,7 @@ mod faults;
 mod life;
 mod quickstart;
 mod readme;
+mod uploads;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         apply::TESTS,
         life::TESTS,
         bad_input::TESTS,
+        uploads::TESTS,
         faults::TESTS,
         ceph::TESTS,
         quickstart::LAST,

@@ -5,7 +5,9 @@ mod console;
 mod delete;
 mod describe;
 mod events;
+mod file;
 mod get;
+mod image;
 mod power;
 mod version;
 mod wait;
@@ -36,6 +38,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Stop(options) => power::run(&server, &options, "stop", "shutdown requested").await,
         Command::Restart(options) => power::run(&server, &options, "restart", "restart requested").await,
         Command::Console(options) => console::run(&server, &options).await,
+        Command::File(command) => file::run(&server, &command).await,
+        Command::Image(command) => image::run(&server, &command).await,
         Command::Events(options) => events::run(&server, &options).await,
         Command::Version { output } => version::run(&server, output).await,
         Command::Completion { .. } => Ok(()),

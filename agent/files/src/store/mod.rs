@@ -5,11 +5,15 @@
 //!   POOL/images/sha256/HEX.qcow2   content, by the checksum of its source; read-only
 //!   POOL/images/by-uid/UID         symlink to the content of the Image with this UID
 //!   POOL/disks/UID.NAME.qcow2      disk NAME of the VM with this UID; its backing file is a content
+//!   POOL/files/UID.part            the bytes of the File with this UID that have come so far
+//!   POOL/files/UID.HEX             all of them, with their checksum
 //!   POOL/tmp/                      what is in the making
 //! ```
-//! Nothing is ever made in place: what is whole and on the disk is renamed to where it belongs. There is no
-//! database: images are found by their links, disks by their names, and what a disk needs by its own header.
+//! Nothing is ever made in place (but Files, which come piece by piece and resume): what is whole and on the disk is
+//! renamed to where it belongs. There is no database: images are found by their links, disks by their names, and what a
+//! disk needs by its own header.
 
+mod files;
 mod lock;
 mod staged;
 
@@ -48,7 +52,7 @@ impl Store {
     /// The pool in this directory, with all the folders that it needs.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self { root: root.to_owned() };
-        let folders = [root.to_owned(), store.contents(), store.links(), store.disks(), store.tmp()];
+        let folders = [root.to_owned(), store.contents(), store.links(), store.disks(), store.uploads(), store.tmp()];
         for folder in &folders {
             doing("make the pool's folders", DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder))?;
         }

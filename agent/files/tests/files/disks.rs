@@ -4,13 +4,12 @@ use std::{
     fs,
     io::Read as _,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
     process::{Command, Stdio},
     sync::Arc,
 };
 
-use crate::pool::{Lab, MIB, qemu_img};
-use anyhow::{Context as _, Result, ensure};
+use crate::pool::{Lab, MIB, Tmpfs, qemu_img};
+use anyhow::{Context as _, Result};
 use ucloud_agent_core::{
     BlockStore as _, HostError,
     block_store::{DiskId, DiskRequest},
@@ -191,27 +190,4 @@ async fn a_disk_waits_for_room() -> Result<()> {
     fs::remove_file(filler)?;
     lab.files.ensure_disk(&lab.disk("a", None)?).await?;
     Ok(())
-}
-
-/// A small file system; unmounted when it is dropped.
-struct Tmpfs(std::path::PathBuf);
-
-impl Tmpfs {
-    fn mount(at: &Path, size: &str) -> Result<Self> {
-        fs::create_dir_all(at)?;
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o"])
-            .arg(format!("size={size}"))
-            .arg("tmpfs")
-            .arg(at)
-            .status()?;
-        ensure!(status.success(), "cannot mount a small file system; this test must be run as root");
-        Ok(Self(at.to_owned()))
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
 }

@@ -6,3 +6,4 @@ mod disks;
 mod downloads;
 mod images;
 mod pool;
+mod uploads;

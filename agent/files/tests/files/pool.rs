@@ -129,11 +129,11 @@ impl Lab {
 }
 
 pub fn file(name: &str) -> ImageSource {
-    ImageSource { file: Some(FileSource { name: name.into() }), http: None }
+    ImageSource { file: Some(FileSource { name: name.into() }), ..ImageSource::default() }
 }
 
 pub fn http(url: &str) -> ImageSource {
-    ImageSource { http: Some(HttpSource { url: url.into() }), file: None }
+    ImageSource { http: Some(HttpSource { url: url.into() }), ..ImageSource::default() }
 }
 
 pub fn sha256(path: &Path) -> Result<Sha256> {
@@ -188,4 +188,27 @@ pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) -> Result<()
         }
     });
     waited.await.with_context(|| format!("waited for half a minute until {what}"))
+}
+
+/// A small file system; unmounted when it is dropped.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    pub fn mount(at: &Path, size: &str) -> Result<Self> {
+        fs::create_dir_all(at)?;
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o"])
+            .arg(format!("size={size}"))
+            .arg("tmpfs")
+            .arg(at)
+            .status()?;
+        ensure!(status.success(), "cannot mount a small file system; this test must be run as root");
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }

@@ -1,4 +1,4 @@
-//! Fetching a source: from a web server or from the import folder, in one pass, hashed as it comes, with
+//! Fetching a source: from a web server, from the import folder or from what was uploaded, in one pass, hashed as it comes, with
 //! bounded memory.
 
 pub mod file;
@@ -9,7 +9,7 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256 as Hasher};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufWriter},
     time::timeout,
 };
 use ucloud_agent_core::HostError;
@@ -86,6 +86,18 @@ pub enum FetchError {
         #[source]
         source: io::Error,
     },
+    /// The File cannot be had.
+    #[error(transparent)]
+    Upload(HostError),
+    /// The bytes of the File broke off.
+    #[error("the bytes of file {name} broke off")]
+    UploadBroke {
+        /// NAMESPACE/NAME.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// What came cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -96,13 +108,18 @@ impl FetchError {
     pub fn reported(self, act: &str) -> HostError {
         let (reason, terminal) = match self {
             Self::Store(error) => return error.reported(act),
+            Self::Upload(error) => {
+                return HostError { message: format!("cannot {act}: {}", error.message), ..error };
+            }
             Self::Url { .. } | Self::Address { .. } | Self::NoFile { .. } => ("SourceRefused", true),
             Self::TooLarge(_) => ("ImageTooLarge", true),
             Self::NotFound(_) => ("SourceNotFound", false),
             Self::Read { .. } => ("SourceUnreadable", false),
-            Self::Redirects(_) | Self::Status { .. } | Self::Transfer { .. } | Self::Stalled => {
-                ("DownloadFailed", false)
-            }
+            Self::Redirects(_)
+            | Self::Status { .. }
+            | Self::Transfer { .. }
+            | Self::UploadBroke { .. }
+            | Self::Stalled => ("DownloadFailed", false),
         };
         let message = format!("cannot {act}: {}", summary(&self));
         let error = if terminal { HostError::terminal(reason, message) } else { HostError::retryable(reason, message) };
@@ -126,6 +143,8 @@ pub enum Origin {
     Web(reqwest::Response),
     /// A file.
     File(tokio::fs::File),
+    /// What was uploaded.
+    Upload(Box<dyn AsyncRead + Send + Unpin>),
 }
 
 /// What was fetched.
@@ -137,6 +156,12 @@ pub struct Fetched {
     pub size: u64,
 }
 
+async fn piece(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+    let mut buffer = bytes::BytesMut::with_capacity(BUFFER);
+    let read = from.read_buf(&mut buffer).await?;
+    Ok((read > 0).then(|| buffer.freeze()))
+}
+
 impl Source {
     async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         let next = async {
@@ -145,10 +170,12 @@ impl Source {
                     answer.chunk().await.map_err(|source| FetchError::Transfer { host: self.name.clone(), source })
                 }
                 Origin::File(file) => {
-                    let mut buffer = bytes::BytesMut::with_capacity(BUFFER);
-                    let read = file.read_buf(&mut buffer).await;
-                    let read = read.map_err(|source| FetchError::Read { name: self.name.clone(), source })?;
-                    Ok((read > 0).then(|| buffer.freeze()))
+                    let read = piece(file).await;
+                    read.map_err(|source| FetchError::Read { name: self.name.clone(), source })
+                }
+                Origin::Upload(bytes) => {
+                    let read = piece(bytes).await;
+                    read.map_err(|source| FetchError::UploadBroke { name: self.name.clone(), source })
                 }
             }
         };

@@ -99,7 +99,7 @@ impl Lab {
             namespace: "demo".into(),
             name: "image".into(),
             pool: self.pool(),
-            source: ImageSource { file: Some(FileSource { name: name.into() }), http: None },
+            source: ImageSource { file: Some(FileSource { name: name.into() }), ..ImageSource::default() },
             format,
             checksum: None,
         }

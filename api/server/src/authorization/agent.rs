@@ -1,10 +1,12 @@
-//! What the agent of a host may do: see and report on the VMs bound to its host, its Host object and its heartbeat.
+//! What the agent of a host may do: see and report on the VMs bound to its host, the Files that it keeps, its Host object
+//! and its heartbeat.
 //!
 //! A host that has fallen into wrong hands must not reach further than the VMs that it runs. So an agent never changes
 //! anything that decides which VMs come to it (its Host's labels, roles and owner), and sees no VM of other hosts.
 //! Networks, security groups, images and storage pools it may read in all namespaces: which of them its VMs need changes from moment to
 //! moment.
 
+use serde::Deserialize as _;
 use serde_json::Value;
 use ucloud_machinery::{
     auth::{Attributes, UserInfo},
@@ -12,13 +14,14 @@ use ucloud_machinery::{
     strategy::Lister,
 };
 use ucloud_types::{
-    GROUP,
+    GROUP, VM,
     meta::{AGENT_FINALIZER, AGENTS_GROUP, AGENTS_WITH_ROLES_PREFIX, HOSTS_NAMESPACE},
 };
 
 use super::{NO_RULE, Refusal, change::only_removes_finalizer};
 
 const HOST_OF_VM: &str = "status.binding.host";
+const HOST_OF_FILE: &str = "status.host";
 
 /// Whether the user's certificate is that of an agent.
 pub fn is_one(user: &UserInfo) -> bool {
@@ -35,6 +38,15 @@ pub fn authorize(host: &str, request: &Attributes<'_>, lister: &dyn Lister) -> R
             let vm = lister.get(GROUP, "vms", Some(request.namespace), request.name);
             require_bound(host, vm.as_ref())
         }
+        (GROUP, "files", "", "list" | "watch") => {
+            let selected = request.field_selector.required_value(HOST_OF_FILE) == Some(host);
+            require(selected, || format!("an agent sees the Files on its host alone: select {HOST_OF_FILE}={host}"))
+        }
+        (GROUP, "files", "" | "status", "get" | "update" | "patch") => {
+            let file = lister.get(GROUP, "files", Some(request.namespace), request.name);
+            require_kept(host, file.as_ref())
+        }
+        (GROUP, "files", "content", "get") => require_source(host, request.namespace, request.name, lister),
         (GROUP, "hosts", "", "list" | "watch") => {
             let selected = request.field_selector.required_value("metadata.name") == Some(host);
             require(selected, || format!("an agent sees its own Host alone: select metadata.name={host}"))
@@ -68,12 +80,16 @@ pub fn authorize_object(
         ("vms", "status", Some(old), Some(_)) => require_bound(host, Some(old)),
         ("vms", "", Some(old), Some(new)) => {
             require_bound(host, Some(old))?;
-            let leaves = meta::is_terminating(old) && only_removes_finalizer(old, new, AGENT_FINALIZER);
-            require(leaves, || {
-                format!(
-                    "an agent changes nothing of a VM but its status, and removes {AGENT_FINALIZER} once the VM is being deleted"
-                )
-            })
+            require_release("VM", old, new)
+        }
+        // which host keeps a File is the controllers' to say
+        ("files", "status", Some(old), Some(new)) => {
+            require_kept(host, Some(old))?;
+            require_kept(host, Some(new))
+        }
+        ("files", "", Some(old), Some(new)) => {
+            require_kept(host, Some(old))?;
+            require_release("File", old, new)
         }
         ("hosts", "", None, Some(new)) => {
             require_own(host, request.name)?;
@@ -107,6 +123,15 @@ fn require_own(host: &str, name: &str) -> Result<(), Refusal> {
     require(name == host, || format!("this agent is that of host {host:?}"))
 }
 
+fn require_release(kind: &str, old: &Value, new: &Value) -> Result<(), Refusal> {
+    let leaves = meta::is_terminating(old) && only_removes_finalizer(old, new, AGENT_FINALIZER);
+    require(leaves, || {
+        format!(
+            "an agent changes nothing of a {kind} but its status, and removes {AGENT_FINALIZER} once the {kind} is being deleted"
+        )
+    })
+}
+
 /// A host takes no role but those in its agent's certificate: as a router it would carry other people's traffic.
 fn require_roles(request: &Attributes<'_>, host: &Value) -> Result<(), Refusal> {
     let roles = host.pointer("/spec/roles").and_then(Value::as_array).into_iter().flatten();
@@ -134,6 +159,28 @@ fn require_unbound_life(old: Option<&Value>, new: &Value) -> Result<(), Refusal>
 /// The same words whether the VM is another host's or is not there: which of the two is not for the agent to know.
 fn require_bound(host: &str, vm: Option<&Value>) -> Result<(), Refusal> {
     require(vm.is_some_and(|vm| is_bound(host, vm)), || format!("no such VM is bound to host {host:?}"))
+}
+
+/// The same of a File.
+fn require_kept(host: &str, file: Option<&Value>) -> Result<(), Refusal> {
+    let kept = file.and_then(|file| file.pointer("/status/host")).and_then(Value::as_str) == Some(host);
+    require(kept, || format!("no such File is on host {host:?}"))
+}
+
+/// The bytes of a File are for those hosts alone that import an image of it, or run a VM of one.
+fn require_source(host: &str, namespace: &str, file: &str, lister: &dyn Lister) -> Result<(), Refusal> {
+    let images = lister.list(GROUP, "images", Some(namespace));
+    let of_it = |image: &&Value| image.pointer("/spec/source/upload/file").and_then(Value::as_str) == Some(file);
+    let vms = lister.list(GROUP, "vms", None);
+    let bound: Vec<VM> = vms.iter().filter(|vm| is_bound(host, vm)).filter_map(|vm| VM::deserialize(vm).ok()).collect();
+    let needed = images.iter().filter(of_it).any(|image| {
+        let uses = |vm: &VM| {
+            let from = vm.metadata.namespace.as_deref().unwrap_or_default();
+            vm.spec.disks.iter().any(|disk| disk.image.resolve(from) == (namespace, meta::text(image, "name")))
+        };
+        image.pointer("/status/importer").and_then(Value::as_str) == Some(host) || bound.iter().any(uses)
+    });
+    require(needed, || format!("host {host:?} needs no image of this File"))
 }
 
 fn is_bound(host: &str, vm: &Value) -> bool {
@@ -206,6 +253,61 @@ mod tests {
             let request = Request::new(&user, "get", "vms").namespace("default").name(name);
             assert_eq!(request.decide_with(&objects()) == Decision::Allow, allowed, "{name}");
         }
+    }
+
+    #[test]
+    fn it_sees_reports_on_and_lets_go_the_files_on_its_host_alone() {
+        let user = agent();
+        for (selector, allowed) in [("status.host=h1", true), ("", false), ("status.host=h2", false)] {
+            let selector = FieldSelector::parse(selector).unwrap();
+            let decision = Request::new(&user, "list", "files").selector(&selector).decide();
+            assert_eq!(decision == Decision::Allow, allowed, "{selector:?}");
+        }
+        let file = |host: Option<&str>, finalizers: &[&str]| {
+            json!({"metadata": {"name": "iso", "namespace": "default", "finalizers": finalizers,
+                "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"size": "1"}, "status": {"host": host}})
+        };
+        for (host, own) in [(Some("h1"), true), (Some("h2"), false), (None, false)] {
+            let held = file(host, &[AGENT_FINALIZER]);
+            let objects = Objects::default().with("files", held.clone());
+            let patch = Request::new(&user, "patch", "files").namespace("default").name("iso");
+            assert_eq!(patch.allowed(Some(&held), Some(&file(host, &[])), &objects), own, "{host:?}");
+            assert_eq!(patch.subresource("status").allowed(Some(&held), Some(&held), &objects), own, "{host:?}");
+            let elsewhere = file(Some("h3"), &[AGENT_FINALIZER]);
+            assert!(!patch.subresource("status").allowed(Some(&held), Some(&elsewhere), &objects));
+            let mut larger = file(host, &[]);
+            larger["spec"]["size"] = json!("2");
+            assert!(!patch.allowed(Some(&held), Some(&larger), &objects));
+        }
+    }
+
+    #[test]
+    fn it_reads_the_bytes_of_files_that_it_imports_or_runs_images_of() {
+        let image = |name: &str, file: &str, importer: &str| {
+            json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"source": {"upload": {"file": file}}},
+                "status": {"importer": importer}})
+        };
+        let vm = |host: &str, image: &str| {
+            json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "VM",
+                "metadata": {"name": "web", "namespace": "default"},
+                "spec": {"cpus": 1, "memory": "1Gi", "disks": [{"name": "root", "image": image}]},
+                "status": {"binding": {"host": host, "epoch": 1}}})
+        };
+        let objects = Objects::default()
+            .with("images", image("first", "imported", "h1"))
+            .with("images", image("second", "run", "h2"))
+            .with("images", image("third", "other", "h2"))
+            .with("vms", vm("h1", "second"))
+            .with("vms", vm("h2", "third"));
+        let user = agent();
+        for (file, verb, allowed) in
+            [("imported", "get", true), ("run", "get", true), ("other", "get", false), ("imported", "update", false)]
+        {
+            let request = Request::new(&user, verb, "files").subresource("content").namespace("default").name(file);
+            assert_eq!(request.decide_with(&objects) == Decision::Allow, allowed, "{verb} {file}");
+        }
+        let elsewhere = Request::new(&user, "get", "files").subresource("content").namespace("p").name("imported");
+        assert_ne!(elsewhere.decide_with(&objects), Decision::Allow);
     }
 
     #[test]

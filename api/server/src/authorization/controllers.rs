@@ -18,13 +18,14 @@ use super::{
 };
 
 /// Kinds on which controllers hold finalizers: what else changes in them is judged with the objects.
-const HELD: [&str; 3] = ["vms", "networks", "images"];
+const HELD: [&str; 4] = ["vms", "networks", "images", "files"];
 
 /// What they may write anywhere: group, resources, verbs.
 const WRITES: [(&str, &[&str], &[&str]); 8] = [
     (
         GROUP,
         &[
+            "files/status",
             "hosts/status",
             "images/status",
             "networkpools/status",

@@ -27,7 +27,13 @@ pub fn rules(role: Role<'_>, namespace: &str) -> Rules {
 fn agent(host: &str, namespace: &str) -> Vec<Rule> {
     let reads: [&str; 3] = ["get", "list", "watch"];
     let mut rules = vec![
-        resources(&["get", "list", "watch", "update", "patch"], GROUP, &["vms", "vms/status"], &[]),
+        resources(
+            &["get", "list", "watch", "update", "patch"],
+            GROUP,
+            &["vms", "vms/status", "files", "files/status"],
+            &[],
+        ),
+        resources(&["get"], GROUP, &["files/content"], &[]),
         resources(&["get", "list", "watch", "create"], GROUP, &["hosts"], &[host]),
         resources(&["get", "update", "patch"], GROUP, &["hosts/status"], &[host]),
         resources(&reads, GROUP, &["networks", "images", "securitygroups", "storagepools"], &[]),

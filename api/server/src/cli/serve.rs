@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use ucloud_api::Agents;
 use ucloud_machinery::{
     ServerTls,
     storage::{EtcdConfig, EtcdStorage, Storage as _},
@@ -35,7 +36,7 @@ pub struct ServeArgs {
     /// The address and port to serve at.
     #[arg(long, value_name = "ADDRESS", default_value = "[::1]:6443")]
     listen: SocketAddr,
-    /// The folder that `ucloud-api pki init` made: ca.crt, server.crt, server.key, etcd/.
+    /// The folder that `ucloud-api pki init` made: ca.crt, server.crt, server.key, agents.crt, agents.key, etcd/.
     #[arg(long, value_name = "DIR")]
     pki_dir: PathBuf,
     /// The URL of an etcd member. Repeat it for each member.
@@ -87,6 +88,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let pki = |file: &str| read(&args.pki_dir.join(file));
     let tls = ServerTls::from_pem(&pki("server.crt")?, &pki("server.key")?, &pki("ca.crt")?)
         .with_context(|| format!("cannot use the certificates in {}", args.pki_dir.display()))?;
+    let agents = Agents::from_pem(&pki("agents.crt")?, &pki("agents.key")?, &pki("ca.crt")?)
+        .with_context(|| format!("cannot use the certificate for agents in {}", args.pki_dir.display()))?;
     let etcd_file = |given: &Option<PathBuf>, file: &str| match given {
         Some(path) => read(path),
         None => pki(file),
@@ -111,7 +114,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     if let Some(error) = silence {
         tracing::warn!(etcd, error, "etcd does not answer yet: trying on; /readyz fails until it does");
     }
-    let server = ucloud_api::server(storage)?;
+    let server = ucloud_api::server(storage, agents)?;
     tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), version = env!("CARGO_PKG_VERSION"), "serving");
     server.serve(listener, tls, shutdown).await;
     tracing::info!("stopped");

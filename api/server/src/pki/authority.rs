@@ -53,6 +53,8 @@ pub enum Subject {
         user: String,
         /// The user's group. A certificate that is made here names one at most.
         group: Option<String>,
+        /// The name by which the API server reaches it, where it does: an agent.
+        serves: Option<AltName>,
     },
 }
 
@@ -64,7 +66,7 @@ impl Subject {
 
     /// A client.
     pub fn client(user: impl Into<String>, group: Option<&str>) -> Self {
-        Self::Client { user: user.into(), group: group.map(str::to_owned) }
+        Self::Client { user: user.into(), group: group.map(str::to_owned), serves: None }
     }
 
     /// The common name.
@@ -87,7 +89,7 @@ impl Subject {
     pub fn alt_names(&self) -> &[AltName] {
         match self {
             Self::Server { names, .. } => names,
-            Self::Client { .. } => &[],
+            Self::Client { serves, .. } => serves.as_slice(),
         }
     }
 
@@ -99,7 +101,7 @@ impl Subject {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match self {
-            Self::Server { also_client: true, .. } => {
+            Self::Server { also_client: true, .. } | Self::Client { serves: Some(_), .. } => {
                 vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
             }
             Self::Server { .. } => vec![ExtendedKeyUsagePurpose::ServerAuth],

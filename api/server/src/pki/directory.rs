@@ -3,6 +3,7 @@
 //! ```text
 //! ca.crt ca.key          the main authority
 //! server.crt server.key  the API server
+//! agents.crt agents.key  the API server, as the agents' client
 //! etcd/ca.crt ca.key     etcd's own authority
 //! etcd/server.crt .key   etcd
 //! etcd/client.crt .key   the API server, as etcd's client
@@ -19,7 +20,10 @@ use std::{
 use rcgen::KeyPair;
 use ucloud_types::{
     host::HostRole,
-    meta::{ADMIN_GROUP, AGENT_USER_PREFIX, AGENTS_GROUP, AGENTS_WITH_ROLES_PREFIX, CONTROLLERS_GROUP},
+    meta::{
+        ADMIN_GROUP, AGENT_DOMAIN, AGENT_USER_PREFIX, AGENTS_GROUP, AGENTS_WITH_ROLES_PREFIX, API_USER,
+        CONTROLLERS_GROUP,
+    },
 };
 
 use super::{
@@ -54,7 +58,12 @@ pub fn controllers() -> Subject {
     Subject::client("ucloud:controllers", Some(CONTROLLERS_GROUP))
 }
 
-/// The user of a host's agent. The roles are those that the host may have.
+/// The API server's user, to agents.
+pub fn api() -> Subject {
+    Subject::client(API_USER, None)
+}
+
+/// The user of a host's agent, which the API server also reaches by the name in it. The roles are those that the host may have.
 pub fn agent(host: &HostName, roles: &[HostRole]) -> Subject {
     // in one order, so that the same roles are the same subject
     let allowed = HostRole::ALL.into_iter().filter(|role| roles.contains(role));
@@ -63,7 +72,12 @@ pub fn agent(host: &HostName, roles: &[HostRole]) -> Subject {
         [] => AGENTS_GROUP.to_owned(),
         names => format!("{AGENTS_WITH_ROLES_PREFIX}{}", names.join(",")),
     };
-    Subject::client(format!("{AGENT_USER_PREFIX}{}", host.as_str()), Some(&group))
+    let host = host.as_str();
+    Subject::Client {
+        user: format!("{AGENT_USER_PREFIX}{host}"),
+        group: Some(group),
+        serves: Some(AltName::Dns(format!("{host}{AGENT_DOMAIN}"))),
+    }
 }
 
 /// Where a certificate and its key are.
@@ -102,6 +116,7 @@ impl Directory {
         let mut made = Vec::new();
         let main = self.authority("ca", "ucloud CA", &mut made)?;
         self.pair("server", &main, &Subject::server("ucloud-api", all.clone()), &mut made)?;
+        self.pair("agents", &main, &api(), &mut made)?;
         let etcd = self.authority("etcd/ca", "ucloud etcd CA", &mut made)?;
         let etcd_server = Subject::Server { name: "etcd".to_owned(), names: all, also_client: true };
         self.pair("etcd/server", &etcd, &etcd_server, &mut made)?;

@@ -138,7 +138,7 @@ fn check_subject(certificate: &X509Certificate<'_>, subject: &Subject) -> Result
     let usage = certificate.extended_key_usage().ok().flatten().map(|extension| extension.value);
     let usable = usage.is_some_and(|usage| match subject {
         Subject::Server { also_client, .. } => usage.server_auth && (usage.client_auth || !also_client),
-        Subject::Client { .. } => usage.client_auth && !usage.server_auth,
+        Subject::Client { serves, .. } => usage.client_auth && usage.server_auth == serves.is_some(),
     });
     if name != Some(subject.common_name()) || groups != Vec::from_iter(subject.organization()) || !usable {
         return Err(Flaw::OtherSubject);
@@ -219,6 +219,18 @@ mod tests {
         let renewed = Authority::with_key("ca", key, now).unwrap();
         assert_ne!(renewed.certificate(), authority.certificate());
         assert_eq!(leaf_flaw(&identity, &subject, &renewed, now), None);
+    }
+
+    #[test]
+    fn an_agents_old_certificate_by_which_it_cannot_be_reached_is_made_anew() {
+        let now = SystemTime::now();
+        let authority = Authority::generate("ca", now).unwrap();
+        let agent = crate::pki::directory::agent(&"h1".parse().unwrap(), &[]);
+        let identity = authority.issue(&agent, now).unwrap();
+        assert_eq!(leaf_flaw(&identity, &agent, &authority, now), None);
+        let old = Subject::client("ucloud:agent:h1", Some("ucloud:agents"));
+        let identity = authority.issue(&old, now).unwrap();
+        assert_eq!(leaf_flaw(&identity, &agent, &authority, now), Some(Flaw::OtherSubject));
     }
 
     #[test]

@@ -46,6 +46,9 @@ fn validate(image: &Image) -> Vec<FieldError> {
     {
         errors.push(FieldError::invalid(FieldPath::new("spec.source.http.url"), source.url.as_str(), rule));
     }
+    if let Some(source) = &image.spec.source.upload {
+        check_name(FieldPath::new("spec.source.upload.file"), &source.file, &mut errors);
+    }
     if let Some(pool) = &image.spec.pool {
         check_name(FieldPath::new("spec.pool"), pool, &mut errors);
     }

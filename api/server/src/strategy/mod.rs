@@ -7,6 +7,7 @@
 
 mod address;
 mod field;
+mod file;
 mod host;
 mod image;
 mod network;
@@ -16,6 +17,7 @@ mod security_group;
 mod storage_pool;
 mod vm;
 
+pub use file::FileStrategy;
 pub use host::HostStrategy;
 pub use image::ImageStrategy;
 pub use network::NetworkStrategy;

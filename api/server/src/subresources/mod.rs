@@ -1,10 +1,13 @@
 //! What is done to a VM by a request of its own and not by writing its fields: binding it to a host, and starting,
-//! stopping and restarting it. Each is a pure function of the VM, carried out by compare-and-swap.
+//! stopping and restarting it. Each is a pure function of the VM, carried out by compare-and-swap. And the bytes of Files,
+//! which the API server hands on and never keeps.
 
 mod binding;
+mod content;
 mod power;
 
 pub use binding::{BindingHandler, VMBinding};
+pub use content::ContentHandler;
 pub use power::{PowerHandler, PowerVerb};
 
 use serde_json::Value;

@@ -269,3 +269,48 @@ async fn the_generation_counts_changes_of_the_spec() {
     let vm = vms(&admin).patch_status("web", &PatchParams::default(), &patch).await.unwrap();
     assert_eq!(generation(&vm), Some(2));
 }
+
+#[tokio::test]
+async fn an_image_of_a_file_names_one() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let image = |source: Value| json!({"format": "raw", "source": source});
+    let status = refused(create(&admin, "Image", "images", "a", image(json!({"upload": {"file": "../iso"}}))).await);
+    assert_eq!(fields(&status), ["spec.source.upload.file"]);
+    let both = json!({"upload": {"file": "iso"}, "file": {"name": "iso"}});
+    assert_eq!(refused(create(&admin, "Image", "images", "a", image(both)).await).code, 422);
+    create(&admin, "Image", "images", "a", image(json!({"upload": {"file": "iso"}}))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_files_spec_is_sound_and_stays() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    for (spec, field) in [
+        (json!({}), "spec.size"),
+        (json!({"size": "0"}), "spec.size"),
+        (json!({"size": "-1"}), "spec.size"),
+        (json!({"size": "1", "sha256": "sha256:../../etc/passwd"}), "spec.sha256"),
+        (json!({"size": "1", "pool": "../pool"}), "spec.pool"),
+    ] {
+        let status = refused(create(&admin, "File", "files", "iso", spec).await);
+        assert_eq!((status.code, fields(&status)), (422, vec![field]), "{}", status.message);
+    }
+    for name in ["../iso", "a/b", "ISO"] {
+        let status = refused(create(&admin, "File", "files", name, json!({"size": "1"})).await);
+        assert_eq!(fields(&status), ["metadata.name"], "{name}");
+    }
+    let sum = format!("sha256:{}", "0a".repeat(32));
+    create(&admin, "File", "files", "iso", json!({"size": "1Ki", "sha256": sum})).await.unwrap();
+    let files = untyped(&admin, "File", "files");
+    let change = |spec: Value| Patch::Merge(json!({"spec": spec}));
+    for (spec, field) in [
+        (json!({"size": "2Ki"}), "spec.size"),
+        (json!({"sha256": null}), "spec.sha256"),
+        (json!({"pool": "other"}), "spec.pool"),
+    ] {
+        let status = refused(files.patch("iso", &PatchParams::default(), &change(spec)).await);
+        assert_eq!(fields(&status), [field], "{}", status.message);
+    }
+    files.patch("iso", &PatchParams::default(), &change(json!({"size": 1024, "pool": "default"}))).await.unwrap();
+}

@@ -1,0 +1,94 @@
+//! Keeping the bytes of Files: [`FileStore`].
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use ucloud_types::{Quantity, image::Sha256};
+
+use crate::{HostError, block_store::Pool};
+
+/// Keeps the bytes of Files, which come in order and may break off anywhere.
+#[async_trait]
+pub trait FileStore: Send + Sync {
+    /// What there is of all Files in the pool, by UID.
+    async fn files(&self, pool: &Pool) -> Result<BTreeMap<String, Stored>, HostError>;
+
+    /// What there is of one. A File of which nothing has come yet is partial, with no byte.
+    async fn stored(&self, file: &FileRequest) -> Result<Stored, HostError>;
+
+    /// Takes bytes from `offset` on, until the channel is closed, and tells what is on the disk then. The last byte makes
+    /// the File complete, if its checksum is right; else all of it is thrown away. Whatever fails, the bytes that are
+    /// kept are those that came first, and the next call may go on behind them.
+    ///
+    /// Once called it goes on to its end, also where nobody waits for it any more.
+    async fn append(
+        &self,
+        file: &FileRequest,
+        offset: u64,
+        bytes: mpsc::Receiver<Bytes>,
+    ) -> Result<Stored, AppendError>;
+
+    /// The bytes of a File that is complete.
+    async fn open(&self, file: &FileRequest) -> Result<tokio::fs::File, HostError>;
+
+    /// Removes whatever there is of the File with this UID.
+    async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError>;
+}
+
+/// A File, as its host needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRequest {
+    /// The File's UID.
+    pub uid: String,
+    /// The File's namespace.
+    pub namespace: String,
+    /// The File's name.
+    pub name: String,
+    /// The pool to keep it in.
+    pub pool: Pool,
+    /// How many bytes it has.
+    pub size: u64,
+    /// The checksum that they are claimed to have.
+    pub sha256: Option<Sha256>,
+}
+
+/// What there is of a File.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// So many bytes, from the first one on.
+    Partial(u64),
+    /// All of them; they have this checksum.
+    Complete(Sha256),
+}
+
+/// Why bytes were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Others are wanted.
+    #[error("the next byte is number {next}: go on there")]
+    WrongOffset {
+        /// How many are there already.
+        next: u64,
+    },
+    /// Somebody else is at it.
+    #[error("another upload of it is under way: wait until that has ended")]
+    Busy,
+    /// There are more than the File has. Those that came before them are kept.
+    #[error("more bytes came than its size {0}: make a file of the right size")]
+    TooMany(Quantity),
+    /// They are not those that were claimed. All of them are thrown away.
+    #[error(
+        "its bytes have the checksum {found}, and spec.sha256 is {claimed}: upload the right ones, from the first on"
+    )]
+    Checksum {
+        /// What was claimed.
+        claimed: Sha256,
+        /// What was found.
+        found: Sha256,
+    },
+    /// The host fails.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}

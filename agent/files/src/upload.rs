@@ -1,0 +1,252 @@
+//! The bytes of Files: [`Uploads`] implements [`FileStore`].
+//!
+//! A File that is not complete is a file to which bytes are added at the end and nowhere else, so that its length says
+//! all there is to know. Whoever adds some has it locked. When the last byte has come it is renamed, and its new name
+//! holds its checksum.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use sha2::{Digest as _, Sha256 as Hasher};
+use tokio::{sync::mpsc, task::spawn_blocking};
+use ucloud_agent_core::{
+    FileStore, HostError,
+    block_store::{Pool, PoolBackend},
+    file_store::{AppendError, FileRequest, Stored},
+};
+use ucloud_agent_import::{StoreError, error::doing, names};
+use ucloud_types::{Quantity, image::Sha256};
+
+use crate::{store::Store, with_store};
+
+const BUFFER: usize = 1 << 20;
+/// A File is read by the agent alone.
+const MODE: u32 = 0o600;
+
+/// How far the checksums of files that are not complete are computed, by UID. What is not known here is read again.
+type Hashers = Arc<Mutex<HashMap<String, Hashed>>>;
+
+/// The Files of this host.
+#[derive(Default)]
+pub struct Uploads {
+    hashers: Hashers,
+}
+
+/// The checksum of the first bytes of a file.
+#[derive(Default)]
+struct Hashed {
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Hashed {
+    fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+}
+
+fn lock(hashers: &Hashers) -> MutexGuard<'_, HashMap<String, Hashed>> {
+    hashers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn act(what: &str, file: &FileRequest) -> String {
+    format!("{what} file {}/{} in pool {}", file.namespace, file.name, file.pool.name)
+}
+
+#[async_trait]
+impl FileStore for Uploads {
+    async fn files(&self, pool: &Pool) -> Result<BTreeMap<String, Stored>, HostError> {
+        // it is not made to be looked at, and a pool that is no directory has none
+        match &pool.backend {
+            PoolBackend::Directory { path } if path.exists() => {
+                with_store(pool, &format!("list the files in pool {}", pool.name), Store::files).await
+            }
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
+    async fn stored(&self, file: &FileRequest) -> Result<Stored, HostError> {
+        names::check_uid(&file.uid)?;
+        let uid = file.uid.clone();
+        with_store(&file.pool, &act("look up", file), move |store| store.file(&uid)).await
+    }
+
+    async fn append(
+        &self,
+        file: &FileRequest,
+        offset: u64,
+        bytes: mpsc::Receiver<Bytes>,
+    ) -> Result<Stored, AppendError> {
+        names::check_uid(&file.uid)?;
+        let act = act("keep", file);
+        let store = with_store(&file.pool, &act, |store| Ok(store.clone())).await?;
+        let (file, hashers) = (file.clone(), Arc::clone(&self.hashers));
+        let appended = spawn_blocking(move || append(&store, &hashers, &file, offset, bytes)).await;
+        let appended =
+            appended.map_err(|error| StoreError::new("write a file", io::Error::other(error)).reported(&act))?;
+        appended.map_err(|refused| match refused {
+            Refused::Append(error) => error,
+            Refused::Store(error) => AppendError::Host(error.reported(&act)),
+        })
+    }
+
+    async fn open(&self, file: &FileRequest) -> Result<tokio::fs::File, HostError> {
+        names::check_uid(&file.uid)?;
+        let uid = file.uid.clone();
+        let act = act("read", file);
+        let opened = with_store(&file.pool, &act, move |store| match store.file(&uid)? {
+            Stored::Complete(sha256) => doing("open a file", File::open(store.complete(&uid, &sha256))).map(Some),
+            Stored::Partial(_) => Ok(None),
+        });
+        let missing = || {
+            let message = format!("file {}/{} is not complete yet: upload the rest of it", file.namespace, file.name);
+            HostError::retryable("FileIncomplete", message)
+        };
+        opened.await?.map(tokio::fs::File::from_std).ok_or_else(missing)
+    }
+
+    async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError> {
+        names::check_uid(uid)?;
+        lock(&self.hashers).remove(uid);
+        let (act, uid) = (format!("remove file {uid} from pool {}", pool.name), uid.to_owned());
+        with_store(pool, &act, move |store| store.remove_file(&uid)).await
+    }
+}
+
+/// Why bytes were not taken.
+enum Refused {
+    Append(AppendError),
+    Store(StoreError),
+}
+
+impl From<AppendError> for Refused {
+    fn from(error: AppendError) -> Self {
+        Self::Append(error)
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Takes bytes. Blocks until the last one has come.
+fn append(
+    store: &Store,
+    hashers: &Hashers,
+    file: &FileRequest,
+    offset: u64,
+    mut bytes: mpsc::Receiver<Bytes>,
+) -> Result<Stored, Refused> {
+    let Some(mut part) = open_part(store, &file.uid)? else {
+        let stored = store.file(&file.uid)?;
+        let has = |stored: &Stored| matches!(stored, Stored::Complete(_)) && offset == file.size;
+        if !has(&stored) {
+            return Err(AppendError::WrongOffset { next: file.size }.into());
+        }
+        return match bytes.blocking_recv() {
+            Some(_) => Err(AppendError::TooMany(Quantity::from_bytes(file.size)).into()),
+            None => Ok(stored),
+        };
+    };
+    let size = doing("look at a file", part.metadata())?.len();
+    if offset != size {
+        return Err(AppendError::WrongOffset { next: size }.into());
+    }
+    let known = lock(hashers).remove(&file.uid).filter(|hashed| hashed.size == size);
+    let mut hashed = match known {
+        Some(hashed) => hashed,
+        None => hash(&mut part, size)?,
+    };
+    doing("write a file", part.seek(SeekFrom::Start(size)))?;
+    let mut too_many = false;
+    while let Some(bytes) = bytes.blocking_recv() {
+        if hashed.size + bytes.len() as u64 > file.size {
+            too_many = true;
+            break;
+        }
+        doing("write a file", part.write_all(&bytes))?;
+        hashed.update(&bytes);
+    }
+    doing("write out a file", part.sync_data())?;
+    if too_many || hashed.size < file.size {
+        let size = hashed.size;
+        lock(hashers).insert(file.uid.clone(), hashed);
+        return if too_many {
+            Err(AppendError::TooMany(Quantity::from_bytes(file.size)).into())
+        } else {
+            Ok(Stored::Partial(size))
+        };
+    }
+    let found = Sha256::from(<[u8; 32]>::from(hashed.hasher.finalize()));
+    if let Some(claimed) = file.sha256.clone().filter(|claimed| *claimed != found) {
+        store.remove_file(&file.uid)?;
+        return Err(AppendError::Checksum { claimed, found }.into());
+    }
+    store.complete_file(&file.uid, &found)?;
+    Ok(Stored::Complete(found))
+}
+
+/// The file of what is not complete, made if it is missing and locked; none if the File is complete.
+fn open_part(store: &Store, uid: &str) -> Result<Option<Flock<File>>, Refused> {
+    let path = store.part(uid);
+    loop {
+        if matches!(store.file(uid)?, Stored::Complete(_)) {
+            return Ok(None);
+        }
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(MODE).open(&path);
+        match Flock::lock(doing("open a file", opened)?, FlockArg::LockExclusiveNonblock) {
+            // between the calls it may have become complete, and then this is another one in its place
+            Ok(file) if is_at(&file, &path)? => {
+                if matches!(store.file(uid)?, Stored::Complete(_)) {
+                    doing("remove a file", fs::remove_file(&path))?;
+                    return Ok(None);
+                }
+                return Ok(Some(file));
+            }
+            Ok(_) => {}
+            Err((_, Errno::EWOULDBLOCK)) => return Err(AppendError::Busy.into()),
+            Err((_, errno)) => return Err(StoreError::new("lock a file", errno.into()).into()),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let own = doing("look at a file", file.metadata())?.ino();
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.ino() == own),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::new("look at a file", error)),
+    }
+}
+
+/// The checksum of the first `size` bytes, which are there.
+fn hash(file: &mut File, size: u64) -> Result<Hashed, StoreError> {
+    let mut hashed = Hashed::default();
+    doing("read a file", file.seek(SeekFrom::Start(0)))?;
+    let mut rest = file.take(size);
+    let mut buffer = vec![0; BUFFER];
+    while hashed.size < size {
+        match rest.read(&mut buffer) {
+            Ok(0) => return Err(StoreError::new("read a file", io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => hashed.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(StoreError::new("read a file", error)),
+        }
+    }
+    Ok(hashed)
+}

@@ -1,0 +1,238 @@
+//! Sending a file, from where an upload before ended.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::bail;
+use serde_json::{Value, json};
+use ucloud_types::image::Sha256;
+
+use super::local::Local;
+use crate::{
+    cli::{FileUpload, Structured},
+    content::Content,
+    ensure::ensure,
+    failure, output,
+    progress::{Transfer, Unfinished},
+    resource::Resource,
+    server::{Form, Server},
+    watch::{self, Followed, within},
+};
+
+/// Bytes are sent in pieces of this size, so that what is broken off is little, and an answer always comes through.
+const PIECE: usize = 8 << 20;
+/// So often in a row a piece is tried, with pauses that double from the first to the last.
+const ATTEMPTS: u32 = 9;
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MOST: Duration = Duration::from_secs(15);
+/// A host is chosen within this time, or it is said why not.
+const SCHEDULING: Duration = Duration::from_secs(5);
+/// What the host has told the sender is in the File's status within this time.
+const TOLD: Duration = Duration::from_secs(10);
+
+pub async fn run(server: &Server, options: &FileUpload) -> anyhow::Result<()> {
+    let name = options.name.strip_prefix("file/").unwrap_or(&options.name);
+    let mut wanted = Wanted::new(name, &options.path, options.pool.as_deref())?;
+    let file = upload(server, &mut wanted).await?;
+    match options.output {
+        Some(Structured::Json) => output::document(&format!("{file:#}\n")),
+        None => output::line(&format!("file.ucloud.ungleich.ch/{name} uploaded ({})", wanted.sha256)),
+    }
+}
+
+/// A File as it is to be.
+pub struct Wanted {
+    name: String,
+    local: Local,
+    sha256: Sha256,
+    pool: Option<String>,
+    /// Whose it is: it goes with that.
+    pub owner: Option<Value>,
+}
+
+impl Wanted {
+    /// A File of this name with the bytes at `path`.
+    pub fn new(name: &str, path: &Path, pool: Option<&str>) -> anyhow::Result<Self> {
+        let mut local = Local::open(path)?;
+        let progress = Transfer::new(format!("{}: computing its checksum", path.display()), local.size);
+        let sha256 = local.sha256(|read| progress.set(read))?;
+        Ok(Self { name: name.to_owned(), local, sha256, pool: pool.map(str::to_owned), owner: None })
+    }
+
+    /// Whether the bytes begin so.
+    pub fn begins_with(&mut self, magic: &[u8]) -> anyhow::Result<bool> {
+        Ok(self.local.piece(0, magic.len())? == magic)
+    }
+
+    /// Their checksum.
+    pub fn sha256(&self) -> &Sha256 {
+        &self.sha256
+    }
+
+    fn object(&self) -> Value {
+        let mut object = json!({
+            "apiVersion": format!("{}/{}", ucloud_types::GROUP, ucloud_types::VERSION), "kind": "File",
+            "metadata": {"name": self.name},
+            "spec": {"size": self.local.size.to_string(), "sha256": self.sha256},
+        });
+        if let Some(pool) = &self.pool {
+            object["spec"]["pool"] = json!(pool);
+        }
+        if let Some(owner) = &self.owner {
+            object["metadata"]["ownerReferences"] = json!([owner]);
+        }
+        object
+    }
+
+    /// Whether the File that is there has the bytes that are to be sent.
+    fn check(&self, file: &Value) -> anyhow::Result<()> {
+        let found = serde_json::from_value::<ucloud_types::FileSpec>(file["spec"].clone())?;
+        let same = found.size.bytes() == self.local.size && found.sha256.as_ref().is_none_or(|sum| *sum == self.sha256);
+        if !same {
+            bail!(
+                "file {:?} is there already, for other bytes ({} of them, {}): choose another name, or delete it first",
+                self.name,
+                found.size.bytes(),
+                found.sha256.as_ref().map_or("any".to_owned(), ToString::to_string)
+            );
+        }
+        let pool = found.effective_pool();
+        if self.pool.as_deref().is_some_and(|wanted| wanted != pool) {
+            bail!("file {:?} is there already, in pool {pool}: choose another name, or delete it first", self.name);
+        }
+        Ok(())
+    }
+
+    /// Whether the File that is there is about to go, by itself or with the owner that it had.
+    fn is_leaving(&self, file: &Value) -> bool {
+        let owners = file.pointer("/metadata/ownerReferences").and_then(Value::as_array).into_iter().flatten();
+        let of_another = |owner: &Value| {
+            self.owner.as_ref().is_some_and(|own| {
+                owner["kind"] == own["kind"] && owner["name"] == own["name"] && owner["uid"] != own["uid"]
+            })
+        };
+        is_deleting(file) || owners.into_iter().any(of_another)
+    }
+}
+
+/// Whether the object is being deleted.
+pub fn is_deleting(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+/// Makes the File if it is missing, and sends what is missing of its bytes; answers the File.
+pub async fn upload(server: &Server, wanted: &mut Wanted) -> anyhow::Result<Value> {
+    let kind = server.catalog().await?.one("files.ucloud.ungleich.ch")?;
+    let (namespace, name) = (server.namespace.clone(), wanted.name.clone());
+    let file = ensure(server, &kind, &name, &wanted.object(), |file| wanted.is_leaving(file)).await?;
+    wanted.check(&file)?;
+    if !is_judged(&file) {
+        await_host(server, &kind, &name).await?;
+    }
+    let content = Content::new(server, &kind, &namespace, &name);
+    let unfinished = Unfinished::new("what has been sent is kept: the same command goes on there");
+    let progress = Transfer::new(kind.display(&name), wanted.local.size);
+    let (mut failures, mut sent) = (0, 0);
+    loop {
+        match send(&content, wanted, &progress, &mut sent).await {
+            Ok(()) => break,
+            Err(error) => {
+                failures = if sent > 0 { 1 } else { failures + 1 };
+                if failure::exit_code(&error) == failure::NOT_FOUND {
+                    // it was deleted: nothing is kept
+                    unfinished.finish();
+                    return Err(error);
+                }
+                if failures >= ATTEMPTS || !(failure::is_transient(&error) || failure::is_conflict(&error)) {
+                    return Err(error);
+                }
+                progress.note(&format!("{error:#}; trying again"));
+                tokio::time::sleep((PAUSE_FIRST * (1 << (failures - 1))).min(PAUSE_MOST)).await;
+            }
+        }
+    }
+    unfinished.finish();
+    drop(progress);
+    // Who goes on with the File, such as a script, finds it Ready
+    let followed = Followed::object(server, &kind, &namespace, &name);
+    let told = watch::until(&followed, |file| match file {
+        Some(file) if !is_ready(file) => None,
+        other => Some(other.cloned()),
+    });
+    match within(Some(TOLD), told).await?.flatten() {
+        Some(file) => Ok(file),
+        None => server.get(&kind, &namespace, &name, Form::Object).await,
+    }
+}
+
+fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
+    object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn is_ready(file: &Value) -> bool {
+    conditions(file).any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Whether a host was chosen, or said why none can be.
+fn is_judged(file: &Value) -> bool {
+    file.pointer("/status/host").is_some() || conditions(file).any(|condition| condition["type"] == "Scheduled")
+}
+
+/// A File that was just made has no host for a moment, which is no failure.
+async fn await_host(server: &Server, kind: &Resource, name: &str) -> anyhow::Result<()> {
+    let followed = Followed::object(server, kind, &server.namespace, name);
+    let judged = watch::until(&followed, |file| file.is_none_or(is_judged).then_some(()));
+    within(Some(SCHEDULING), judged).await.map(|_| ())
+}
+
+/// Sends all that the host lacks. `sent` is how much of it was taken.
+async fn send(content: &Content<'_>, wanted: &mut Wanted, progress: &Transfer, sent: &mut u64) -> anyhow::Result<()> {
+    *sent = 0;
+    let mut state = content.state().await?;
+    loop {
+        progress.set(state.offset);
+        if let Some(found) = &state.sha256 {
+            if *found != wanted.sha256 {
+                bail!(
+                    "the host has other bytes ({found}) than were sent ({}); delete the file and try again",
+                    wanted.sha256
+                );
+            }
+            return Ok(());
+        }
+        let piece = wanted.local.piece(state.offset, PIECE)?;
+        let length = piece.len() as u64;
+        state = content.append(state.offset, piece).await?;
+        *sent += length;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_an_image_that_is_gone_is_not_taken_for_the_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, "bytes").unwrap();
+        let mut wanted = Wanted::new("disk", &path, None).unwrap();
+        let owner = |uid: &str| json!({"kind": "Image", "name": "disk", "uid": uid});
+        wanted.owner = Some(owner("new"));
+        let file = |metadata: Value| json!({"metadata": metadata});
+        assert!(!wanted.is_leaving(&file(json!({}))));
+        assert!(!wanted.is_leaving(&file(json!({"ownerReferences": [owner("new")]}))));
+        assert!(wanted.is_leaving(&file(json!({"ownerReferences": [owner("old")]}))));
+        assert!(wanted.is_leaving(&file(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}))));
+    }
+
+    #[test]
+    fn a_file_in_another_pool_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, "bytes").unwrap();
+        let file = json!({"spec": {"size": "5"}});
+        for (pool, same) in [(None, true), (Some("default"), true), (Some("other"), false)] {
+            assert_eq!(Wanted::new("disk", &path, pool).unwrap().check(&file).is_ok(), same, "{pool:?}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `ucloudctl image upload`: from a disk image on this machine to an Image that VMs can be made from.
+
+use anyhow::bail;
+use serde_json::{Value, json};
+use ucloud_types::meta::DEFAULT_POOL;
+
+use super::file::upload::{Wanted, is_deleting, upload};
+use crate::{
+    cli::{Format, ImageCommand, ImageUpload, Structured},
+    ensure::ensure,
+    failure::Failure,
+    output,
+    progress::{self, Progress},
+    resource::Resource,
+    server::Server,
+    watch::{self, Followed, within},
+};
+
+/// How a qcow2 file begins.
+const QCOW2: &[u8] = b"QFI\xfb";
+
+pub async fn run(server: &Server, command: &ImageCommand) -> anyhow::Result<()> {
+    let ImageCommand::Upload(options) = command;
+    let name = options.name.strip_prefix("image/").unwrap_or(&options.name);
+    let catalog = server.catalog().await?;
+    let kind = catalog.one("images.ucloud.ungleich.ch")?;
+    let pool = match options.pool.as_deref() {
+        Some(pool) => keeps_files(server, &catalog.one("storagepools.ucloud.ungleich.ch")?, pool).await?,
+        None => None,
+    };
+    let mut wanted = Wanted::new(name, &options.path, pool)?;
+    let object = object(name, options, &mut wanted)?;
+    let image = ensure(server, &kind, name, &object, is_deleting).await?;
+    check(name, &image, &object)?;
+    // The Image comes first, so that the File is its own from the beginning and goes with it
+    wanted.owner = Some(json!({
+        "apiVersion": kind.api_version(), "kind": kind.kind, "name": name, "uid": image["metadata"]["uid"],
+    }));
+    upload(server, &mut wanted).await?;
+
+    let shown = kind.display(name);
+    let mut progress = Progress::new(shown.clone());
+    let followed = Followed::object(server, &kind, &server.namespace, name);
+    let imported = watch::until(&followed, |image| {
+        let Some(image) = image else { return Some(Err(format!("{shown} was deleted"))) };
+        progress.show(image);
+        match image["status"]["phase"].as_str() {
+            Some("Ready") => Some(Ok(image.clone())),
+            Some("Failed") => Some(Err(format!("{shown} cannot be imported: {}", progress::state(image)))),
+            _ => None,
+        }
+    });
+    let Some(imported) = within(Some(options.timeout), imported).await? else {
+        let last = progress.last().to_owned();
+        return Err(Failure::TimedOut(format!("{shown} is not Ready after {:?}: {last}", options.timeout)).into());
+    };
+    drop(progress);
+    let imported = imported.map_err(anyhow::Error::msg)?;
+    match options.output {
+        Some(Structured::Json) => output::document(&format!("{imported:#}\n")),
+        None => output::line(&format!("{shown} is Ready: VMs can be made from it")),
+    }
+}
+
+/// The pool for the File of an image in `pool`: the same, or the default one if it is none that keeps files.
+async fn keeps_files<'a>(server: &Server, kind: &Resource, pool: &'a str) -> anyhow::Result<Option<&'a str>> {
+    let found = server.find(kind, "", pool).await?;
+    let Some(found) = found else {
+        bail!("StoragePool {pool:?} does not exist: `ucloudctl get storagepools` lists them")
+    };
+    Ok(found.pointer("/spec/directory").map(|_| pool))
+}
+
+/// The Image as it is to be.
+fn object(name: &str, options: &ImageUpload, wanted: &mut Wanted) -> anyhow::Result<Value> {
+    let format = match options.format {
+        Some(Format::Qcow2) => "qcow2",
+        None if wanted.begins_with(QCOW2)? => "qcow2",
+        Some(Format::Raw) | None => "raw",
+    };
+    let mut object = json!({
+        "apiVersion": format!("{}/{}", ucloud_types::GROUP, ucloud_types::VERSION), "kind": "Image",
+        "metadata": {"name": name},
+        "spec": {"source": {"upload": {"file": name}}, "format": format, "checksum": wanted.sha256()},
+    });
+    if let Some(pool) = &options.pool {
+        object["spec"]["pool"] = json!(pool);
+    }
+    Ok(object)
+}
+
+/// Whether the Image that is there is the one that is to be made.
+fn check(name: &str, found: &Value, wanted: &Value) -> anyhow::Result<()> {
+    for field in ["source", "format", "checksum"] {
+        let (found, wanted) = (&found["spec"][field], &wanted["spec"][field]);
+        if found != wanted {
+            bail!(
+                "image {name:?} is there already, with spec.{field} {found} instead of {wanted}: choose another name, or delete it first"
+            );
+        }
+    }
+    let pool = |image: &Value| image.pointer("/spec/pool").and_then(Value::as_str).unwrap_or(DEFAULT_POOL).to_owned();
+    let (found, asked) = (pool(found), pool(wanted));
+    if wanted.pointer("/spec/pool").is_some() && found != asked {
+        bail!(
+            "image {name:?} is there already, in pool {found} instead of {asked}: choose another name, or delete it first"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_of_other_bytes_is_not_taken_for_the_own() {
+        let image = |sum: &str, file: &str| json!({"spec": {"source": {"upload": {"file": file}}, "format": "qcow2", "checksum": sum}});
+        assert!(check("a", &image("x", "a"), &image("x", "a")).is_ok());
+        for other in [image("y", "a"), image("x", "b")] {
+            let error = check("a", &other, &image("x", "a")).unwrap_err().to_string();
+            assert!(error.contains("choose another name"), "{error}");
+        }
+    }
+}
