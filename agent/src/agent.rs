@@ -26,6 +26,7 @@ use crate::{
     streams::{self, Streams},
     triggers::{self, Wake},
     vm::{self, Memories},
+    volumes::{self, Volumes},
 };
 
 /// How long what is under way may take to come to its next report when the agent is to end.
@@ -105,6 +106,7 @@ impl Agent {
             networks,
             images: images::Images::default(),
             files: files::Files::default(),
+            volumes: Volumes::default(),
             stream_port: streams.as_ref().map(Streams::port),
             isolation: Isolation::default(),
             events,
@@ -126,6 +128,7 @@ impl Agent {
         tasks.spawn(isolation::run(Arc::clone(&shared)));
         tasks.spawn(images::run(Arc::clone(&shared)));
         tasks.spawn(files::run(Arc::clone(&shared)));
+        tasks.spawn(volumes::run(Arc::clone(&shared)));
         if let Some(streams) = streams {
             tasks.spawn(streams::serve(Arc::clone(&shared), streams));
         }

@@ -11,8 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::fmt::Debug;
 use ucloud_types::{
-    File, FileStatus, Host, HostStatus, VM, VMStatus,
-    condition::{READY, SCHEDULED},
+    File, FileStatus, Host, HostStatus, VM, VMStatus, Volume, VolumeStatus,
+    condition::{READY, REMOVED, SCHEDULED},
 };
 
 /// The name under which the agents own what they report. A VM's moves with it from host to host.
@@ -104,6 +104,20 @@ impl ApiServer {
         self.report(&self.namespaced(namespace), (name, file, version), file.status.as_ref(), next, files_own).await
     }
 
+    /// The Volume as it is now.
+    pub async fn read_volume(&self, namespace: &str, name: &str) -> Result<Volume, ApiError> {
+        self.call(self.namespaced::<Volume>(namespace).get(name)).await
+    }
+
+    /// Applies the agents' part of the Volume's status `next`, if that changes it and if the Volume is still as `volume`:
+    /// that the write succeeds is the proof that nobody else has claimed it.
+    pub async fn report_volume(&self, volume: &Volume, next: &VolumeStatus) -> Result<Option<Volume>, ApiError> {
+        let (namespace, name) = names(volume);
+        let version = volume.metadata.resource_version.as_deref();
+        let status = volume.status.as_ref();
+        self.report(&self.namespaced(namespace), (name, volume, version), status, next, agents_own).await
+    }
+
     /// Applies the Host's status `next`, if that changes it and if the Host is still the same one. What others wrote
     /// meanwhile is no reason not to: the agent knows best how its host is.
     pub async fn report_host(&self, host: &Host, next: &HostStatus) -> Result<Option<Host>, ApiError> {
@@ -169,6 +183,17 @@ fn files_own(mut status: Value) -> Value {
     status
 }
 
+/// What of a Volume's status agents write.
+fn agents_own(mut status: Value) -> Value {
+    if let Some(map) = status.as_object_mut() {
+        map.remove("phase");
+        if let Some(conditions) = map.get_mut("conditions").and_then(Value::as_array_mut) {
+            conditions.retain(|condition| condition["type"] == REMOVED);
+        }
+    }
+    status
+}
+
 /// A VM's status without what others write of it.
 fn without_others(mut status: Value) -> Value {
     if let Some(map) = status.as_object_mut() {
@@ -196,5 +221,13 @@ mod tests {
             "conditions": [{"type": "Scheduled"}, {"type": "Ready"}, {"type": "Terminating"}],
         });
         assert_eq!(files_own(status), json!({"received": "1Gi", "conditions": [{"type": "Ready"}]}));
+        let status = json!({
+            "phase": "Attached", "host": "h1", "size": "1Gi", "attachment": {"vm": "web"},
+            "conditions": [{"type": "Ready"}, {"type": "Terminating"}, {"type": "Removed"}],
+        });
+        let own = json!({
+            "host": "h1", "size": "1Gi", "attachment": {"vm": "web"}, "conditions": [{"type": "Removed"}],
+        });
+        assert_eq!(agents_own(status), own);
     }
 }

@@ -18,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
-use ucloud_types::{File, Host, Image, Network, SecurityGroup, StoragePool, VM, host::HostNetwork};
+use ucloud_types::{File, Host, Image, Network, SecurityGroup, StoragePool, VM, Volume, host::HostNetwork};
 
 use crate::triggers::Wake;
 
@@ -206,6 +206,8 @@ pub struct Caches {
     pub images: Cache<Image>,
     /// The Files that this host keeps.
     pub files: Cache<File>,
+    /// All volumes.
+    pub volumes: Cache<Volume>,
     /// All security groups.
     pub groups: Cache<SecurityGroup>,
     /// All storage pools.
@@ -241,8 +243,13 @@ impl Caches {
             wake_users.users(&bound, |vm| uses_network(vm, network));
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
+        let volumes = Cache::start(tasks, source(), all(), same_version, always, move |volume: &Volume| {
+            wake_users.users(&bound, |vm| uses_volume(vm, volume));
+        });
+        let (wake_users, bound, to_be_made) = (wake.clone(), vms.store(), volumes.store());
         let images = Cache::start(tasks, source(), all(), same_version, always, move |image: &Image| {
-            wake_users.users(&bound, |vm| !ucloud_agent_core::image::users(image, [vm]).is_empty());
+            let volumes = to_be_made.state();
+            wake_users.users(&bound, |vm| !ucloud_agent_core::image::users(image, [vm], &volumes).is_empty());
         });
         let (wake_users, bound) = (wake.clone(), vms.store());
         let pools = Cache::start(tasks, source(), all(), same_pool, always, move |pool: &StoragePool| {
@@ -256,7 +263,7 @@ impl Caches {
         let groups = Cache::start(tasks, source(), all(), same_version, always, move |group: &SecurityGroup| {
             wake_users.users(&bound, |vm| uses_group(vm, group));
         });
-        Self { vms, networks, images, files, groups, pools, host }
+        Self { vms, networks, images, files, volumes, groups, pools, host }
     }
 
     /// Waits until all of them are complete.
@@ -265,6 +272,7 @@ impl Caches {
         self.networks.synced().await?;
         self.images.synced().await?;
         self.files.synced().await?;
+        self.volumes.synced().await?;
         self.groups.synced().await?;
         self.pools.synced().await?;
         self.host.synced().await
@@ -295,11 +303,19 @@ fn uses_group(vm: &VM, group: &SecurityGroup) -> bool {
     vm.metadata.namespace == group.metadata.namespace && named.any(|group| Some(group) == name)
 }
 
-/// A VM that is being deleted may have disks in any pool.
+/// Those that name it, and the one that has it.
+fn uses_volume(vm: &VM, volume: &Volume) -> bool {
+    let attachment = volume.status.as_ref().and_then(|status| status.attachment.as_ref());
+    let has = attachment.map(|attachment| &attachment.vm_uid) == vm.metadata.uid.as_ref();
+    let named = || vm.spec.disks.iter().any(|disk| disk.volume.is_some() && disk.volume == volume.metadata.name);
+    vm.metadata.namespace == volume.metadata.namespace && (has || named())
+}
+
+/// A VM that is being deleted may have disks in any pool; the pool of a volume is said elsewhere.
 fn uses_pool(vm: &VM, pool: &StoragePool) -> bool {
     let name = pool.metadata.name.as_deref();
     let leaving = vm.metadata.deletion_timestamp.is_some();
-    leaving || vm.spec.disks.iter().any(|disk| Some(disk.effective_pool()) == name)
+    leaving || vm.spec.disks.iter().any(|disk| disk.volume.is_some() || disk.effective_pool() == name)
 }
 
 #[cfg(test)]

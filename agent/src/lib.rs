@@ -28,6 +28,7 @@ mod shared;
 pub mod streams;
 mod triggers;
 pub mod vm;
+mod volumes;
 
 pub use agent::{Agent, PartEnded};
 pub use config::{Config, Inventory, Machine, Timing};

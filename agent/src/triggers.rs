@@ -39,12 +39,14 @@ impl Wake {
     }
 }
 
-/// What a VM's domain is, as far as a change of it concerns the VM: its state, its epoch and the taps of its interfaces.
-type Aspect = (DomainState, u64, Vec<String>);
+/// What a VM's domain is, as far as a change of it concerns the VM: its state, its epoch, the taps of its interfaces and the
+/// names of its disks.
+type Aspect = (DomainState, u64, Vec<String>, Vec<String>);
 
 fn aspect(domain: &Domain) -> Aspect {
     let taps = domain.spec.interfaces.iter().map(|interface| interface.tap.clone());
-    (domain.state, domain.spec.epoch, taps.collect())
+    let disks = domain.spec.disks.iter().map(|disk| disk.name.clone());
+    (domain.state, domain.spec.epoch, taps.collect(), disks.collect())
 }
 
 /// Wakes VMs whose domains started, stopped, vanished or have other interfaces.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info};
 use ucloud_types::{
-    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM,
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM, Volume,
     meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE, ROUTER_LEASE_DURATION_SECONDS},
 };
 
@@ -25,7 +25,7 @@ use crate::{
         metrics::Metrics,
         serve::Readiness,
     },
-    scheduler, security_group, storage_pool,
+    scheduler, security_group, storage_pool, volume,
 };
 
 /// A controller's name.
@@ -39,6 +39,8 @@ pub enum ControllerName {
     File,
     /// Has images imported.
     Image,
+    /// Says how volumes are, and frees those of VMs that are gone.
+    Volume,
     /// Sums storage pools.
     StoragePool,
     /// Marks silent hosts.
@@ -55,11 +57,12 @@ pub enum ControllerName {
 
 impl ControllerName {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Scheduler,
         Self::Network,
         Self::File,
         Self::Image,
+        Self::Volume,
         Self::StoragePool,
         Self::Host,
         Self::Namespace,
@@ -74,6 +77,7 @@ impl ControllerName {
             Self::Network => "network",
             Self::File => "file",
             Self::Image => "image",
+            Self::Volume => "volume",
             Self::StoragePool => "storage-pool",
             Self::Host => "host",
             Self::Namespace => "namespace",
@@ -236,11 +240,20 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
     let images: Cache<Image> = feeds.all();
     let files: Cache<File> = feeds.all();
     let storage_pools: Cache<StoragePool> = feeds.all();
+    let volumes: Cache<Volume> = feeds.all();
     let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
     let mut start = |name: &ControllerName| -> BoxFuture<'static, ()> {
         let span = tracing::info_span!("controller", name = name.as_str());
         match name {
-            ControllerName::Scheduler => Box::pin(scheduler::run(runtime, &vms, &hosts).instrument(span)),
+            ControllerName::Scheduler => {
+                let caches = scheduler::Caches {
+                    vms: vms.clone(),
+                    hosts: hosts.clone(),
+                    volumes: volumes.clone(),
+                    pools: storage_pools.clone(),
+                };
+                Box::pin(scheduler::run(runtime, &caches).instrument(span))
+            }
             ControllerName::Network => {
                 let caches = network::Caches {
                     networks: networks.clone(),
@@ -265,8 +278,19 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     pools: storage_pools.clone(),
                     hosts: hosts.clone(),
                     vms: vms.clone(),
+                    volumes: volumes.clone(),
                 };
                 Box::pin(image::run(runtime, &caches).instrument(span))
+            }
+            ControllerName::Volume => {
+                let caches = volume::Caches {
+                    volumes: volumes.clone(),
+                    vms: vms.clone(),
+                    hosts: hosts.clone(),
+                    pools: storage_pools.clone(),
+                    images: images.clone(),
+                };
+                Box::pin(volume::run(runtime, &caches).instrument(span))
             }
             ControllerName::StoragePool => {
                 Box::pin(storage_pool::run(runtime, &storage_pools, &hosts).instrument(span))
@@ -280,6 +304,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     vms: vms.clone(),
                     networks: networks.clone(),
                     images: images.clone(),
+                    volumes: volumes.clone(),
                 };
                 Box::pin(namespace::run(runtime, &caches).instrument(span))
             }

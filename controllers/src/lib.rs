@@ -7,6 +7,7 @@
 //! |---|---|
 //! | scheduler | which host a VM gets |
 //! | network | which VNI, prefix and router a network gets |
+//! | volume | how volumes are; what becomes of those whose VM or host is gone |
 //! | file | which host keeps the bytes of a file |
 //! | image | which host imports an image first; what is known of it |
 //! | storage-pool | what hosts have of a storage pool |
@@ -27,5 +28,6 @@ pub mod runtime;
 mod scheduler;
 mod security_group;
 mod storage_pool;
+mod volume;
 
 pub use all::{ControllerName, Options, RunError, run};

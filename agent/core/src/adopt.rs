@@ -21,8 +21,8 @@ pub fn superseded(domains: &[Domain], epochs: &BTreeMap<String, u64>) -> Vec<Str
 
 /// The names of the domains and disks that belong to no VM of this host. They are reported, never removed: a list
 /// of VMs that is wrong must not cost anybody's data. Disks that all hosts see may be other hosts' VMs', of which this one
-/// knows nothing.
-pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired]) -> Vec<String> {
+/// knows nothing. `volumes` are the UIDs of all Volumes.
+pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired], volumes: &BTreeSet<&str>) -> Vec<String> {
     let known: BTreeSet<&str> = vms.iter().map(|vm| vm.uid.as_str()).collect();
     let domains = domains
         .iter()
@@ -30,8 +30,9 @@ pub fn orphans(domains: &[Domain], disks: &[FoundDisk], vms: &[Desired]) -> Vec<
         .map(|domain| format!("domain {} ({}/{})", domain.spec.uid, domain.spec.namespace, domain.spec.name));
     let disks = disks
         .iter()
-        .filter(|disk| !disk.pool.backend.is_shared() && !known.contains(disk.id.vm_uid.as_str()))
-        .map(|disk| format!("disk {} of {} in pool {}", disk.id.name, disk.id.vm_uid, disk.pool.name));
+        .filter(|disk| !disk.pool.backend.is_shared())
+        .filter(|disk| [&known, volumes].iter().all(|known| !known.contains(disk.id.owner_uid.as_str())))
+        .map(|disk| format!("disk {} of {} in pool {}", disk.id.name, disk.id.owner_uid, disk.pool.name));
     let all: BTreeSet<_> = domains.chain(disks).collect();
     all.into_iter().collect()
 }
@@ -94,10 +95,10 @@ mod tests {
         let disks =
             [PoolBackend::Directory { path: "/pool".into() }, PoolBackend::Rbd(ceph)].map(|backend| FoundDisk {
                 pool: Pool { name: "default".into(), backend },
-                id: DiskId { vm_uid: "lost".into(), name: "root".into() },
+                id: DiskId { owner_uid: "lost".into(), name: "root".into() },
             });
         assert_eq!(
-            orphans(&[domain("lost", 1, DomainState::Running)], &disks, &[]),
+            orphans(&[domain("lost", 1, DomainState::Running)], &disks, &[], &BTreeSet::from(["volume-uid"])),
             ["disk root of lost in pool default", "domain lost (default/web)"]
         );
     }

@@ -36,7 +36,7 @@ pub trait BlockStore: Send + Sync + 'static {
     /// another image or a disk needs them.
     async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError>;
 
-    /// Makes a disk as a copy-on-write clone of an image, unless it is there already, and grows it to its size.
+    /// Makes a disk, empty or as a copy-on-write clone of an image, unless it is there already, and grows it to its size.
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError>;
 
     /// All disks that are there.
@@ -125,10 +125,20 @@ pub struct StoredImage {
 /// The identity of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DiskId {
-    /// The VM's UID.
-    pub vm_uid: String,
-    /// The disk's name in the VM's spec.
+    /// The UID of the VM, or of the Volume, that it belongs to.
+    pub owner_uid: String,
+    /// The disk's name in the VM's spec; [`VOLUME`] for the disk that is a Volume.
     pub name: String,
+}
+
+/// The name of the one disk of a Volume.
+pub const VOLUME: &str = "volume";
+
+impl DiskId {
+    /// The disk that is the Volume with this UID.
+    pub fn of_volume(uid: impl Into<String>) -> Self {
+        Self { owner_uid: uid.into(), name: VOLUME.to_owned() }
+    }
 }
 
 /// A disk to make.
@@ -138,10 +148,19 @@ pub struct DiskRequest {
     pub id: DiskId,
     /// The pool to keep it in, where its image is too.
     pub pool: Pool,
-    /// The image that it is a clone of.
-    pub image_uid: String,
+    /// What it holds in the beginning.
+    pub content: Content,
     /// The size that the guest sees; the image's own where there is none. Less than that is refused.
     pub size: Option<Quantity>,
+}
+
+/// What a disk holds in the beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing. It has a size then.
+    Empty,
+    /// What the image with this UID holds.
+    Image(String),
 }
 
 /// A disk that is there.

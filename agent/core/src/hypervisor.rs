@@ -34,6 +34,16 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// that is gone already is no error.
     async fn unplug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError>;
 
+    /// Plugs a disk into a domain that runs, and into what its definition says. One that is there already is left alone.
+    async fn plug_disk(&self, vm_uid: &str, disk: &DomainDisk) -> Result<(), HostError>;
+
+    /// Takes a disk out of what the domain's definition says, and asks the guest of one that runs to let go of it, as
+    /// [`Hypervisor::unplug`] does of an interface.
+    async fn unplug_disk(&self, vm_uid: &str, disk: &DomainDisk) -> Result<(), HostError>;
+
+    /// Grows a disk of a domain that runs, and tells the guest. One that has the size already, or more, is left alone.
+    async fn grow_disk(&self, vm_uid: &str, disk: &DomainDisk, size: Quantity) -> Result<(), HostError>;
+
     /// Asks the guest to shut down (ACPI) and returns at once.
     async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError>;
 
@@ -49,7 +59,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// What the hypervisor is.
     async fn facts(&self) -> Result<HypervisorFacts, HostError>;
 
-    /// Changes its value whenever a domain may have started, stopped, crashed or let go of an interface, and when the connection to the
+    /// Changes its value whenever a domain may have started, stopped, crashed or let go of an interface or a disk, and when the connection to the
     /// hypervisor was lost or came back.
     fn changes(&self) -> watch::Receiver<u64>;
 }
@@ -101,6 +111,9 @@ pub struct DomainSpec {
 pub struct DomainDisk {
     /// The disk's name in the VM's spec; the guest sees it as the disk's serial number.
     pub name: String,
+    /// The UID of the Volume that it is; none for a disk of the VM's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
     /// Where its bytes are.
     pub source: DiskSource,
 }
@@ -109,12 +122,13 @@ pub struct DomainDisk {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DiskSource {
-    /// A qcow2 file whose backing file is a qcow2 file without one.
+    /// A qcow2 file, whose backing file, if it has one, is a qcow2 file without one.
     Overlay {
         /// The file that is written.
         path: PathBuf,
         /// The image that it is a clone of.
-        backing: PathBuf,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backing: Option<PathBuf>,
     },
     /// An image of a Ceph cluster.
     Rbd {
@@ -148,7 +162,7 @@ pub struct DomainInterface {
 /// A domain as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// What it was made of, with the interfaces that it really has.
+    /// What it was made of, with the interfaces and disks that it really has.
     pub spec: DomainSpec,
     /// Whether it runs.
     pub state: DomainState,

@@ -1,8 +1,8 @@
 //! Which images a host keeps: those of its VMs' disks, and those that it imports first for all hosts.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use ucloud_types::{Image, StoragePool, VM, condition};
+use ucloud_types::{Image, StoragePool, VM, Volume, condition};
 
 use crate::{
     block_store::{ImageRequest, Pool, PoolBackend, RbdPool, StoredImage},
@@ -46,8 +46,9 @@ pub fn pool(pool: &StoragePool) -> Option<Pool> {
     Some(Pool { name: pool.metadata.name.clone()?, backend })
 }
 
-/// The VMs, as `namespace/name`, whose disks are or will be clones of this image.
-pub fn users<'a>(image: &Image, vms: impl IntoIterator<Item = &'a VM>) -> Vec<String> {
+/// The VMs, as `namespace/name`, whose disks are or will be clones of this image. Of `volumes`, which are all, those count
+/// that have yet to be made.
+pub fn users<'a>(image: &Image, vms: impl IntoIterator<Item = &'a VM>, volumes: &[Arc<Volume>]) -> Vec<String> {
     let (Some(namespace), Some(name)) = (image.metadata.namespace.as_deref(), image.metadata.name.as_deref()) else {
         return Vec::new();
     };
@@ -55,7 +56,17 @@ pub fn users<'a>(image: &Image, vms: impl IntoIterator<Item = &'a VM>) -> Vec<St
         .into_iter()
         .filter_map(|vm| {
             let vm_namespace = vm.metadata.namespace.as_deref()?;
-            let uses = vm.spec.disks.iter().any(|disk| disk.image.resolve(vm_namespace) == (namespace, name));
+            let uses = vm.spec.disks.iter().any(|disk| {
+                disk.is_clone_of(vm_namespace, (namespace, name))
+                    || disk.volume.as_ref().is_some_and(|wanted| {
+                        volumes.iter().any(|volume| {
+                            (volume.metadata.namespace.as_deref(), &volume.metadata.name)
+                                == (Some(vm_namespace), &Some(wanted.clone()))
+                                && volume.status.as_ref().is_none_or(|status| status.size.is_none())
+                                && volume.spec.image().map(|i| i.resolve(vm_namespace)) == Some((namespace, name))
+                        })
+                    })
+            });
             uses.then(|| format!("{vm_namespace}/{}", vm.metadata.name.as_deref().unwrap_or_default()))
         })
         .collect();
@@ -112,11 +123,17 @@ pub fn wanted(
 ///
 /// What is in a pool that is `shared` is the other hosts' too, whose VMs this host does not see. It goes when the image
 /// controller has found that no VM uses the image; and one that is unknown may be so new that this host has not heard of it.
-pub fn removable<'a>(uid: &str, shared: bool, images: &[&Image], vms: impl IntoIterator<Item = &'a VM>) -> bool {
+pub fn removable<'a>(
+    uid: &str,
+    shared: bool,
+    images: &[&Image],
+    vms: impl IntoIterator<Item = &'a VM>,
+    volumes: &[Arc<Volume>],
+) -> bool {
     match images.iter().find(|image| image.metadata.uid.as_deref() == Some(uid)) {
         Some(image) => {
             let deleted = image.metadata.deletion_timestamp.is_some();
-            deleted && users(image, vms).is_empty() && (!shared || is_used_by_no_vm(image))
+            deleted && users(image, vms, volumes).is_empty() && (!shared || is_used_by_no_vm(image))
         }
         None => !shared && !images.is_empty(),
     }
@@ -204,11 +221,11 @@ mod tests {
         let live = image(&serde_json::json!({}));
         let dying = deleted(live.clone());
         let (user, other) = (user("images/alpine"), user("alpine"));
-        let own = |uid, images: &[&Image], vms: &[&VM]| removable(uid, false, images, vms.iter().copied());
+        let own = |uid, images: &[&Image], vms: &[&VM]| removable(uid, false, images, vms.iter().copied(), &[]);
         assert!(!own("image-uid", &[&live], &[]));
         assert!(own("image-uid", &[&dying], &[&other]), "an image of that name in another namespace");
         assert!(!own("image-uid", &[&dying], &[&user]));
-        assert_eq!(users(&dying, [&user, &other]), ["default/web"]);
+        assert_eq!(users(&dying, [&user, &other], &[]), ["default/web"]);
         assert!(own("unknown-uid", &[&live], &[&user]));
         assert!(!own("image-uid", &[], &[]), "an empty list proves nothing");
     }
@@ -221,7 +238,7 @@ mod tests {
                 "lastTransitionTime": "2026-01-01T00:00:00Z"});
             deleted(image(&serde_json::json!({"conditions": [condition]})))
         };
-        let shared = |uid, image: &Image| removable(uid, true, &[image], []);
+        let shared = |uid, image: &Image| removable(uid, true, &[image], [], &[]);
         assert!(!shared("image-uid", &live) && !shared("image-uid", &deleted(live.clone())));
         assert!(!shared("image-uid", &terminating("InUse")), "a VM of another host uses it");
         assert!(shared("image-uid", &terminating("CopiesRemain")));

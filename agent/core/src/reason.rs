@@ -24,7 +24,7 @@ pub const TERMINATING: &str = "Terminating";
 pub const SHUTTING_DOWN: &str = "ShuttingDown";
 /// Terminating: the domain, disks and networks are being removed.
 pub const REMOVING: &str = "Removing";
-/// InterfacesReady: the guest has not let go of an interface yet.
+/// InterfacesReady, DisksReady: the guest has not let go of an interface or a disk yet.
 pub const WAITING_FOR_GUEST: &str = "WaitingForGuest";
 /// RestartRequired: the running VM differs from its spec.
 pub const SPEC_CHANGED: &str = "SpecChanged";
@@ -41,6 +41,15 @@ pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
 pub const IMAGE_NOT_READY: &str = "ImageNotReady";
 /// A storage pool that is named does not exist.
 pub const STORAGE_POOL_NOT_FOUND: &str = "StoragePoolNotFound";
+
+/// A volume that is named does not exist.
+pub const VOLUME_NOT_FOUND: &str = "VolumeNotFound";
+/// A volume that is named is new, or is being deleted.
+pub const VOLUME_NOT_READY: &str = "VolumeNotReady";
+/// A volume that is named is another VM's.
+pub const VOLUME_IN_USE: &str = "VolumeInUse";
+/// A volume that is named is on another host.
+pub const VOLUME_ELSEWHERE: &str = "VolumeElsewhere";
 
 /// An image stays because disks are clones of it.
 pub const IN_USE: &str = "InUse";

@@ -1,11 +1,11 @@
-//! Disks: copy-on-write clones of images.
+//! Disks: copy-on-write clones of images, and empty ones.
 
 use std::path::Path;
 
 use tokio::task::spawn_blocking;
 use ucloud_agent_core::{
     HostError,
-    block_store::{Disk, DiskRequest},
+    block_store::{Content, Disk, DiskRequest},
     hypervisor::DiskSource,
 };
 use ucloud_agent_import::{
@@ -19,7 +19,7 @@ use ucloud_types::{Quantity, image::Sha256};
 use crate::{
     Files,
     import::{staged, virtual_size},
-    store::{self, DISK_MODE, Lock, Store, StoreError},
+    store::{Backing, DISK_MODE, Lock, Store, StoreError},
 };
 
 /// Why a disk is not there as it should be.
@@ -42,6 +42,9 @@ pub enum DiskError {
     /// There is one, of another image.
     #[error("it is there already, and is a clone of another image; delete the VM to be rid of it")]
     OtherImage,
+    /// It is to be empty, and has no size.
+    #[error("it has no size")]
+    NoSize,
     /// There is one that we have not made, or that was changed.
     #[error("the disk that is there already is not sound")]
     Unsound(#[from] Refused),
@@ -68,7 +71,7 @@ impl From<QemuImgError> for DiskError {
 
 /// What is done for a disk, for messages.
 pub fn act(request: &DiskRequest) -> String {
-    format!("make disk {} of VM {} in pool {}", request.id.name, request.id.vm_uid, request.pool.name)
+    format!("make disk {} of {} in pool {}", request.id.name, request.id.owner_uid, request.pool.name)
 }
 
 impl DiskError {
@@ -81,6 +84,7 @@ impl DiskError {
             Self::TooSmall { .. } => HostError::terminal("SizeTooSmall", message),
             Self::TooLarge(_) => HostError::terminal("SizeTooLarge", message),
             Self::OtherImage => HostError::terminal("DiskMismatch", message),
+            Self::NoSize => HostError::terminal("SizeMissing", message),
             Self::Unsound(refused) => HostError::terminal("DiskRefused", message).caused_by(refused),
             Self::InUse => HostError::retryable("DiskInUse", message),
             Self::QemuImg(error) => HostError::retryable("DiskFailed", message).caused_by(error),
@@ -95,16 +99,19 @@ impl Files {
         // Held to the end: the image must not be removed between our look at it and the disk that needs it.
         let lock = self.turns.lock(store).await?;
         let path = store.disk(&request.id);
-        let (looked_store, uid, looked) = (store.clone(), request.image_uid.clone(), path.clone());
+        let (looked_store, content, looked) = (store.clone(), request.content.clone(), path.clone());
         let look = spawn_blocking(move || {
-            let image = looked_store.linked(&uid)?;
+            let backing = match content {
+                Content::Empty => Some(Backing::None),
+                Content::Image(uid) => looked_store.linked(&uid)?.map(Backing::Content),
+            };
             let exists = looked.try_exists().map_err(|error| StoreError::new("look at a disk", error))?;
             let header = exists.then(|| qcow2::read_header(&looked)).transpose();
-            Ok((image, header.map_err(|error| StoreError::new("read a disk's header", error))?))
+            Ok((backing, header.map_err(|error| StoreError::new("read a disk's header", error))?))
         });
         match finished("look at a disk", look.await)? {
-            (image, Some(header)) => self.adopt(store, request, image.as_ref(), &header?).await,
-            (Some(image), None) => self.create(store, request, image, lock).await,
+            (backing, Some(header)) => self.adopt(store, request, backing.as_ref(), &header?).await,
+            (Some(backing), None) => self.create(store, request, backing, lock).await,
             (None, None) => Err(DiskError::NoImage),
         }
     }
@@ -114,12 +121,12 @@ impl Files {
         &self,
         store: &Store,
         request: &DiskRequest,
-        image: Option<&Sha256>,
+        wanted: Option<&Backing>,
         header: &Header,
     ) -> Result<Disk, DiskError> {
         header.check_sound()?;
-        let backing = store::backing_of(header).ok_or(DiskError::OtherImage)?;
-        if image.is_some_and(|image| *image != backing) {
+        let backing = Backing::of(header).ok_or(DiskError::OtherImage)?;
+        if wanted.is_some_and(|wanted| *wanted != backing) {
             return Err(DiskError::OtherImage);
         }
         let path = store.disk(&request.id);
@@ -130,26 +137,52 @@ impl Files {
         Ok(disk(store, &path, &backing, wanted.max(header.virtual_size)))
     }
 
-    async fn create(&self, store: &Store, request: &DiskRequest, image: Sha256, lock: Lock) -> Result<Disk, DiskError> {
-        let content = store.content(&image);
-        let measured = spawn_blocking(move || virtual_size(&content)).await;
-        let image_size = finished("read an image's header", measured)?;
-        let size = self.importer.whole_sectors(request.size.map_or(image_size, Quantity::bytes))?;
-        if size < image_size {
-            let (size, image) = (Quantity::from_bytes(size), Quantity::from_bytes(image_size));
-            return Err(DiskError::TooSmall { size, image });
-        }
+    async fn create(
+        &self,
+        store: &Store,
+        request: &DiskRequest,
+        backing: Backing,
+        lock: Lock,
+    ) -> Result<Disk, DiskError> {
+        let wanted = request.size.map(Quantity::bytes);
+        let size = match &backing {
+            Backing::None => self.importer.whole_sectors(wanted.ok_or(DiskError::NoSize)?)?,
+            Backing::Content(image) => self.size_of_clone(store, image, wanted).await?,
+        };
         let staged = staged(store, "disk").await?;
-        self.importer.qemu_img().create_clone(staged.path(), &Store::backing_name(&image), size).await?;
+        let qemu_img = self.importer.qemu_img();
+        match &backing {
+            Backing::None => qemu_img.create(staged.path(), size).await?,
+            Backing::Content(image) => {
+                qemu_img.create_clone(staged.path(), &Store::backing_name(image), size).await?;
+            }
+        }
         let path = store.disk(&request.id);
         let published = path.clone();
         let publish = spawn_blocking(move || staged.publish(&published, DISK_MODE, &lock)).await;
         finished("publish a disk", publish)?;
-        Ok(disk(store, &path, &image, size))
+        Ok(disk(store, &path, &backing, size))
+    }
+
+    /// The size of a clone of this image: what was asked for, or the image's own.
+    async fn size_of_clone(&self, store: &Store, image: &Sha256, wanted: Option<u64>) -> Result<u64, DiskError> {
+        let content = store.content(image);
+        let measured = spawn_blocking(move || virtual_size(&content)).await;
+        let image_size = finished("read an image's header", measured)?;
+        let size = self.importer.whole_sectors(wanted.unwrap_or(image_size))?;
+        if size < image_size {
+            let (size, image) = (Quantity::from_bytes(size), Quantity::from_bytes(image_size));
+            return Err(DiskError::TooSmall { size, image });
+        }
+        Ok(size)
     }
 }
 
-fn disk(store: &Store, path: &Path, backing: &Sha256, size: u64) -> Disk {
-    let source = DiskSource::Overlay { path: path.to_owned(), backing: store.content(backing) };
+fn disk(store: &Store, path: &Path, backing: &Backing, size: u64) -> Disk {
+    let backing = match backing {
+        Backing::None => None,
+        Backing::Content(sha256) => Some(store.content(sha256)),
+    };
+    let source = DiskSource::Overlay { path: path.to_owned(), backing };
     Disk { source, size: Quantity::from_bytes(size) }
 }

@@ -22,7 +22,7 @@ use tokio::{
 };
 use ucloud_agent_core::{
     BlockStore, HostError,
-    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, StoredImage},
+    block_store::{Content, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, StoredImage},
 };
 use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, names};
 use ucloud_types::Quantity;
@@ -158,7 +158,9 @@ impl BlockStore for Files {
 
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
         names::check_disk(&request.id)?;
-        names::check_uid(&request.image_uid)?;
+        if let Content::Image(uid) = &request.content {
+            names::check_uid(uid)?;
+        }
         let act = disk::act(request);
         let store = with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
         self.make_disk(&store, request).await.map_err(|error| error.reported(request))
@@ -170,7 +172,7 @@ impl BlockStore for Files {
 
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
         names::check_disk(disk)?;
-        let act = format!("remove disk {} of VM {} from pool {}", disk.name, disk.vm_uid, pool.name);
+        let act = format!("remove disk {} of {} from pool {}", disk.name, disk.owner_uid, pool.name);
         let disk = disk.clone();
         self.change_store(pool, &act, move |store, lock| {
             store.remove_disk(&disk, lock)?;

@@ -14,7 +14,7 @@ pub fn check_uid(uid: &str) -> Result<(), HostError> {
 
 /// A disk's identity: a UID, and a name of lower-case letters, digits and hyphens.
 pub fn check_disk(disk: &DiskId) -> Result<(), HostError> {
-    check_uid(&disk.vm_uid)?;
+    check_uid(&disk.owner_uid)?;
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if disk.name.bytes().all(fits) && (1..=63).contains(&disk.name.len()) {
         Ok(())
@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn no_name_is_a_path() {
-        let disk = |vm_uid: &str, name: &str| DiskId { vm_uid: vm_uid.into(), name: name.into() };
+        let disk = |vm_uid: &str, name: &str| DiskId { owner_uid: vm_uid.into(), name: name.into() };
         check_disk(&disk("0b4ae8d6-6d2e-4c3b-9d0a-1f0a5f0c7a11", "root-1")).unwrap();
         for (uid, name) in [
             ("", "root"),

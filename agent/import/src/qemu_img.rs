@@ -112,6 +112,13 @@ impl QemuImg {
         }
     }
 
+    /// Makes `file` an empty qcow2 file of `size` bytes.
+    pub async fn create(&self, file: &Path, size: u64) -> Result<(), QemuImgError> {
+        let mut command = self.command(QUICK);
+        command.args(["create", "-q", "-f", "qcow2"]).arg(file).arg(size.to_string());
+        finish(command, QUICK).await.map(drop)
+    }
+
     /// Makes `file` a clone, of `size` bytes, of the qcow2 file with the name `backing`, seen from `file`.
     pub async fn create_clone(&self, file: &Path, backing: &str, size: u64) -> Result<(), QemuImgError> {
         let mut command = self.command(QUICK);

@@ -16,7 +16,7 @@ use virt::{
 
 use crate::{
     connection::{CallError, brief},
-    interfaces,
+    disks, interfaces,
     metadata::{self, MetadataError},
     state::domain_state,
     xml::Cache,
@@ -52,6 +52,7 @@ pub fn read(found: Found) -> Result<Option<Domain>, MetadataError> {
     let Some(metadata) = found.metadata else { return Ok(None) };
     let mut spec = metadata::decode(&metadata, &found.uuid)?;
     spec.interfaces = interfaces::present(spec.interfaces, &interfaces::read(&found.xml)?);
+    spec.disks = disks::present(spec.disks, &disks::read(&found.xml)?);
     Ok(Some(Domain { spec, state: found.state }))
 }
 
@@ -95,7 +96,7 @@ fn look_at(handle: &Handle) -> Result<Found, Error> {
         name: handle.get_name()?,
         uuid: handle.get_uuid_string()?,
         metadata,
-        // After the metadata, which lists an interface before it is plugged
+        // After the metadata, which lists an interface or a disk before it is plugged
         xml: handle.get_xml_desc(0)?,
         state: domain_state(state, reason),
     })
@@ -169,21 +170,29 @@ pub fn not_started(spec: &DomainSpec, consoles: &Path, error: CallError) -> Host
     let vm = format!("{}/{}", spec.namespace, spec.name);
     let CallError::Refused(refused) = &error else { return error.reported(&format!("start VM {vm}")) };
     let mut said = refused.message().to_owned();
-    for DomainDisk { name, source } in &spec.disks {
-        match source {
-            DiskSource::Overlay { path, backing } => {
-                said = said.replace(&*path.to_string_lossy(), &format!("disk {name}"));
-                said = said.replace(&*backing.to_string_lossy(), &format!("the image of disk {name}"));
-            }
-            DiskSource::Rbd { pool, image, conf, .. } => {
-                said = said.replace(&format!("{pool}/{image}"), &format!("disk {name}"));
-                said = said.replace(image, &format!("disk {name}"));
-                said = said.replace(&*conf.to_string_lossy(), "the configuration of Ceph");
-            }
-        }
+    for disk in &spec.disks {
+        said = in_users_terms(&said, disk);
     }
     said = said.replace(&*consoles.to_string_lossy(), "the folder of consoles");
     HostError::retryable("StartFailed", format!("cannot start VM {vm}: {}", brief(&said))).caused_by(error)
+}
+
+/// What libvirt said, with the disk's name instead of paths of the host.
+pub fn in_users_terms(said: &str, DomainDisk { name, source, .. }: &DomainDisk) -> String {
+    match source {
+        DiskSource::Overlay { path, backing } => {
+            let said = said.replace(&*path.to_string_lossy(), &format!("disk {name}"));
+            match backing {
+                Some(backing) => said.replace(&*backing.to_string_lossy(), &format!("the image of disk {name}")),
+                None => said,
+            }
+        }
+        DiskSource::Rbd { pool, image, conf, .. } => {
+            let said = said.replace(&format!("{pool}/{image}"), &format!("disk {name}"));
+            let said = said.replace(image, &format!("disk {name}"));
+            said.replace(&*conf.to_string_lossy(), "the configuration of Ceph")
+        }
+    }
 }
 
 /// libvirt's way to write a version: 1,000,000 * major + 1,000 * minor + release.

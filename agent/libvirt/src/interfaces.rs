@@ -63,7 +63,8 @@ fn interface(content: &str) -> Result<Option<Found>, MetadataError> {
     Ok(tap.zip(bridge).zip(mac).map(|((tap, bridge), mac)| Found { tap, bridge, mac, xml }))
 }
 
-fn attribute(element: &BytesStart<'_>, name: &str) -> Result<Option<String>, MetadataError> {
+/// An attribute of an element, unescaped.
+pub fn attribute(element: &BytesStart<'_>, name: &str) -> Result<Option<String>, MetadataError> {
     let Some(attribute) = element.try_get_attribute(name).map_err(quick_xml::Error::from)? else { return Ok(None) };
     Ok(Some(unescape(&attribute.value)?.into_owned()))
 }

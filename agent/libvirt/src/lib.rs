@@ -7,6 +7,7 @@
 mod config;
 mod connection;
 mod console;
+mod disks;
 mod domains;
 mod hotplug;
 mod interfaces;
@@ -31,9 +32,9 @@ use tokio::{
 };
 use ucloud_agent_core::{
     HostError, Hypervisor,
-    hypervisor::{CephKeys, DiskSource, Domain, DomainInterface, DomainSpec, HypervisorFacts},
+    hypervisor::{CephKeys, DiskSource, Domain, DomainDisk, DomainInterface, DomainSpec, HypervisorFacts},
 };
-use ucloud_types::host::Accelerator;
+use ucloud_types::{Quantity, host::Accelerator};
 use virt::connect::Connect;
 
 pub use config::LibvirtConfig;
@@ -41,6 +42,7 @@ pub use console::ConsoleDirectoryError;
 
 use connection::{CallError, Connection, brief};
 use domains::Found;
+use hotplug::Device;
 use probe::Probe;
 use secret::Secret;
 use xml::Layout;
@@ -123,6 +125,12 @@ impl Libvirt {
         })
     }
 
+    async fn unplug_device(&self, vm_uid: &str, act: String, device: Device) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let asked = self.connection.call(PLUG, move |connect| hotplug::unplug(connect, &uid, &device)).await;
+        asked.map_err(|error| not_plugged(&act, error))?.map_err(|error| unfit(&act, error.into()))
+    }
+
     /// The domain, if it is one of ours.
     fn read(&self, found: Found) -> Option<Domain> {
         let name = found.name.clone();
@@ -148,6 +156,17 @@ fn not_plugged(act: &str, error: CallError) -> HostError {
         }
         _ => error.reported(act),
     }
+}
+
+fn not_plugged_disk(act: &str, disk: &DomainDisk, error: CallError) -> HostError {
+    let mut told = not_plugged(act, error);
+    told.message = domains::in_users_terms(&told.message, disk);
+    told
+}
+
+/// What is to be plugged, or the domain, cannot be read or written.
+fn unfit(act: &str, error: Box<dyn std::error::Error + Send + Sync>) -> HostError {
+    HostError::terminal("InvalidDomain", format!("cannot {act}: {error}")).caused_by(error)
 }
 
 #[async_trait]
@@ -191,30 +210,60 @@ impl Hypervisor for Libvirt {
     async fn plug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError> {
         let uid = domains::checked_uid(vm_uid)?;
         let act = format!("plug interface {} into VM {vm_uid}", interface.name);
-        let unfit = |error: Box<dyn std::error::Error + Send + Sync>| {
-            HostError::terminal("InvalidDomain", format!("cannot {act}: {error}")).caused_by(error)
-        };
         let Some(Domain { mut spec, .. }) = self.domain(vm_uid).await? else {
             return Err(HostError::retryable("PlugFailed", format!("cannot {act}: it has no domain")));
         };
         spec.interfaces.retain(|there| there.tap != interface.tap);
         spec.interfaces.push(interface.clone());
-        let metadata = metadata::element(&spec).map_err(|error| unfit(error.into()))?;
-        let xml = xml::interface_xml(interface).map_err(|error| unfit(error.into()))?;
-        let tap = interface.tap.clone();
-        let plugged =
-            self.connection.call(PLUG, move |connect| hotplug::plug(connect, &uid, &metadata, &tap, &xml)).await;
-        plugged.map_err(|error| not_plugged(&act, error))?.map_err(|error| unfit(error.into()))
+        let metadata = metadata::element(&spec).map_err(|error| unfit(&act, error.into()))?;
+        let xml = xml::interface_xml(interface).map_err(|error| unfit(&act, error.into()))?;
+        let device = Device::Interface(interface.tap.clone());
+        let plug = move |connect: &Connect| hotplug::plug(connect, &uid, &metadata, &device, |_| Ok(xml.clone()));
+        let plugged = self.connection.call(PLUG, plug).await;
+        plugged.map_err(|error| not_plugged(&act, error))?.map_err(|error| unfit(&act, error.into()))
     }
 
     async fn unplug(&self, vm_uid: &str, interface: &DomainInterface) -> Result<(), HostError> {
-        let uid = domains::checked_uid(vm_uid)?;
         let act = format!("unplug interface {} of VM {vm_uid}", interface.name);
-        let tap = interface.tap.clone();
-        let asked = self.connection.call(PLUG, move |connect| hotplug::unplug(connect, &uid, &tap)).await;
-        asked
-            .map_err(|error| not_plugged(&act, error))?
-            .map_err(|error| HostError::terminal("InvalidDomain", format!("cannot {act}: {error}")).caused_by(error))
+        self.unplug_device(vm_uid, act, Device::Interface(interface.tap.clone())).await
+    }
+
+    async fn plug_disk(&self, vm_uid: &str, disk: &DomainDisk) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("plug disk {} into VM {vm_uid}", disk.name);
+        let Some(Domain { mut spec, .. }) = self.domain(vm_uid).await? else {
+            return Err(HostError::retryable("PlugFailed", format!("cannot {act}: it has no domain")));
+        };
+        spec.disks.retain(|there| there.name != disk.name);
+        spec.disks.push(disk.clone());
+        let metadata = metadata::element(&spec).map_err(|error| unfit(&act, error.into()))?;
+        let looked = disk.clone();
+        let cache = spawn_blocking(move || domains::cache(&looked)).await.unwrap_or(xml::Cache::Writeback);
+        // Whether it can be written as XML at all does not depend on its device
+        xml::disk_xml(disk, "vdz", cache).map_err(|error| unfit(&act, error.into()))?;
+        let secrets = self.secrets(&spec).await?;
+        let (plugged, device) = (disk.clone(), Device::Disk(disk.name.clone()));
+        let plug = move |connect: &Connect| {
+            secrets.iter().try_for_each(|secret| secret.ensure(connect))?;
+            hotplug::plug(connect, &uid, &metadata, &device, |domain| {
+                Ok(xml::disk_xml(&plugged, &hotplug::free_device(domain)?, cache)?)
+            })
+        };
+        let done = self.connection.call(PLUG, plug).await;
+        done.map_err(|error| not_plugged_disk(&act, disk, error))?.map_err(|error| unfit(&act, error.into()))
+    }
+
+    async fn unplug_disk(&self, vm_uid: &str, disk: &DomainDisk) -> Result<(), HostError> {
+        let act = format!("unplug disk {} of VM {vm_uid}", disk.name);
+        self.unplug_device(vm_uid, act, Device::Disk(disk.name.clone())).await
+    }
+
+    async fn grow_disk(&self, vm_uid: &str, disk: &DomainDisk, size: Quantity) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("grow disk {} of VM {vm_uid} to {size}", disk.name);
+        let name = disk.name.clone();
+        let grown = self.connection.call(PLUG, move |connect| hotplug::grow(connect, &uid, &name, size.bytes())).await;
+        grown.map_err(|error| not_plugged_disk(&act, disk, error))?.map_err(|error| unfit(&act, error.into()))
     }
 
     async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use quick_xml::{Writer, escape::escape, events::BytesText, writer::ElementWriter};
-use ucloud_agent_core::hypervisor::{DiskSource, DomainInterface, DomainSpec};
+use ucloud_agent_core::hypervisor::{DiskSource, DomainDisk, DomainInterface, DomainSpec};
 use ucloud_types::host::Accelerator;
 
 use crate::metadata;
@@ -66,6 +66,8 @@ pub enum XmlError {
 
 /// As many interfaces as a VM may have: the schema of VMs says so.
 const MAX_INTERFACES: usize = 16;
+/// As many disks as a VM may have: the schema of VMs says so.
+const MAX_DISKS: usize = 16;
 /// The devices with ports of their own that every domain has: random numbers and the balloon.
 const FIXED_DEVICES: usize = 2;
 
@@ -143,6 +145,13 @@ pub fn interface_xml(interface: &DomainInterface) -> Result<String, XmlError> {
     Ok(String::from_utf8(writer.into_inner()).map_err(io::Error::other)?)
 }
 
+/// The XML of one disk, to be plugged in as `device` (such as vdb).
+pub fn disk_xml(disk: &DomainDisk, device: &str, cache: Cache) -> Result<String, XmlError> {
+    let mut writer = Writer::new(Vec::new());
+    write_disk(&mut writer, device, &CheckedDisk::new(disk, cache)?, None)?;
+    Ok(String::from_utf8(writer.into_inner()).map_err(io::Error::other)?)
+}
+
 /// The XML of the secret with this name, which holds the key of a Ceph user: in libvirt's memory alone, and not to be read
 /// back.
 pub fn secret_xml(name: &str) -> String {
@@ -165,8 +174,15 @@ struct CheckedDisk<'a> {
     cache: Cache,
 }
 
+impl<'a> CheckedDisk<'a> {
+    fn new(disk: &'a DomainDisk, cache: Cache) -> Result<Self, XmlError> {
+        let name = representable("disk's name", &disk.name)?;
+        Ok(Self { source: CheckedSource::new(&disk.source)?, name, cache })
+    }
+}
+
 enum CheckedSource<'a> {
-    Overlay { path: &'a str, backing: &'a str },
+    Overlay { path: &'a str, backing: Option<&'a str> },
     Rbd { image: String, user: &'a str, conf: &'a str, secret: String },
 }
 
@@ -175,7 +191,7 @@ impl<'a> CheckedSource<'a> {
         Ok(match source {
             DiskSource::Overlay { path, backing } => Self::Overlay {
                 path: representable_path("disk's file", path)?,
-                backing: representable_path("image's file", backing)?,
+                backing: backing.as_deref().map(|backing| representable_path("image's file", backing)).transpose()?,
             },
             DiskSource::Rbd { pool, image, user, conf } => {
                 let conf = representable_path("Ceph configuration", conf)?;
@@ -198,13 +214,7 @@ impl<'a> Checked<'a> {
         representable("VM's UID", &spec.uid)?;
         spec.interfaces.iter().try_for_each(check_interface)?;
         let caches = layout.caches.iter().copied().chain(std::iter::repeat(Cache::Writeback));
-        let disks = spec.disks.iter().zip(caches).map(|(disk, cache)| {
-            Ok(CheckedDisk {
-                source: CheckedSource::new(&disk.source)?,
-                name: representable("disk's name", &disk.name)?,
-                cache,
-            })
-        });
+        let disks = spec.disks.iter().zip(caches).map(|(disk, cache)| CheckedDisk::new(disk, cache));
         Ok(Self {
             metadata: metadata::encode(spec)?,
             qemu: representable_path("QEMU's program", &layout.qemu)?,
@@ -234,14 +244,14 @@ fn representable_path<'a>(field: &'static str, path: &'a Path) -> Result<&'a str
 fn devices(w: &mut Xml, spec: &DomainSpec, checked: &Checked<'_>) -> io::Result<()> {
     text(w, "emulator", checked.qemu)?;
     for (index, disk) in checked.disks.iter().enumerate() {
-        write_disk(w, index, disk)?;
+        write_disk(w, &device(index), disk, (index == 0).then_some(1))?;
     }
     for interface in &spec.interfaces {
         write_interface(w, interface)?;
     }
-    // Each device behind PCI Express has a port of its own, and ports cannot be plugged: those for interfaces that
-    // may come have to be there from the beginning.
-    let devices = spec.disks.len() + FIXED_DEVICES + MAX_INTERFACES.max(spec.interfaces.len());
+    // Each device behind PCI Express has a port of its own, and ports cannot be plugged: those for interfaces and disks
+    // that may come have to be there from the beginning.
+    let devices = MAX_DISKS.max(spec.disks.len()) + FIXED_DEVICES + MAX_INTERFACES.max(spec.interfaces.len());
     empty(w, "controller", &[("type", "pci"), ("index", "0"), ("model", "pcie-root")])?;
     for _ in 0..devices {
         empty(w, "controller", &[("type", "pci"), ("model", "pcie-root-port")])?;
@@ -258,7 +268,7 @@ fn devices(w: &mut Xml, spec: &DomainSpec, checked: &Checked<'_>) -> io::Result<
     empty(w, "memballoon", &[("model", "virtio")])
 }
 
-fn write_disk(w: &mut Xml, index: usize, disk: &CheckedDisk<'_>) -> io::Result<()> {
+fn write_disk(w: &mut Xml, device: &str, disk: &CheckedDisk<'_>, boot: Option<u32>) -> io::Result<()> {
     let (kind, format) = match disk.source {
         CheckedSource::Overlay { .. } => ("file", "qcow2"),
         CheckedSource::Rbd { .. } => ("network", "raw"),
@@ -267,7 +277,7 @@ fn write_disk(w: &mut Xml, index: usize, disk: &CheckedDisk<'_>) -> io::Result<(
         let driver = [("name", "qemu"), ("type", format), ("cache", disk.cache.as_str()), ("discard", "unmap")];
         empty(w, "driver", &driver)?;
         match &disk.source {
-            CheckedSource::Overlay { path, backing } => write_overlay(w, path, backing)?,
+            CheckedSource::Overlay { path, backing } => write_overlay(w, path, *backing)?,
             CheckedSource::Rbd { image, user, conf, secret } => {
                 // libvirt has the key, so that it stands in no file that QEMU reads, and in no command line.
                 element(w, "auth", &[("username", user)])
@@ -277,18 +287,19 @@ fn write_disk(w: &mut Xml, index: usize, disk: &CheckedDisk<'_>) -> io::Result<(
                     .write_inner_content(|w| empty(w, "config", &[("file", conf)]))?;
             }
         }
-        empty(w, "target", &[("dev", &device(index)), ("bus", "virtio")])?;
+        empty(w, "target", &[("dev", device), ("bus", "virtio")])?;
         text(w, "serial", disk.name)?;
-        if index == 0 {
-            empty(w, "boot", &[("order", "1")])?;
+        if let Some(order) = boot {
+            empty(w, "boot", &[("order", &order.to_string())])?;
         }
         Ok(())
     })?;
     Ok(())
 }
 
-fn write_overlay(w: &mut Xml, path: &str, backing: &str) -> io::Result<()> {
+fn write_overlay(w: &mut Xml, path: &str, backing: Option<&str>) -> io::Result<()> {
     empty(w, "source", &[("file", path)])?;
+    let Some(backing) = backing else { return empty(w, "backingStore", &[]) };
     // The whole chain is spelled out, so that nothing is found out by looking into files that a guest wrote.
     element(w, "backingStore", &[("type", "file")]).write_inner_content(|w| {
         empty(w, "format", &[("type", "qcow2")])?;
@@ -313,7 +324,7 @@ fn write_interface(w: &mut Xml, interface: &DomainInterface) -> io::Result<()> {
 }
 
 /// The name of the disk with this index: vda to vdz, vdaa and so on. libvirt orders the disks by it.
-fn device(index: usize) -> String {
+pub fn device(index: usize) -> String {
     let mut letters = Vec::new();
     let mut rest = index + 1;
     while rest > 0 {
@@ -372,8 +383,8 @@ mod tests {
     }
 
     fn disk(name: &str, path: &str) -> DomainDisk {
-        let source = DiskSource::Overlay { path: path.into(), backing: "/pool/images/sha256/ab.qcow2".into() };
-        DomainDisk { name: name.into(), source }
+        let source = DiskSource::Overlay { path: path.into(), backing: Some("/pool/images/sha256/ab.qcow2".into()) };
+        DomainDisk { name: name.into(), volume: None, source }
     }
 
     #[test]
@@ -384,7 +395,7 @@ mod tests {
             user: "ucloud".into(),
             conf: "/etc/ceph/ceph.conf".into(),
         };
-        let spec = DomainSpec { disks: vec![DomainDisk { name: "root".into(), source }], ..spec() };
+        let spec = DomainSpec { disks: vec![DomainDisk { name: "root".into(), volume: None, source }], ..spec() };
         let layout = Layout { caches: vec![Cache::Writeback], ..layout(Accelerator::Kvm) };
         let xml = domain_xml(&spec, &layout).unwrap();
         let disk = &xml[xml.find("<disk ").unwrap()..xml.find("</disk>").unwrap()];

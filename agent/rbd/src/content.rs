@@ -32,6 +32,8 @@ use crate::{
 pub const PUBLISHED: &str = "ucloud";
 /// The metadata of a clone that is whole: the checksum of the content that it was made of.
 pub const MARK: &str = "ucloud.content";
+/// The mark of an image that is whole and was empty in the beginning.
+const EMPTY: &str = "empty";
 /// How much is written at once: an object of the default size.
 const CHUNK: usize = 4 << 20;
 
@@ -61,22 +63,43 @@ pub fn make_clone(
     if let Some(clone) = find_clone(pool, name)? {
         return Ok(clone);
     }
-    let made = || pool.clone_image(&names::content(content), PUBLISHED, name);
-    match made() {
-        Err(error) if error.errno == Errno::EEXIST => {
-            tracing::info!(image = name, pool = pool.name(), "removing a clone that was left half made");
-            remove(pool, name)?;
-            made()
-        }
-        made => made,
-    }
-    .map_err(|error| if error.errno == Errno::ENOENT { RbdError::NoImage } else { error.into() })?;
+    let missing = |error: CephError| if error.errno == Errno::ENOENT { RbdError::NoImage } else { error.into() };
+    anew(pool, name, || pool.clone_image(&names::content(content), PUBLISHED, name).map_err(missing))?;
     let image = pool.open(name, Access::Write)?;
     finish(&image)?;
     image.set_metadata(MARK, &content.to_string())?;
     drop(image);
     // Somebody who took it for left over may have removed it between two of these steps.
     find_clone(pool, name)?.ok_or(RbdError::NoImage)
+}
+
+/// Makes an image of `size` bytes that holds nothing, unless it is there, whole, already; tells the size that it has.
+pub fn make_empty(pool: &IoCtx, name: &str, size: u64) -> Result<u64, RbdError> {
+    if let Some(image) = present(pool.open(name, Access::Read))?
+        && image.metadata(MARK)?.as_deref() == Some(EMPTY)
+    {
+        return Ok(image.size()?);
+    }
+    anew(pool, name, || Ok(pool.create(name, size)?))?;
+    pool.open(name, Access::Write)?.set_metadata(MARK, EMPTY)?;
+    Ok(size)
+}
+
+/// Makes an image. What was left half made under its name is removed first; what is whole is another one, and stays.
+fn anew(pool: &IoCtx, name: &str, make: impl Fn() -> Result<(), RbdError>) -> Result<(), RbdError> {
+    match make() {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {
+            if let Some(image) = present(pool.open(name, Access::Read))?
+                && image.metadata(MARK)?.is_some()
+            {
+                return Err(RbdError::OtherImage);
+            }
+            tracing::info!(image = name, pool = pool.name(), "removing what was left half made");
+            remove(pool, name)?;
+            make()
+        }
+        made => made,
+    }
 }
 
 /// Removes an image of any kind, whole or not. One that is gone is no error.

@@ -1,11 +1,11 @@
-//! Disks: clones of contents.
+//! Disks: clones of contents, and empty ones.
 
 use ucloud_agent_core::{
-    block_store::{Disk, DiskRequest, RbdPool},
+    block_store::{Content, Disk, DiskRequest, RbdPool},
     hypervisor::DiskSource,
 };
 use ucloud_agent_import::Importer;
-use ucloud_types::{Quantity, image::Sha256};
+use ucloud_types::Quantity;
 
 use crate::{
     cluster::IoCtx,
@@ -23,35 +23,48 @@ pub fn ensure_disk(
     importer: &Importer,
 ) -> Result<Disk, RbdError> {
     let name = names::disk(&request.id);
-    let image = content::find_clone(pool, &names::image(&request.image_uid))?;
-    let size = match content::find_clone(pool, &name)? {
-        // It is kept although its image may have been removed since.
-        Some(disk) => adopt(pool, &name, &disk, image.map(|image| image.content).as_ref(), request, importer)?,
-        None => create(pool, &name, &image.ok_or(RbdError::NoImage)?, request, importer)?,
+    let size = match &request.content {
+        Content::Empty => ensure_empty(pool, &name, request, importer)?,
+        Content::Image(uid) => ensure_clone(pool, &name, uid, request, importer)?,
     };
     let RbdPool { pool, user, conf } = settings.clone();
     Ok(Disk { source: DiskSource::Rbd { pool, image: name, user, conf }, size: Quantity::from_bytes(size) })
 }
 
-fn adopt(
+fn ensure_empty(pool: &IoCtx, name: &str, request: &DiskRequest, importer: &Importer) -> Result<u64, RbdError> {
+    let size = request.size.ok_or(RbdError::NoSize)?;
+    let is = content::make_empty(pool, name, importer.whole_sectors(size.bytes())?)?;
+    grow(pool, name, is, request, importer)
+}
+
+fn ensure_clone(
     pool: &IoCtx,
     name: &str,
-    disk: &Clone,
-    image: Option<&Sha256>,
+    image_uid: &str,
     request: &DiskRequest,
     importer: &Importer,
 ) -> Result<u64, RbdError> {
-    if image.is_some_and(|image| *image != disk.content) {
+    let image = content::find_clone(pool, &names::image(image_uid))?;
+    let Some(disk) = content::find_clone(pool, name)? else {
+        return create(pool, name, &image.ok_or(RbdError::NoImage)?, request, importer);
+    };
+    // It is kept although its image may have been removed since.
+    if image.is_some_and(|image| image.content != disk.content) {
         return Err(RbdError::OtherImage);
     }
+    grow(pool, name, disk.size, request, importer)
+}
+
+/// Grows a disk that has `is` bytes to what is asked for, unless it has that already.
+fn grow(pool: &IoCtx, name: &str, is: u64, request: &DiskRequest, importer: &Importer) -> Result<u64, RbdError> {
     let wanted = request.size.map_or(Ok(0), |size| importer.whole_sectors(size.bytes()))?;
-    if wanted > disk.size {
+    if wanted > is {
         if !pool.open(name, Access::Read)?.watchers()?.is_empty() {
             return Err(RbdError::InUse);
         }
         pool.open(name, Access::Write)?.resize(wanted)?;
     }
-    Ok(wanted.max(disk.size))
+    Ok(wanted.max(is))
 }
 
 fn create(

@@ -60,6 +60,9 @@ pub enum RbdError {
     /// There is a disk already, of another image.
     #[error("it is there already, and is a clone of another image; delete the VM to be rid of it")]
     OtherImage,
+    /// A disk is to be empty, and has no size.
+    #[error("it has no size")]
+    NoSize,
     /// Somebody has it open.
     #[error("it is in use; it is free about half a minute after its VM has ended")]
     InUse,
@@ -98,13 +101,14 @@ impl RbdError {
             Self::TooSmall { .. } => ("SizeTooSmall", None),
             Self::TooLarge(_) => ("SizeTooLarge", None),
             Self::OtherImage => ("DiskMismatch", None),
+            Self::NoSize => ("SizeMissing", None),
             Self::InUse => ("DiskInUse", None),
             Self::Scratch(_) => ("ImportFailed", None),
             Self::Answer(..) => ("StorageFailed", None),
         };
         let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
         let message = format!("cannot {act}: {}{advice}", summary(&self));
-        let terminal = matches!(self, Self::TooSmall { .. } | Self::TooLarge(_) | Self::OtherImage);
+        let terminal = matches!(self, Self::TooSmall { .. } | Self::TooLarge(_) | Self::OtherImage | Self::NoSize);
         let error = if terminal { HostError::terminal(reason, message) } else { HostError::retryable(reason, message) };
         error.caused_by(self)
     }

@@ -32,7 +32,9 @@ use tokio::{
 };
 use ucloud_agent_core::{
     BlockStore, HostError,
-    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage},
+    block_store::{
+        Content, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage,
+    },
 };
 use ucloud_agent_import::{ImportError, Importer, Progress, StoreError, act as import_act, names as safe};
 use ucloud_types::{Quantity, image::ImageFormat};
@@ -291,9 +293,11 @@ impl BlockStore for Rbd {
 
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
         safe::check_disk(&request.id)?;
-        safe::check_uid(&request.image_uid)?;
-        let DiskId { vm_uid, name } = &request.id;
-        let act = format!("make disk {name} of VM {vm_uid} in pool {}", request.pool.name);
+        if let Content::Image(uid) = &request.content {
+            safe::check_uid(uid)?;
+        }
+        let DiskId { owner_uid, name } = &request.id;
+        let act = format!("make disk {name} of {owner_uid} in pool {}", request.pool.name);
         let (importer, wanted) = (Arc::clone(&self.importer), request.clone());
         self.with_pool(&request.pool, &act, move |pool, settings| disk::ensure_disk(pool, settings, &wanted, &importer))
             .await
@@ -309,7 +313,7 @@ impl BlockStore for Rbd {
 
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
         safe::check_disk(disk)?;
-        let act = format!("remove disk {} of VM {} from pool {}", disk.name, disk.vm_uid, pool.name);
+        let act = format!("remove disk {} of {} from pool {}", disk.name, disk.owner_uid, pool.name);
         let name = names::disk(disk);
         self.with_pool(pool, &act, move |pool, _| {
             content::remove(pool, &name)?;

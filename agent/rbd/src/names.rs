@@ -34,13 +34,13 @@ pub fn image_uid(name: &str) -> Option<&str> {
 
 /// A disk. UIDs have no dots, and neither have the names of disks.
 pub fn disk(disk: &DiskId) -> String {
-    format!("{DISK}{}.{}", disk.vm_uid, disk.name)
+    format!("{DISK}{}.{}", disk.owner_uid, disk.name)
 }
 
 /// The disk with this name.
 pub fn parse_disk(name: &str) -> Option<DiskId> {
-    let (vm_uid, name) = name.strip_prefix(DISK)?.split_once('.')?;
-    let disk = DiskId { vm_uid: vm_uid.to_owned(), name: name.to_owned() };
+    let (owner_uid, name) = name.strip_prefix(DISK)?.split_once('.')?;
+    let disk = DiskId { owner_uid: owner_uid.to_owned(), name: name.to_owned() };
     ucloud_agent_import::names::check_disk(&disk).is_ok().then_some(disk)
 }
 
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn names_say_what_they_are() {
-        let id = DiskId { vm_uid: "0b4ae8d6-6d2e".into(), name: "root".into() };
+        let id = DiskId { owner_uid: "0b4ae8d6-6d2e".into(), name: "root".into() };
         assert_eq!(disk(&id), "ucloud.disk.0b4ae8d6-6d2e.root");
         assert_eq!(parse_disk(&disk(&id)), Some(id));
         for name in ["vm-1", "ucloud.disk.a", "ucloud.disk..root", "ucloud.disk.a.b.c", "ucloud.image.a"] {

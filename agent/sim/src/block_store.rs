@@ -7,8 +7,10 @@ use fnv::FnvHasher;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore, HostError,
-    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage},
-    hypervisor::{DiskSource, DomainState},
+    block_store::{
+        Content, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage,
+    },
+    hypervisor::{DiskSource, Domain, DomainDisk, DomainState},
 };
 use ucloud_types::{Quantity, image::Sha256};
 
@@ -110,22 +112,29 @@ impl BlockStore for SimHost {
                 disk.size = request.size.unwrap_or(disk.size).max(disk.size);
                 return Ok(disk.clone());
             }
-            let Some(image) = state.images.get(&(request.pool.name.clone(), request.image_uid.clone())) else {
-                return Err(HostError::retryable("ImageMissing", "the image is not in the pool"));
+            let least = match &request.content {
+                Content::Empty => Quantity::default(),
+                Content::Image(uid) => match state.images.get(&(request.pool.name.clone(), uid.clone())) {
+                    Some(image) => image.virtual_size,
+                    None => return Err(HostError::retryable("ImageMissing", "the image is not in the pool")),
+                },
             };
-            if request.size.is_some_and(|size| size < image.virtual_size) {
+            if request.size.is_some_and(|size| size < least) {
                 return Err(HostError::terminal("DiskTooSmall", "the disk is smaller than its image: make it larger"));
             }
-            let size = request.size.unwrap_or(image.virtual_size);
-            let DiskId { vm_uid, name } = &request.id;
+            let size = request.size.unwrap_or(least);
+            let DiskId { owner_uid, name } = &request.id;
             let source = match &request.pool.backend {
                 PoolBackend::Directory { path } => DiskSource::Overlay {
-                    path: path.join(format!("{vm_uid}.{name}")),
-                    backing: path.join(&request.image_uid),
+                    path: path.join(format!("{owner_uid}.{name}")),
+                    backing: match &request.content {
+                        Content::Empty => None,
+                        Content::Image(uid) => Some(path.join(uid)),
+                    },
                 },
                 PoolBackend::Rbd(RbdPool { pool, user, conf }) => DiskSource::Rbd {
                     pool: pool.clone(),
-                    image: format!("{vm_uid}.{name}"),
+                    image: format!("{owner_uid}.{name}"),
                     user: user.clone(),
                     conf: conf.clone(),
                 },
@@ -149,9 +158,13 @@ impl BlockStore for SimHost {
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
         self.call(Method::RemoveDisk, async || {
             let mut state = self.state();
-            let domain = state.domains.get(&disk.vm_uid);
-            if domain.is_some_and(|domain| !matches!(domain.state, DomainState::Off(_))) {
-                state.violations.push(format!("disk {} was taken from {} while it was up", disk.name, disk.vm_uid));
+            let uses = |domain: &&Domain| {
+                let is_volume = |used: &DomainDisk| used.volume.as_ref() == Some(&disk.owner_uid);
+                domain.spec.uid == disk.owner_uid || domain.spec.disks.iter().any(is_volume)
+            };
+            let mut users = state.domains.values().filter(uses);
+            if users.any(|domain| !matches!(domain.state, DomainState::Off(_))) {
+                state.violations.push(format!("disk {} was taken from {} while it was up", disk.name, disk.owner_uid));
             }
             if state.disks.remove(&(pool.name.clone(), disk.clone())).is_some() {
                 state.count("remove disk");

@@ -15,6 +15,9 @@ pub enum Method {
     Start,
     Plug,
     Unplug,
+    PlugDisk,
+    UnplugDisk,
+    GrowDisk,
     RequestShutdown,
     Destroy,
     Undefine,
@@ -39,12 +42,15 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Domains,
         Self::Domain,
         Self::Start,
         Self::Plug,
         Self::Unplug,
+        Self::PlugDisk,
+        Self::UnplugDisk,
+        Self::GrowDisk,
         Self::RequestShutdown,
         Self::Destroy,
         Self::Undefine,

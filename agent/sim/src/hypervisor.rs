@@ -4,11 +4,21 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     HostError, Hypervisor,
-    hypervisor::{DiskSource, Domain, DomainInterface, DomainSpec, DomainState, HypervisorFacts, StopReason},
+    hypervisor::{
+        DiskSource, Domain, DomainDisk, DomainInterface, DomainSpec, DomainState, HypervisorFacts, StopReason,
+    },
 };
-use ucloud_types::host::Accelerator;
+use ucloud_types::{Quantity, host::Accelerator};
 
 use crate::{Method, SimHost};
+
+/// Whether the disk's bytes are these.
+fn same(disk: &DomainDisk, there: &DiskSource) -> bool {
+    match (&disk.source, there) {
+        (DiskSource::Overlay { path, .. }, DiskSource::Overlay { path: p, .. }) => p == path,
+        (named, there) => named == there,
+    }
+}
 
 #[async_trait]
 impl Hypervisor for SimHost {
@@ -42,12 +52,8 @@ impl Hypervisor for SimHost {
                 // It is defined first; what is missing shows when it is started
                 let off = DomainState::Off(StopReason::Unknown);
                 state.domains.insert(spec.uid.clone(), Domain { spec: spec.clone(), state: off });
-                let disks = spec.disks.iter().all(|disk| {
-                    state.disks.values().any(|there| match (&disk.source, &there.source) {
-                        (DiskSource::Overlay { path, .. }, DiskSource::Overlay { path: p, .. }) => p == path,
-                        (named, there) => named == there,
-                    })
-                });
+                let disks = spec.disks.iter().all(|disk| state.disks.values().any(|there| same(disk, &there.source)));
+                state.note_writers(&spec.uid, &spec.disks);
                 let bridges = spec
                     .interfaces
                     .iter()
@@ -115,6 +121,68 @@ impl Hypervisor for SimHost {
                 state.count("unplug");
             }
             self.tell_domains();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn plug_disk(&self, vm_uid: &str, disk: &DomainDisk) -> Result<(), HostError> {
+        self.call(Method::PlugDisk, async || {
+            {
+                let mut state = self.state();
+                let made = state.disks.values().any(|there| same(disk, &there.source));
+                state.note_writers(vm_uid, std::slice::from_ref(disk));
+                let domain = state.domains.get_mut(vm_uid).filter(|domain| domain.state == DomainState::Running);
+                let Some(domain) = domain.filter(|_| made) else {
+                    return Err(HostError::retryable("PlugFailed", "the domain does not run, or the disk is missing"));
+                };
+                if let Some(there) = domain.spec.disks.iter().find(|there| there.name == disk.name) {
+                    if there != disk {
+                        let vm = domain.spec.name.clone();
+                        state.violations.push(format!("disk {} of {vm} was plugged over another", disk.name));
+                    }
+                    return Ok(());
+                }
+                domain.spec.disks.push(disk.clone());
+                state.count("plug disk");
+            }
+            self.tell_domains();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unplug_disk(&self, vm_uid: &str, disk: &DomainDisk) -> Result<(), HostError> {
+        self.call(Method::UnplugDisk, async || {
+            {
+                let mut state = self.state();
+                let deaf = state.deaf;
+                let Some(domain) = state.domains.get_mut(vm_uid) else { return Ok(()) };
+                let there = domain.spec.disks.iter().position(|there| there == disk);
+                let Some(index) = there.filter(|_| !deaf) else { return Ok(()) };
+                domain.spec.disks.remove(index);
+                state.count("unplug disk");
+            }
+            self.tell_domains();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn grow_disk(&self, vm_uid: &str, disk: &DomainDisk, size: Quantity) -> Result<(), HostError> {
+        self.call(Method::GrowDisk, async || {
+            let mut state = self.state();
+            if !state.domains.get(vm_uid).is_some_and(|domain| domain.state == DomainState::Running) {
+                return Err(HostError::retryable("PlugFailed", "the domain does not run"));
+            }
+            let mut grown = false;
+            for there in state.disks.values_mut().filter(|there| same(disk, &there.source)) {
+                grown |= there.size < size;
+                there.size = there.size.max(size);
+            }
+            if grown {
+                state.count("grow disk");
+            }
             Ok(())
         })
         .await

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use ucloud_agent_core::{
     block_store::{Disk, DiskId, StoredImage},
     firewall::Rules,
-    hypervisor::Domain,
+    hypervisor::{Domain, DomainDisk, DomainState},
     net::{Advertisement, NetworkDevices, NetworkRequest},
 };
 use ucloud_types::MacAddr;
@@ -106,7 +106,8 @@ impl SimHost {
         self.state().calls.get(&method).copied().unwrap_or(0)
     }
 
-    /// How often the host was really changed, by kind of change: `start`, `plug`, `unplug`, `stop`, `undefine`,
+    /// How often the host was really changed, by kind of change: `start`, `plug`, `unplug`, `plug disk`,
+    /// `unplug disk`, `grow disk`, `stop`, `undefine`,
     /// `make disk`, `remove disk`, `make network`, `remove network`, `import`, `remove image`, `advertise`.
     pub fn effects(&self) -> BTreeMap<&'static str, u32> {
         self.state().effects.clone()
@@ -165,5 +166,17 @@ impl SimHost {
 impl State {
     fn count(&mut self, effect: &'static str) {
         *self.effects.entry(effect).or_default() += 1;
+    }
+
+    /// The VM is about to write to these disks: no other may.
+    fn note_writers(&mut self, vm_uid: &str, disks: &[DomainDisk]) {
+        let others = self.domains.values().filter(|domain| domain.spec.uid != vm_uid);
+        let up = others.filter(|domain| !matches!(domain.state, DomainState::Off(_)));
+        let shared: Vec<_> = up
+            .flat_map(|domain| domain.spec.disks.iter().map(move |disk| (&domain.spec.name, disk)))
+            .filter(|(_, theirs)| disks.iter().any(|disk| disk.source == theirs.source))
+            .map(|(name, disk)| format!("{vm_uid} opened disk {} of {name} while that is up", disk.name))
+            .collect();
+        self.violations.extend(shared);
     }
 }

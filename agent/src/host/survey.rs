@@ -1,6 +1,6 @@
 //! What only a look at the host tells: the hypervisor, addresses, the room in pools, and what belongs to nobody.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ucloud_agent_core::{
     HostError, adopt,
@@ -72,7 +72,9 @@ pub async fn survey(shared: &Shared) -> Survey {
         let vms: Vec<_> = vms.iter().filter_map(|vm| Desired::of(vm, &shared.config.host).ok()).collect();
         let known = shared.caches.files.all();
         let known: Vec<_> = known.iter().filter_map(|file| file.metadata.uid.as_deref()).collect();
-        let mut orphans = adopt::orphans(&domains, &disks, &vms);
+        let volumes = shared.caches.volumes.all();
+        let volumes: BTreeSet<_> = volumes.iter().filter_map(|volume| volume.metadata.uid.as_deref()).collect();
+        let mut orphans = adopt::orphans(&domains, &disks, &vms, &volumes);
         orphans.extend(adopt::orphaned_files(&files, &known));
         orphans
     });

@@ -17,7 +17,7 @@ use ucloud_agent_core::{
     image,
     vm::Blocker,
 };
-use ucloud_types::{Image, StoragePool, VM};
+use ucloud_types::{Image, StoragePool, VM, Volume};
 
 use crate::{limit::limited, shared::Shared};
 
@@ -30,7 +30,8 @@ const STEP: u8 = 5;
 
 /// Keeps the images as they should be, as long as the agent runs.
 pub async fn run(shared: Arc<Shared>) {
-    let mut changes = (shared.caches.images.changes(), shared.caches.vms.changes(), shared.caches.pools.changes());
+    let caches = &shared.caches;
+    let mut changes = (caches.images.changes(), caches.vms.changes(), caches.pools.changes(), caches.volumes.changes());
     let mut keeper = Keeper {
         shared: Arc::clone(&shared),
         imports: JoinSet::new(),
@@ -65,6 +66,7 @@ pub async fn run(shared: Arc<Shared>) {
             changed = changes.0.changed() => changed.is_ok(),
             changed = changes.1.changed() => changed.is_ok(),
             changed = changes.2.changed() => changed.is_ok(),
+            changed = changes.3.changed() => changed.is_ok(),
             Some(ended) = keeper.imports.join_next_with_id() => {
                 match ended {
                     Ok((id, result)) => keeper.ended(id, Some(result)),
@@ -99,6 +101,7 @@ impl Keeper {
         let images: Vec<&Image> = images.iter().map(AsRef::as_ref).collect();
         let vms = self.shared.caches.vms.all();
         let vms: Vec<&VM> = vms.iter().map(AsRef::as_ref).collect();
+        let volumes = self.shared.caches.volumes.all();
         let pools = self.shared.caches.pools.all();
         let pools: Vec<&StoragePool> = pools.iter().map(AsRef::as_ref).collect();
         let surveyed = self.survey(&pools).await;
@@ -107,7 +110,7 @@ impl Keeper {
             .iter()
             .filter_map(|image| {
                 let live = vms.iter().copied().filter(|vm| vm.metadata.deletion_timestamp.is_none());
-                let used = !image::users(image, live).is_empty();
+                let used = !image::users(image, live, &volumes).is_empty();
                 let wanted = image::wanted(image, &pools, used, &self.shared.config.host).transpose()?;
                 Some((image.metadata.uid.clone()?, wanted))
             })
@@ -118,8 +121,8 @@ impl Keeper {
                 Err(blocker) => self.block(uid, blocker),
             }
         }
-        self.hold(&images, &vms);
-        let removed = self.remove(&images, &vms).await;
+        self.hold(&images, &vms, &volumes);
+        let removed = self.remove(&images, &vms, &volumes).await;
         surveyed.and(removed)
     }
 
@@ -236,16 +239,19 @@ impl Keeper {
     fn wake_users(&self, uid: &str) {
         let images = self.shared.caches.images.all();
         if let Some(image) = images.iter().find(|image| image.metadata.uid.as_deref() == Some(uid)) {
-            self.shared.wake.users(&self.shared.caches.vms.store(), |vm| !image::users(image, [vm]).is_empty());
+            let volumes = self.shared.caches.volumes.all();
+            self.shared
+                .wake
+                .users(&self.shared.caches.vms.store(), |vm| !image::users(image, [vm], &volumes).is_empty());
         }
     }
 
     /// Notes why copies stay whose Images are being deleted.
-    fn hold(&self, images: &[&Image], vms: &[&VM]) {
+    fn hold(&self, images: &[&Image], vms: &[&VM], volumes: &[Arc<Volume>]) {
         for image in images {
             let Some(uid) = &image.metadata.uid else { continue };
             let users = match image.metadata.deletion_timestamp {
-                Some(_) => image::users(image, vms.iter().copied()),
+                Some(_) => image::users(image, vms.iter().copied(), volumes),
                 None => Vec::new(),
             };
             let held = (!users.is_empty()).then(|| {
@@ -259,11 +265,11 @@ impl Keeper {
     }
 
     /// Removes the copies that nobody wants any more.
-    async fn remove(&mut self, images: &[&Image], vms: &[&VM]) -> Result<(), HostError> {
+    async fn remove(&mut self, images: &[&Image], vms: &[&VM], volumes: &[Arc<Volume>]) -> Result<(), HostError> {
         let gone: Vec<_> = self.shared.images.read(|copies| {
             let gone = copies.iter().filter(|(uid, copy)| {
                 let shared = copy.pool.as_ref().is_some_and(|pool| pool.backend.is_shared());
-                image::removable(uid, shared, images, vms.iter().copied())
+                image::removable(uid, shared, images, vms.iter().copied(), volumes)
             });
             gone.map(|(uid, copy)| (uid.clone(), copy.pool.clone())).collect()
         });

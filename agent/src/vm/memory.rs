@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kube::Resource;
 use ucloud_agent_core::vm::Memory;
 use ucloud_types::VM;
 
@@ -50,7 +51,7 @@ impl Memories {
     pub fn newest(&self, cached: Arc<VM>) -> Arc<VM> {
         let Some(uid) = cached.metadata.uid.clone() else { return cached };
         self.with(&uid, |remembered| match &remembered.latest {
-            Some(latest) if revision(latest) > revision(&cached) => Arc::clone(latest),
+            Some(latest) if revision(&**latest) > revision(&*cached) => Arc::clone(latest),
             _ => {
                 remembered.latest = None;
                 cached
@@ -60,8 +61,8 @@ impl Memories {
 }
 
 /// The revision of an object: they grow with each write (KEP 5504 makes that a promise).
-fn revision(vm: &VM) -> u64 {
-    vm.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+pub fn revision<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod backoff;
+mod disks;
 mod memory;
 mod observe;
 mod reconcile;
@@ -23,8 +24,9 @@ use ucloud_types::VM;
 
 use crate::shared::Shared;
 
-pub use memory::Memories;
+pub use memory::{Memories, revision};
 pub use observe::pools;
+pub use steps::NO_IMAGE;
 
 /// Works on VMs as they are woken, until `end`; what is being worked on then is brought to its next report.
 pub async fn run(shared: Arc<Shared>, woken: mpsc::UnboundedReceiver<ObjectRef<VM>>, end: CancellationToken) {

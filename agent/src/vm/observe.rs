@@ -10,13 +10,13 @@ use ucloud_agent_core::{
     image,
     isolation::groups,
     network, reason,
-    vm::{Desired, DiskInput, Facts, FoundDisk, Observed, blockers, network_blockers},
+    vm::{Blocker, Desired, Facts, FoundDisk, Observed, WantedSource, network_blockers},
 };
-use ucloud_types::{Image, Network, StoragePool, vm::VMPhase};
+use ucloud_types::{Network, vm::VMPhase};
 
 use crate::{limit::limited, shared::Shared};
 
-use super::addresses;
+use super::{addresses, disks};
 
 /// Observes the VM. An error means that nothing is known of it: not that it is gone.
 pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Result<(Observed, Facts), HostError> {
@@ -31,16 +31,19 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
         }
         let interfaces = || domain.iter().flat_map(|domain| &domain.spec.interfaces);
         remembered.core.unplugging.retain(|name, _| interfaces().any(|interface| interface.name == *name));
+        let disk = |name: &String| domain.iter().flat_map(|domain| &domain.spec.disks).any(|disk| disk.name == *name);
+        remembered.core.unplugging_disks.retain(|name, _| disk(name));
+        remembered.core.grown.retain(|name, _| disk(name));
         remembered.core.crashes.observe(state, ran, &timing.pace, now);
         (remembered.core.clone(), remembered.confirmed == Some(desired.epoch), remembered.restarts)
     });
 
     // While a VM runs, nothing is decided by its disks; a pool that does not answer must not make it look broken
     let runs = matches!(state, Some(DomainState::Running | DomainState::Paused));
-    let disks = if runs && !desired.deleting { Ok(Vec::new()) } else { find_disks(shared, desired).await };
-    let disks = match disks {
+    let found = if runs && !desired.deleting { Ok(Vec::new()) } else { find_disks(shared, desired).await };
+    let found = match found {
         Err(error) if !desired.deleting => return Err(error),
-        disks => disks,
+        found => found,
     };
     let own_networks = if desired.deleting && domain.is_none() {
         shared.networks.kept_for(shared, desired).await
@@ -69,12 +72,17 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
     // Where the network could not be asked, what was reported stands
     facts.keep_addresses = present.is_err() || addresses::are_believed(shared, now);
     let network_blockers = network_blockers(desired, &networks);
-    let blockers = needs(shared, desired, &networks, disks.as_deref().unwrap_or_default(), &mut facts);
+    let (disk_blockers, disk_sizes) =
+        disks::look(shared, desired, found.as_deref().unwrap_or_default(), &memory, &mut facts);
+    let blockers = network_blockers.iter().chain(&disk_blockers).flatten().cloned();
     let observed = Observed {
         domain,
-        blockers,
+        blockers: blockers.chain(missing_groups(shared, desired)).collect(),
         network_blockers,
-        disks,
+        disk_blockers,
+        disk_sizes,
+        volumes: shared.volumes.held(shared, desired),
+        disks: found.map(|found| found.into_iter().filter(|disk| disk.id.owner_uid == desired.uid).collect()),
         own_networks,
         devices,
         provisioned: None,
@@ -84,44 +92,17 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
     Ok((observed, facts))
 }
 
-/// Why the VM's networks and disks cannot be made now.
-fn needs(
-    shared: &Shared,
-    desired: &Desired,
-    networks: &[Option<&Network>],
-    found: &[FoundDisk],
-    facts: &mut Facts,
-) -> Vec<ucloud_agent_core::vm::Blocker> {
-    let inputs: Vec<_> = desired
-        .disks
-        .iter()
-        .map(|wanted| {
-            let pool = shared.caches.pools.get(None, &wanted.pool);
-            let image = shared.caches.images.get(Some(&wanted.image_namespace), &wanted.image_name);
-            let uid = image.as_ref().and_then(|image| image.metadata.uid.clone()).unwrap_or_default();
-            let size = image.as_ref().and_then(|image| image.status.as_ref()?.virtual_size);
-            facts.image_sizes.extend(size.map(|size| (wanted.name.clone(), size)));
-            let exists = found.iter().any(|disk| disk.id.name == wanted.name && disk.pool.name == wanted.pool);
-            (exists, pool, image, shared.images.local(&uid))
-        })
-        .collect();
-    let inputs: Vec<_> = inputs
-        .iter()
-        .map(|(exists, pool, image, local)| {
-            let (pool, image): (Option<&StoragePool>, Option<&Image>) = (pool.as_deref(), image.as_deref());
-            DiskInput { exists: *exists, pool, image, local }
-        })
-        .collect();
-    let named = desired.interfaces.iter().flat_map(|interface| &interface.security_groups);
-    let named: BTreeSet<_> = named.collect();
-    let missing = named.into_iter().filter_map(|name| {
+/// The security groups that are named and missing.
+fn missing_groups(shared: &Shared, desired: &Desired) -> Vec<Blocker> {
+    let named: BTreeSet<_> = desired.interfaces.iter().flat_map(|interface| &interface.security_groups).collect();
+    let missing = |name: &String| {
         groups::missing(shared.caches.groups.get(Some(&desired.namespace), name).as_deref(), &desired.namespace, name)
-    });
-    blockers(desired, networks, &inputs).into_iter().chain(missing).collect()
+    };
+    named.into_iter().filter_map(missing).collect()
 }
 
-/// The VM's disks. Those of one that is being deleted are looked for in all pools; others are where it names or has them,
-/// so that a pool that does not answer keeps nobody who has nothing in it.
+/// The VM's disks, and the Volumes that it names. The disks of one that is being deleted are looked for in all pools; others
+/// are where it names or has them, so that a pool that does not answer keeps nobody who has nothing in it.
 async fn find_disks(shared: &Shared, desired: &Desired) -> Result<Vec<FoundDisk>, HostError> {
     let pools = pools(shared);
     let reported = desired.reported_disks.iter().find(|disk| !pools.iter().any(|pool| pool.name == disk.pool));
@@ -134,12 +115,23 @@ async fn find_disks(shared: &Shared, desired: &Desired) -> Result<Vec<FoundDisk>
             ),
         ));
     }
-    let wanted = desired.disks.iter().map(|disk| &disk.pool);
-    let own: BTreeSet<_> = wanted.chain(desired.reported_disks.iter().map(|disk| &disk.pool)).collect();
+    let mut owners = vec![desired.uid.clone()];
+    let mut own: BTreeSet<_> = desired.reported_disks.iter().map(|disk| disk.pool.clone()).collect();
+    for disk in &desired.disks {
+        match &disk.source {
+            WantedSource::Clone { pool, .. } => drop(own.insert(pool.clone())),
+            WantedSource::Volume(name) => {
+                if let Some(volume) = shared.volumes.get(shared, &desired.namespace, name) {
+                    own.insert(volume.spec.effective_pool().to_owned());
+                    owners.extend(volume.metadata.uid.clone());
+                }
+            }
+        }
+    }
     let mut found = Vec::new();
     for pool in pools.into_iter().filter(|pool| desired.deleting || own.contains(&pool.name)) {
         let disks = limited(shared.config.timing.step, "list its disks", shared.machine.store.disks(&pool)).await?;
-        let own = disks.into_iter().filter(|id| id.vm_uid == desired.uid);
+        let own = disks.into_iter().filter(|id| owners.contains(&id.owner_uid));
         found.extend(own.map(|id| FoundDisk { pool: pool.clone(), id }));
     }
     Ok(found)

@@ -12,7 +12,7 @@ use ucloud_agent_core::{
 };
 use ucloud_types::{VM, meta::AGENT_FINALIZER, vm::VMPhase};
 
-use crate::{api::ApiError, clock::timer, shared::Shared};
+use crate::{api::ApiError, clock::timer, shared::Shared, volumes};
 
 use super::{addresses, backoff::Wish, memory::Remembered, observe::observe, steps};
 
@@ -147,6 +147,10 @@ impl Round<'_> {
             Step::ProvisionInterface(name) => steps::provision_interface(shared, desired, name).await,
             Step::Plug(interface) => steps::plug(shared, self.vm, desired, interface).await,
             Step::Unplug(interface) => steps::unplug(shared, desired, interface, now).await,
+            Step::PlugDisk(name) => steps::plug_disk(shared, self.vm, desired, name).await,
+            Step::UnplugDisk(disk) => steps::unplug_disk(shared, desired, disk, now).await,
+            Step::GrowDisk(disk, size) => steps::grow_disk(shared, self.vm, desired, disk, *size).await,
+            Step::ReleaseVolume(held) => volumes::release(shared, desired, held).await,
             Step::RequestShutdown => {
                 // That the VM stops must be known before the guest hears of it: see `should_stop` in the core
                 if !self.report(plan).await? {

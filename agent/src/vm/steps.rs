@@ -4,21 +4,21 @@ use jiff::Timestamp;
 use tracing::info;
 use ucloud_agent_core::{
     HostError,
-    block_store::{DiskId, DiskRequest},
-    hypervisor::{DomainInterface, DomainSpec},
+    block_store::{Content, DiskId, DiskRequest},
+    hypervisor::{DomainDisk, DomainInterface, DomainSpec},
     image,
     net::NetworkDevices,
     reason,
-    vm::{Asked, Desired, FoundDisk, Provisioned},
+    vm::{Asked, Desired, FoundDisk, MadeDisk, Provisioned, WantedDisk, WantedSource},
 };
-use ucloud_types::VM;
+use ucloud_types::{Quantity, VM};
 
-use crate::{limit::limited, shared::Shared};
+use crate::{limit::limited, shared::Shared, volumes};
 
 use super::observe;
 
 /// The UID of no image: for a disk that is there already and needs none, its own having been removed by force.
-const NO_IMAGE: &str = "00000000-0000-0000-0000-000000000000";
+pub const NO_IMAGE: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Makes the networks' devices and the disks.
 pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned, HostError> {
@@ -27,22 +27,28 @@ pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned
         made.interfaces.push((interface.name.clone(), ensure_network(shared, desired, &interface.network).await?));
     }
     for wanted in &desired.disks {
-        let pool = shared.caches.pools.get(None, &wanted.pool).and_then(|pool| image::pool(&pool));
-        let pool = pool.ok_or_else(|| {
-            HostError::retryable(reason::STORAGE_POOL_NOT_FOUND, format!("StoragePool {} does not exist", wanted.pool))
-        })?;
-        let image = shared.caches.images.get(Some(&wanted.image_namespace), &wanted.image_name);
-        let request = DiskRequest {
-            id: DiskId { vm_uid: desired.uid.clone(), name: wanted.name.clone() },
-            pool,
-            image_uid: image.and_then(|image| image.metadata.uid.clone()).unwrap_or_else(|| NO_IMAGE.to_owned()),
-            size: wanted.size,
-        };
-        let disk =
-            limited(shared.config.timing.step, "make a disk", shared.machine.store.ensure_disk(&request)).await?;
-        made.disks.push((wanted.name.clone(), disk));
+        made.disks.push((wanted.name.clone(), ensure_disk(shared, desired, wanted).await?));
     }
     Ok(made)
+}
+
+async fn ensure_disk(shared: &Shared, desired: &Desired, wanted: &WantedDisk) -> Result<MadeDisk, HostError> {
+    let (namespace, name, pool_name, size) = match &wanted.source {
+        WantedSource::Volume(name) => return volumes::ensure(shared, desired, name).await,
+        WantedSource::Clone { namespace, image, pool, size } => (namespace, image, pool, *size),
+    };
+    let pool = shared.caches.pools.get(None, pool_name).and_then(|pool| image::pool(&pool)).ok_or_else(|| {
+        HostError::retryable(reason::STORAGE_POOL_NOT_FOUND, format!("StoragePool {pool_name} does not exist"))
+    })?;
+    let image = shared.caches.images.get(Some(namespace), name).and_then(|image| image.metadata.uid.clone());
+    let request = DiskRequest {
+        id: DiskId { owner_uid: desired.uid.clone(), name: wanted.name.clone() },
+        pool,
+        content: Content::Image(image.unwrap_or_else(|| NO_IMAGE.to_owned())),
+        size,
+    };
+    let disk = limited(shared.config.timing.step, "make a disk", shared.machine.store.ensure_disk(&request)).await?;
+    Ok(MadeDisk { disk, volume: None })
 }
 
 /// Makes the devices of the network with this name in the VM's namespace.
@@ -87,6 +93,57 @@ pub async fn unplug(
         let asked = Asked::again(unplugging.get(&interface.name).copied(), now);
         unplugging.insert(interface.name.clone(), asked);
     });
+    Ok(())
+}
+
+/// Makes the disk of this name, which is a Volume, and plugs it into the domain.
+pub async fn plug_disk(shared: &Shared, vm: &VM, desired: &Desired, name: &str) -> Result<(), HostError> {
+    let Some(wanted) = desired.disks.iter().find(|wanted| wanted.name == name) else { return Ok(()) };
+    let MadeDisk { disk, volume } = ensure_disk(shared, desired, wanted).await?;
+    let disk = DomainDisk { name: name.to_owned(), volume, source: disk.source };
+    let plugged = shared.machine.hypervisor.plug_disk(&desired.uid, &disk);
+    limited(shared.config.timing.step, "plug a disk", plugged).await?;
+    info!(vm = desired.name, namespace = desired.namespace, disk = name, "plugged");
+    let volume = wanted.volume().unwrap_or_default();
+    shared.events.normal(vm, "VolumeAttached", format!("volume {volume} was attached as disk {name}"));
+    Ok(())
+}
+
+/// Asks the guest to let go of a disk.
+pub async fn unplug_disk(
+    shared: &Shared,
+    desired: &Desired,
+    disk: &DomainDisk,
+    now: Timestamp,
+) -> Result<(), HostError> {
+    let asked = shared.machine.hypervisor.unplug_disk(&desired.uid, disk);
+    limited(shared.config.timing.step, "unplug a disk", asked).await?;
+    info!(vm = desired.name, namespace = desired.namespace, disk = disk.name, "asked to let go");
+    shared.memories.with(&desired.uid, |remembered| {
+        let unplugging = &mut remembered.core.unplugging_disks;
+        let asked = Asked::again(unplugging.get(&disk.name).copied(), now);
+        unplugging.insert(disk.name.clone(), asked);
+    });
+    Ok(())
+}
+
+/// Grows a disk of the domain.
+pub async fn grow_disk(
+    shared: &Shared,
+    vm: &VM,
+    desired: &Desired,
+    disk: &DomainDisk,
+    size: Quantity,
+) -> Result<(), HostError> {
+    let grown = shared.machine.hypervisor.grow_disk(&desired.uid, disk, size);
+    limited(shared.config.timing.step, "grow a disk", grown).await?;
+    let wanted = desired.disks.iter().find(|wanted| wanted.name == disk.name);
+    if let (Some(uid), Some(name)) = (&disk.volume, wanted.and_then(WantedDisk::volume)) {
+        volumes::report_size(shared, desired, name, uid, size).await?;
+    }
+    shared.memories.with(&desired.uid, |remembered| remembered.core.grown.insert(disk.name.clone(), size));
+    info!(vm = desired.name, namespace = desired.namespace, disk = disk.name, %size, "grown");
+    shared.events.normal(vm, "DiskGrown", format!("disk {} has {size} now", disk.name));
     Ok(())
 }
 

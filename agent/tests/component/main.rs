@@ -12,5 +12,6 @@ mod isolation;
 mod life;
 mod restarts;
 mod routers;
+mod volumes;
 mod waiting;
 mod world;

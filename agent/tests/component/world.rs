@@ -141,7 +141,12 @@ impl World {
         let api = InProcess::start().await.unwrap();
         let admin = api.admin().await.unwrap();
         let options = Options {
-            controllers: BTreeSet::from([ControllerName::Network, ControllerName::File, ControllerName::Image]),
+            controllers: BTreeSet::from([
+                ControllerName::Network,
+                ControllerName::File,
+                ControllerName::Image,
+                ControllerName::Volume,
+            ]),
             election: None,
             host_lease_duration: Duration::from_hours(1),
             router_lease_duration,

@@ -1,4 +1,4 @@
-//! What nobody may delete while it is needed: pools that hold something, hosts that run something, and the namespaces
+//! What nobody may delete while it is needed: pools that hold something, hosts that run or keep something, and the namespaces
 //! that ucloud itself uses.
 //!
 //! Looked up in the watch cache: an object that is made in the same moment may find its pool gone, and says so in its
@@ -29,7 +29,9 @@ pub fn check_namespace(request: &Attributes<'_>, object: &Value) -> Result<(), S
 
 /// Whether nothing is in a StoragePool, and nothing is to come there.
 pub fn check_storage_pool(pool: &str, lister: &dyn Lister) -> Result<(), String> {
-    let on_disk = |vm: &Value, part: &str| disks(vm, part).any(|disk| pool_of(disk) == pool);
+    // a volume tells its pool itself
+    let on_disk =
+        |vm: &Value, part: &str| disks(vm, part).any(|disk| disk["volume"].is_null() && pool_of(disk) == pool);
     check_unused(
         "the pool is in use by",
         "delete them first",
@@ -38,6 +40,7 @@ pub fn check_storage_pool(pool: &str, lister: &dyn Lister) -> Result<(), String>
             ("Image", users(lister, "images", |image| pool_of(&image["spec"]) == pool)),
             // the disks that a VM has may be others than those that it asks for
             ("VM", users(lister, "vms", |vm| on_disk(vm, "spec") || on_disk(vm, "status"))),
+            ("Volume", users(lister, "volumes", |volume| pool_of(&volume["spec"]) == pool)),
         ],
     )
 }
@@ -48,10 +51,17 @@ pub fn check_network_pool(pool: &str, lister: &dyn Lister) -> Result<(), String>
     check_unused("the pool is in use by", "delete them first", &[("NetworkAllocation", allocations)])
 }
 
-/// Whether no VM is bound to a Host.
+/// Whether no VM is bound to a Host, and no Volume is there alone. Those that are being deleted do not keep it: when a host
+/// never returns, its end is theirs.
 pub fn check_host(host: &str, lister: &dyn Lister) -> Result<(), String> {
     let bound = users(lister, "vms", |vm| vm["status"]["binding"]["host"] == host);
-    check_unused("the host has", "delete them first, and their disks on it with them", &[("VM", bound)])
+    let shared =
+        |pool: &str| lister.get(GROUP, "storagepools", None, pool).is_some_and(|pool| pool["spec"]["rbd"].is_object());
+    let kept = users(lister, "volumes", |volume| {
+        volume["status"]["host"] == host && !meta::is_terminating(volume) && !shared(pool_of(&volume["spec"]))
+    });
+    let users = [("VM", bound), ("Volume", kept)];
+    check_unused("the host has", "delete them first, and what they have on it with them", &users)
 }
 
 fn pool_of(place: &Value) -> &str {
@@ -116,8 +126,15 @@ mod tests {
         assert!(why.contains("VM default/vm2 and 2 more"), "{why}");
         let moved = json!({"metadata": {"name": "moved", "namespace": "default"}, "spec": {"disks": []},
             "status": {"disks": [{"name": "root", "pool": "former", "size": "1Gi"}]}});
-        let why = check_storage_pool("former", &objects.with("vms", moved)).unwrap_err();
+        let objects = objects.with("vms", moved);
+        let why = check_storage_pool("former", &objects).unwrap_err();
         assert!(why.contains("VM default/moved"), "{why}");
+        let with_volume = json!({"metadata": {"name": "v", "namespace": "default"},
+            "spec": {"disks": [{"name": "data", "volume": "data"}]}});
+        let data = json!({"metadata": {"name": "data", "namespace": "default"}, "spec": {"pool": "fast"}});
+        let objects = Objects::default().with("vms", with_volume).with("volumes", data);
+        assert_eq!(check_storage_pool("default", &objects), Ok(()));
+        assert!(check_storage_pool("fast", &objects).unwrap_err().contains("Volume default/data"));
     }
 
     #[test]
@@ -126,6 +143,16 @@ mod tests {
         let objects = Objects::default().with("vms", bound);
         assert!(check_host("h1", &objects).unwrap_err().starts_with("the host has VM default/web; "));
         assert_eq!(check_host("h2", &objects), Ok(()));
+        let volume = |name: &str, pool: &str| json!({"metadata": {"name": name, "namespace": "p"}, "spec": {"pool": pool}, "status": {"host": "h1"}});
+        let mut leaving = volume("leaving", "default");
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let objects = Objects::default()
+            .with("storagepools", json!({"metadata": {"name": "ceph"}, "spec": {"rbd": {"pool": "x"}}}))
+            .with("volumes", volume("anywhere", "ceph"))
+            .with("volumes", leaving);
+        assert_eq!(check_host("h1", &objects), Ok(()));
+        let why = check_host("h1", &objects.with("volumes", volume("data", "default"))).unwrap_err();
+        assert_eq!(why, "the host has Volume p/data; delete them first, and what they have on it with them");
     }
 
     #[test]

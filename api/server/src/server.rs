@@ -7,7 +7,9 @@ use ucloud_machinery::{
     storage::Storage,
 };
 use ucloud_types::meta::{AGENTS_GROUP, CONTROLLERS_GROUP};
-use ucloud_types::{File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM};
+use ucloud_types::{
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM, Volume,
+};
 
 use crate::{
     agents::Agents,
@@ -15,7 +17,7 @@ use crate::{
     protection::NAMESPACES,
     strategy::{
         FileStrategy, HostStrategy, ImageStrategy, NetworkAllocationStrategy, NetworkPoolStrategy, NetworkStrategy,
-        SecurityGroupStrategy, StoragePoolStrategy, VmStrategy,
+        SecurityGroupStrategy, StoragePoolStrategy, VmStrategy, VolumeStrategy,
     },
     subresources::{BindingHandler, ContentHandler, PowerHandler, PowerVerb},
 };
@@ -64,6 +66,7 @@ fn resources(agents: Agents) -> Result<Vec<Resource>, DescriptionError> {
         Resource::from_crd(&NetworkPool::crd())?.strategy(NetworkPoolStrategy),
         Resource::from_crd(&SecurityGroup::crd())?.strategy(SecurityGroupStrategy),
         Resource::from_crd(&StoragePool::crd())?.strategy(StoragePoolStrategy),
+        Resource::from_crd(&Volume::crd())?.strategy(VolumeStrategy),
     ])
 }
 

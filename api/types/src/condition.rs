@@ -14,6 +14,10 @@ pub const SCHEDULED: &str = "Scheduled";
 pub const RESTART_REQUIRED: &str = "RestartRequired";
 /// The interfaces of the running VM are those of its spec. It is there only while they are not.
 pub const INTERFACES_READY: &str = "InterfacesReady";
+/// The disks of the running VM are those of its spec, as far as that needs no restart. It is there only while they are not.
+pub const DISKS_READY: &str = "DisksReady";
+/// The host has removed the bytes of the volume. It is there only while it has not been able to.
+pub const REMOVED: &str = "Removed";
 /// The network's gateway is up on its router (networks with address management alone have it).
 pub const ROUTED: &str = "Routed";
 /// The object is being deleted; the message says what is left and who holds it.

@@ -24,6 +24,7 @@ pub mod security_group;
 pub mod storage_pool;
 pub mod vm;
 pub mod vni;
+pub mod volume;
 
 pub use file::{File, FileSpec, FileStatus};
 pub use host::{Host, HostSpec, HostStatus};
@@ -39,6 +40,7 @@ pub use security_group::{SecurityGroup, SecurityGroupSpec, SecurityGroupStatus};
 pub use storage_pool::{StoragePool, StoragePoolSpec, StoragePoolStatus};
 pub use vm::{VM, VMSpec, VMStatus};
 pub use vni::Vni;
+pub use volume::{Volume, VolumeSpec, VolumeStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
@@ -56,5 +58,6 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         SecurityGroup::crd(),
         StoragePool::crd(),
         VM::crd(),
+        Volume::crd(),
     ]
 }

@@ -6,8 +6,8 @@ pub const GROUP: &str = "ucloud.ungleich.ch";
 pub const VERSION: &str = "v1alpha1";
 
 /// Held by the agent of the host to which a VM is bound, until its domain, taps and disks are gone. The API
-/// server adds it in the same write that binds the VM. A File has it too, until its host has removed its bytes; the file
-/// controller adds it before it chooses the host.
+/// server adds it in the same write that binds the VM. A File and a Volume have it too, until a host has removed their
+/// bytes; their controllers add it before there are any.
 pub const AGENT_FINALIZER: &str = "ucloud.ungleich.ch/agent";
 /// Held by the network controller, until no host uses the network and its allocation is released.
 pub const NETWORK_FINALIZER: &str = "ucloud.ungleich.ch/network";

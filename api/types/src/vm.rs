@@ -92,7 +92,7 @@ pub struct Requests {
     pub cpus: u32,
     /// Memory of the guest.
     pub memory: Quantity,
-    /// The sizes of its disks together, as far as the spec tells them.
+    /// The sizes of its disks together, as far as the spec tells them. Volumes count by themselves.
     pub storage: Quantity,
     /// The places of disks in the spec that have the size of their image, which the spec does not tell.
     pub unsized_disks: Vec<usize>,
@@ -102,7 +102,8 @@ impl VMSpec {
     /// What the VM takes of its project's quotas.
     pub fn requests(&self) -> Requests {
         let sizes = self.disks.iter().filter_map(|disk| disk.size).map(Quantity::bytes);
-        let unsized_disks = self.disks.iter().enumerate().filter(|(_, disk)| disk.size.is_none());
+        let own = self.disks.iter().enumerate().filter(|(_, disk)| disk.volume.is_none());
+        let unsized_disks = own.filter(|(_, disk)| disk.size.is_none());
         Requests {
             cpus: self.cpus,
             memory: self.memory,
@@ -126,30 +127,43 @@ pub enum RunStrategy {
     Halted,
 }
 
-/// A disk of a VM: a copy-on-write clone of an image.
+/// A disk of a VM: a copy-on-write clone of an image, which goes with the VM, or a volume, which has a life of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [{"required": ["image"]}, {"required": ["volume"]}]))]
 pub struct DiskSpec {
-    /// The disk's name, unique in the VM.
+    /// The disk's name, unique in the VM. The guest sees it as the disk's serial number.
     #[schemars(length(max = 32), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: String,
 
     /// The image of which the disk is a clone: NAME in the VM's own namespace, or images/NAME for a shared one.
-    pub image: ImageRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
 
-    /// The size that the guest sees; the image's own size by default, and never less than that.
+    /// The Volume, in the VM's own namespace, that the disk is. It can be attached and detached while the VM runs, unless
+    /// it is the first disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+
+    /// The size that the guest sees; the image's own size by default, and never less than that. The size of a volume is
+    /// in the Volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Quantity>,
 
-    /// The StoragePool in which the disk is made; "default" by default.
+    /// The StoragePool in which the disk is made; "default" by default. The pool of a volume is in the Volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
 }
 
 impl DiskSpec {
-    /// The effective pool.
-    pub fn effective_pool(&self) -> &str {
-        self.pool.as_deref().unwrap_or(DEFAULT_POOL)
+    /// The effective pool of a disk that is a clone of an image; none of a volume, which knows its own.
+    pub fn effective_pool(&self) -> Option<&str> {
+        self.volume.is_none().then(|| self.pool.as_deref().unwrap_or(DEFAULT_POOL))
+    }
+
+    /// Whether it is a clone of the image with this namespace and name, in a VM in the namespace `from`.
+    pub fn is_clone_of(&self, from: &str, (namespace, name): (&str, &str)) -> bool {
+        self.image.as_ref().is_some_and(|image| image.resolve(from) == (namespace, name))
     }
 }
 
@@ -260,7 +274,7 @@ pub struct VMStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub disks: Vec<DiskStatus>,
 
-    /// Scheduled, Ready, InterfacesReady, RestartRequired, Terminating.
+    /// Scheduled, Ready, InterfacesReady, DisksReady, RestartRequired, Terminating.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -367,6 +381,9 @@ pub struct DiskStatus {
     pub name: String,
     /// The pool that holds it.
     pub pool: String,
+    /// The Volume that it is; none for a clone of an image, which goes with the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
     /// The size that the guest sees.
     pub size: Quantity,
 }

@@ -1,7 +1,7 @@
 //! The image controller: decides which host imports an image first, and reports what hosts make of it.
 //!
 //! It never touches a byte of an image: hosts fetch, check and convert (see the agent). An image that is being deleted stays
-//! until no VM's disk is a clone of it and no host has a copy.
+//! until no VM's disk is a clone of it, no Volume is yet to be made of it, and no host has a copy.
 
 mod plan;
 mod usage;
@@ -13,7 +13,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use ucloud_types::{
-    File, Host, Image, StoragePool, VM,
+    File, Host, Image, StoragePool, VM, Volume,
     condition::READY,
     meta::{IMAGE_FINALIZER, IMAGES_NAMESPACE},
 };
@@ -39,13 +39,15 @@ pub struct Caches {
     pub hosts: Cache<Host>,
     /// Who uses them.
     pub vms: Cache<VM>,
+    /// What is to be made of them.
+    pub volumes: Cache<Volume>,
 }
 
 /// Runs the controller for ever.
 pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
     let references = |images: Vec<Arc<Image>>| images.into_iter().map(|image| ObjectRef::from_obj(&*image));
     let (by_pool, by_host, by_vm) = (caches.images.clone(), caches.images.clone(), caches.images.clone());
-    let by_file = caches.images.clone();
+    let (by_file, by_volume) = (caches.images.clone(), caches.images.clone());
     let controller = Controller::new(NAME, runtime, &caches.images)
         .watch(&caches.pools, move |change: &Change<StoragePool>| {
             let pool = change.object().map(|pool| pool.name_any());
@@ -76,11 +78,17 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
             let mut images = if change.differs(|vm| vm.spec.disks.clone()) { by_vm.all() } else { Vec::new() };
             images.retain(|image| is_deleting(&**image));
             references(images)
+        })
+        .watch(&caches.volumes, move |change: &Change<Volume>| {
+            let mut images = if change.differs(usage::is_to_be_made) { by_volume.all() } else { Vec::new() };
+            images.retain(|image| is_deleting(&**image));
+            references(images)
         });
     let reconciler = Images {
         client: runtime.client.clone(),
         caches: caches.clone(),
         live_vms: Lists::new(&runtime.client),
+        live_volumes: Lists::new(&runtime.client),
         live_hosts: Lists::new(&runtime.client),
         reports: Reports::new(runtime, NAME, Share::Whole),
     };
@@ -91,6 +99,7 @@ struct Images {
     client: Client,
     caches: Caches,
     live_vms: Lists<VM>,
+    live_volumes: Lists<Volume>,
     live_hosts: Lists<Host>,
     reports: Reports,
 }
@@ -109,12 +118,16 @@ impl Images {
         if !image.finalizers().iter().any(|finalizer| finalizer == IMAGE_FINALIZER) {
             return Ok(());
         }
-        let mut held = holder(image, &self.caches.vms.all(), &self.caches.hosts.all());
+        let mut held = holder(image, &self.caches.vms.all(), &self.caches.volumes.all(), &self.caches.hosts.all());
         if held.is_none() {
             // before the image goes for good, the server has to say so too
             let own = image.namespace().filter(|namespace| namespace != IMAGES_NAMESPACE);
-            let (vms, hosts) = tokio::try_join!(self.live_vms.fresh(own.as_deref()), self.live_hosts.fresh(None))?;
-            held = holder(image, &vms, &hosts);
+            let (vms, volumes, hosts) = tokio::try_join!(
+                self.live_vms.fresh(own.as_deref()),
+                self.live_volumes.fresh(own.as_deref()),
+                self.live_hosts.fresh(None)
+            )?;
+            held = holder(image, &vms, &volumes, &hosts);
         }
         match held {
             Some(holder) => self.reports.write(image, &plan::terminating(image, &holder)).await.map(|_| ()),
@@ -144,7 +157,7 @@ impl Reconciler for Images {
 mod testing {
     //! Images and who has them, for the tests of this folder.
     use serde_json::{Value, json};
-    use ucloud_types::{Host, Image, VM, image::Sha256};
+    use ucloud_types::{Host, Image, VM, Volume, image::Sha256};
 
     pub fn sum(digit: char) -> Sha256 {
         format!("sha256:{}", digit.to_string().repeat(64)).try_into().unwrap()
@@ -172,6 +185,16 @@ mod testing {
         .unwrap();
         host.status.as_mut().unwrap().images = serde_json::from_value(images).unwrap();
         host
+    }
+
+    /// A Volume that is to be made of the image; it was made, if it has a size.
+    pub fn volume(namespace: &str, image: &str, size: Option<&str>) -> Volume {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume",
+            "metadata": {"name": "data", "namespace": namespace},
+            "spec": {"size": "1Gi", "source": {"image": image}}, "status": {"size": size},
+        }))
+        .unwrap()
     }
 
     pub fn vm(namespace: &str, image: &str) -> VM {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
-use ucloud_types::{Host, Image, VM, condition::COPIES_REMAIN};
+use ucloud_types::{Host, Image, VM, Volume, condition::COPIES_REMAIN};
 
 use crate::runtime::{name_of, uid_of};
 
@@ -15,6 +15,8 @@ const NAMED: usize = 3;
 pub enum Holder {
     /// VMs have disks that are, or will be, clones of it.
     Vms(Vec<String>),
+    /// Volumes are yet to be made of it.
+    Volumes(Vec<String>),
     /// Hosts have copies of it.
     Hosts(Vec<String>),
 }
@@ -23,7 +25,7 @@ impl Holder {
     /// The reason for the condition Terminating.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Vms(_) => "InUse",
+            Self::Vms(_) | Self::Volumes(_) => "InUse",
             Self::Hosts(_) => COPIES_REMAIN,
         }
     }
@@ -32,6 +34,7 @@ impl Holder {
     pub fn message(&self) -> String {
         let (names, before, after) = match self {
             Self::Vms(names) => (names, "disks are clones of it: delete VM", ""),
+            Self::Volumes(names) => (names, "volumes are to be clones of it: delete Volume", ""),
             Self::Hosts(names) => {
                 (names, "waiting until its copy is gone from host", "; if that host never returns, delete the Host")
             }
@@ -47,16 +50,33 @@ impl Holder {
 /// Whether a disk of the VM is a clone of the image with this namespace and name.
 pub fn uses(vm: &VM, namespace: &str, name: &str) -> bool {
     let from = vm.namespace().unwrap_or_default();
-    vm.spec.disks.iter().any(|disk| disk.image.resolve(&from) == (namespace, name))
+    vm.spec.disks.iter().any(|disk| disk.is_clone_of(&from, (namespace, name)))
 }
 
-/// Who keeps the image, VMs first.
-pub fn holder(image: &Image, vms: &[Arc<VM>], hosts: &[Arc<Host>]) -> Option<Holder> {
+/// Whether the volume was not made yet. Once it is, it does without the image.
+pub fn is_to_be_made(volume: &Volume) -> bool {
+    volume.status.as_ref().is_none_or(|status| status.size.is_none())
+}
+
+/// Whether the volume is yet to be made of the image with this namespace and name.
+fn awaits(volume: &Volume, namespace: &str, name: &str) -> bool {
+    let from = volume.namespace().unwrap_or_default();
+    is_to_be_made(volume) && volume.spec.image().is_some_and(|image| image.resolve(&from) == (namespace, name))
+}
+
+/// Who keeps the image: VMs first, then volumes, then hosts.
+pub fn holder(image: &Image, vms: &[Arc<VM>], volumes: &[Arc<Volume>], hosts: &[Arc<Host>]) -> Option<Holder> {
     let (namespace, name) = (image.namespace().unwrap_or_default(), image.name_any());
     let mut users: Vec<_> = vms.iter().filter(|vm| uses(vm, &namespace, &name)).map(|vm| name_of(&**vm)).collect();
     if !users.is_empty() {
         users.sort();
         return Some(Holder::Vms(users));
+    }
+    let mut waiting: Vec<_> =
+        volumes.iter().filter(|volume| awaits(volume, &namespace, &name)).map(|volume| name_of(&**volume)).collect();
+    if !waiting.is_empty() {
+        waiting.sort();
+        return Some(Holder::Volumes(waiting));
     }
     let has_copy = |host: &&Arc<Host>| {
         let images = host.status.iter().flat_map(|status| &status.images);
@@ -72,7 +92,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::image::testing::{host, image, vm};
+    use crate::image::testing::{host, image, vm, volume};
 
     #[test]
     fn vms_of_all_projects_hold_a_shared_image() {
@@ -82,11 +102,24 @@ mod tests {
             .iter()
             .map(|(namespace, image)| Arc::new(vm(namespace, image)))
             .collect();
-        let held = holder(&shared, &vms, &copies).unwrap();
+        let held = holder(&shared, &vms, &[], &copies).unwrap();
         assert_eq!(held.message(), "disks are clones of it: delete VM images/vm, p/vm, q/vm");
-        let held = holder(&shared, &vms[3..], &copies).unwrap();
+        let held = holder(&shared, &vms[3..], &[], &copies).unwrap();
         assert_eq!(held, Holder::Hosts(vec!["h1".into()]), "p has an image of the same name, which is another");
-        assert_eq!(holder(&shared, &[], &[]), None);
-        assert_eq!(holder(&image("debian", "p"), &vms[..3], &[]), None);
+        assert_eq!(holder(&shared, &[], &[], &[]), None);
+        assert_eq!(holder(&image("debian", "p"), &vms[..3], &[], &[]), None);
+    }
+
+    #[test]
+    fn volumes_hold_an_image_until_they_are_made() {
+        let shared = image("debian", "images");
+        let volumes = |size| [Arc::new(volume("p", "images/debian", size)), Arc::new(volume("q", "debian", None))];
+        let held = holder(&shared, &[], &volumes(None), &[]).unwrap();
+        assert_eq!(
+            (held.reason(), held.message().as_str()),
+            ("InUse", "volumes are to be clones of it: delete Volume p/data")
+        );
+        assert_eq!(holder(&shared, &[], &volumes(Some("1Gi")), &[]), None);
+        assert!(holder(&image("debian", "q"), &[], &volumes(None), &[]).is_some());
     }
 }

@@ -19,7 +19,7 @@ use kube::{
     discovery::ApiResource,
     runtime::{controller::Action, reflector::ObjectRef},
 };
-use ucloud_types::{Image, Network, VM};
+use ucloud_types::{Image, Network, VM, Volume};
 
 use crate::runtime::{
     Cache, Change, Controller, Failure, Kind, Limits, Reconciler, Runtime,
@@ -49,6 +49,8 @@ pub struct Caches {
     pub networks: Cache<Network>,
     /// Images.
     pub images: Cache<Image>,
+    /// Volumes.
+    pub volumes: Cache<Volume>,
 }
 
 /// Runs the controller for ever.
@@ -56,7 +58,8 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
     let controller = Controller::new(NAME, runtime, &caches.namespaces)
         .watch(&caches.vms, emptied(&caches.namespaces))
         .watch(&caches.networks, emptied(&caches.namespaces))
-        .watch(&caches.images, emptied(&caches.namespaces));
+        .watch(&caches.images, emptied(&caches.namespaces))
+        .watch(&caches.volumes, emptied(&caches.namespaces));
     let reconciler = Namespaces { client: runtime.client.clone(), reports: Reports::new(runtime, NAME, Share::Whole) };
     controller.run(reconciler, Limits { concurrency: 4, timeout: Duration::from_mins(2) })
 }

@@ -9,7 +9,7 @@ use kube::{
     core::{DynamicObject, PartialObjectMeta},
     discovery::{ApiResource, Discovery},
 };
-use ucloud_types::{File, Quantity as Bytes, VM};
+use ucloud_types::{File, Quantity as Bytes, VM, Volume};
 
 use crate::runtime::{Failure, objects};
 
@@ -45,7 +45,8 @@ pub async fn count(
             if requests.is_none() {
                 let vms = objects::list::<VM>(client, Some(namespace), None).await?;
                 let files = objects::list::<File>(client, Some(namespace), None).await?;
-                requests = Some(Requests::of(&vms, &files));
+                let volumes = objects::list::<Volume>(client, Some(namespace), None).await?;
+                requests = Some(Requests::of(&vms, &files, &volumes));
             }
             requests.as_ref().map_or_else(|| "0".to_owned(), |requests| requests.shown(part))
         } else {
@@ -95,7 +96,7 @@ impl Requested {
     }
 }
 
-/// What the VMs and Files of a namespace take together.
+/// What the VMs, Files and Volumes of a namespace take together.
 struct Requests {
     cpus: u64,
     memory: u64,
@@ -103,15 +104,16 @@ struct Requests {
 }
 
 impl Requests {
-    fn of(vms: &[VM], files: &[File]) -> Self {
+    fn of(vms: &[VM], files: &[File], volumes: &[Volume]) -> Self {
         let mut sum = Self { cpus: 0, memory: 0, storage: 0 };
         for requests in vms.iter().map(|vm| vm.spec.requests()) {
             sum.cpus = sum.cpus.saturating_add(requests.cpus.into());
             sum.memory = sum.memory.saturating_add(requests.memory.bytes());
             sum.storage = sum.storage.saturating_add(requests.storage.bytes());
         }
-        for file in files {
-            sum.storage = sum.storage.saturating_add(file.spec.size.bytes());
+        let sizes = files.iter().map(|file| file.spec.size).chain(volumes.iter().map(|volume| volume.spec.size));
+        for size in sizes {
+            sum.storage = sum.storage.saturating_add(size.bytes());
         }
         sum
     }

@@ -119,6 +119,26 @@ async fn write_finalizers<K: Kind>(client: &Client, object: &K, wanted: Vec<Stri
     client.request(request).await.map_err(|e| Failure::api(doing(), e))
 }
 
+/// Changes fields of the status of the object (RFC 7396), whoever wrote them, if it is still this one in this version: for
+/// what its writer cannot change any more. One that is gone already is no failure.
+pub async fn merge_status<K: Kind>(client: &Client, object: &K, status: serde_json::Value) -> Result<(), Failure> {
+    let meta = object.meta();
+    let name = meta.name.as_deref().unwrap_or_default();
+    let doing = || format!("cannot change the status of {} {}", K::kind(&()), name_of(object));
+    let patch = json!({
+        "metadata": { "uid": meta.uid, "resourceVersion": meta.resource_version },
+        "status": status,
+    });
+    let request = request::<K>(meta.namespace.as_deref())
+        .patch_subresource("status", name, &PatchParams::default(), &Patch::Merge(patch))
+        .map_err(|e| unbuildable(doing(), e))?;
+    match client.request_text(request).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) => Err(Failure::api(doing(), error)),
+    }
+}
+
 /// Applies the manager's part of the status of the object (server-side), if it is still this one in this version. What
 /// others own of it is taken: each part has one writer at a time, and this is the one.
 pub(super) async fn apply_status<K: Kind>(

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use ucloud_types::{
     File, FileStatus, Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus,
-    SecurityGroup, SecurityGroupStatus, StoragePool, StoragePoolStatus, VM, VMStatus,
+    SecurityGroup, SecurityGroupStatus, StoragePool, StoragePoolStatus, VM, VMStatus, Volume, VolumeStatus,
     condition::{self, Condition, Finding, TERMINATING, Verdict},
 };
 
@@ -57,6 +57,7 @@ reported!(NetworkPool, NetworkPoolStatus);
 reported!(SecurityGroup, SecurityGroupStatus);
 reported!(StoragePool, StoragePoolStatus);
 reported!(VM, VMStatus, on its way: &["Halted"]);
+reported!(Volume, VolumeStatus, on its way: &["Pending"]);
 
 /// Puts a finding into the conditions of a status that is being planned for `object`.
 pub fn find<K: Reported>(object: &K, status: &mut K::Status, finding: &Finding) {

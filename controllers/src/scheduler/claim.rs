@@ -25,6 +25,17 @@ pub struct Nic {
     pub mac: MacAddr,
 }
 
+/// A Volume that a VM names and cannot have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The VM's disk.
+    pub disk: String,
+    /// The Volume's name.
+    pub volume: String,
+    /// Whether it is being deleted; else it does not exist.
+    pub deleting: bool,
+}
+
 /// What a VM takes of a host, and what it asks of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -40,14 +51,20 @@ pub struct Claim {
     pub memory: u64,
     /// Labels that the host must have.
     pub selector: BTreeMap<String, String>,
-    /// Pools that the host must have.
+    /// Pools that the host must have; those of its Volumes too, once these were looked up.
     pub pools: BTreeSet<String>,
+    /// The Volumes that it has as disks, each with the disk's name.
+    pub volumes: BTreeMap<String, String>,
+    /// One of them that is not to be had, once they were looked up.
+    pub missing: Option<Missing>,
+    /// The host that alone has the bytes of a Volume, by the Volume's name, once they were looked up.
+    pub pins: BTreeMap<String, String>,
     /// The VM's interfaces.
     pub nics: BTreeSet<Nic>,
 }
 
 impl Claim {
-    /// The claim of a VM by its present spec.
+    /// The claim of a VM by its present spec. Its Volumes have yet to be looked up.
     pub fn of(vm: &VM) -> Self {
         let namespace = vm.namespace().unwrap_or_default();
         let uid = uid_of(vm);
@@ -63,7 +80,10 @@ impl Claim {
             cpus: vm.spec.cpus.into(),
             memory: vm.spec.memory.bytes(),
             selector: vm.spec.host_selector.clone(),
-            pools: vm.spec.disks.iter().map(|disk| disk.effective_pool().to_owned()).collect(),
+            pools: vm.spec.disks.iter().filter_map(|disk| disk.effective_pool()).map(str::to_owned).collect(),
+            volumes: vm.spec.disks.iter().filter_map(|disk| Some((disk.volume.clone()?, disk.name.clone()))).collect(),
+            missing: None,
+            pins: BTreeMap::new(),
             namespace,
         }
     }

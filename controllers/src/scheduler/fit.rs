@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use ucloud_types::Quantity;
 
 use super::{
-    claim::{Claim, Nic, Offer},
+    claim::{Claim, Missing, Nic, Offer},
     snapshot::{Snapshot, Taken},
 };
 
@@ -23,6 +23,8 @@ pub enum NoFit {
         /// The other VM's name, in the same namespace.
         other: String,
     },
+    /// One of its Volumes is not to be had.
+    VolumeNotFound(Missing),
     /// No host fits.
     Unschedulable {
         /// Why, for a person.
@@ -35,6 +37,7 @@ impl NoFit {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MacConflict { .. } => "MacConflict",
+            Self::VolumeNotFound(_) => "VolumeNotFound",
             Self::Unschedulable { .. } => "Unschedulable",
         }
     }
@@ -46,6 +49,10 @@ impl NoFit {
                 "VM {}/{other} already uses the MAC address {} in network {}: give this VM another one, or delete that VM",
                 nic.namespace, nic.mac, nic.network
             ),
+            Self::VolumeNotFound(Missing { disk, volume, deleting }) => {
+                let how = if *deleting { "is being deleted" } else { "does not exist" };
+                format!("disk {disk} needs Volume {volume}, which {how}: create it, or name another volume")
+            }
             Self::Unschedulable { message } => message.clone(),
         }
     }
@@ -59,6 +66,8 @@ enum Lack {
     Schedulable,
     Label(String),
     Pool(String),
+    /// A volume, which is on another host.
+    Volume(String, String),
     Cpus,
     Memory,
 }
@@ -71,7 +80,7 @@ fn free(offer: &Offer, taken: Taken) -> (u64, u64) {
     )
 }
 
-fn lack(claim: &Claim, offer: &Offer, (cpus, memory): (u64, u64)) -> Option<Lack> {
+fn lack(claim: &Claim, (host, offer): (&str, &Offer), (cpus, memory): (u64, u64)) -> Option<Lack> {
     if !offer.ready {
         return Some(Lack::Ready);
     }
@@ -86,6 +95,9 @@ fn lack(claim: &Claim, offer: &Offer, (cpus, memory): (u64, u64)) -> Option<Lack
     }
     if let Some(pool) = claim.pools.iter().find(|pool| !offer.pools.contains(*pool)) {
         return Some(Lack::Pool(pool.clone()));
+    }
+    if let Some((volume, elsewhere)) = claim.pins.iter().find(|(_, pinned)| *pinned != host) {
+        return Some(Lack::Volume(volume.clone(), elsewhere.clone()));
     }
     if claim.cpus > cpus {
         return Some(Lack::Cpus);
@@ -112,6 +124,7 @@ fn mac_conflict(snapshot: &Snapshot, claim: &Claim) -> Option<NoFit> {
 /// The room of one host, as one VM after the other would fill it.
 pub struct Trial<'a> {
     snapshot: &'a Snapshot,
+    host: &'a str,
     offer: &'a Offer,
     taken: Taken,
     nics: HashSet<&'a Nic>,
@@ -120,13 +133,14 @@ pub struct Trial<'a> {
 impl<'a> Trial<'a> {
     /// The room of `host` as it is; none if there is no such host.
     pub fn of(snapshot: &'a Snapshot, host: &str) -> Option<Self> {
-        let offer = snapshot.hosts().get(host)?;
-        Some(Self { snapshot, offer, taken: snapshot.taken(host), nics: HashSet::new() })
+        let (host, offer) = snapshot.hosts().get_key_value(host)?;
+        Some(Self { snapshot, host, offer, taken: snapshot.taken(host), nics: HashSet::new() })
     }
 
     /// Whether the VM fits as well, together with those before it.
     pub fn take(&mut self, claim: &'a Claim) -> bool {
-        let fits = lack(claim, self.offer, free(self.offer, self.taken)).is_none()
+        let fits = lack(claim, (self.host, self.offer), free(self.offer, self.taken)).is_none()
+            && claim.missing.is_none()
             && mac_conflict(self.snapshot, claim).is_none()
             && claim.nics.iter().all(|nic| !self.nics.contains(nic));
         if fits {
@@ -143,11 +157,14 @@ pub fn choose(snapshot: &Snapshot, claim: &Claim) -> Result<String, NoFit> {
     if let Some(conflict) = mac_conflict(snapshot, claim) {
         return Err(conflict);
     }
+    if let Some(missing) = &claim.missing {
+        return Err(NoFit::VolumeNotFound(missing.clone()));
+    }
     let mut lacks = Lacks::default();
     let mut best: Option<(&String, f64)> = None;
     for (name, offer) in snapshot.hosts() {
         let free = free(offer, snapshot.taken(name));
-        if let Some(lack) = lack(claim, offer, free) {
+        if let Some(lack) = lack(claim, (name, offer), free) {
             lacks.add(lack, free);
             continue;
         }
@@ -199,6 +216,7 @@ impl Lacks {
             Lack::Schedulable => format!("{count} {is} unschedulable"),
             Lack::Label(label) => format!("{count} {lacks} the label {label}"),
             Lack::Pool(pool) => format!("{count} {lacks} the pool {pool}"),
+            Lack::Volume(volume, host) => format!("{count} {lacks} Volume {volume}, which is on host {host}"),
             Lack::Cpus => format!("{count} {lacks} CPUs (need {}, most free {})", claim.cpus, self.most_cpus),
             Lack::Memory => format!(
                 "{count} {lacks} memory (need {}, most free {})",
@@ -218,7 +236,7 @@ fn rounded(bytes: u64) -> Quantity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::testing::{host, vm};
+    use crate::scheduler::testing::{host, vm, vm_with_volume};
 
     fn snapshot(hosts: &[ucloud_types::Host]) -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -271,6 +289,28 @@ mod tests {
             why(&snapshot(&[]), &vm("v", 4, 4, None)),
             "there are no hosts: start ucloud-agent on a machine that is to run VMs"
         );
+    }
+
+    #[test]
+    fn a_volume_is_where_it_is() {
+        let snapshot = snapshot(&[host("a", 8, 64), host("b", 8, 64), host("c", 8, 64)]);
+        let mut claim = Claim::of(&vm_with_volume("v", "data"));
+        claim.pins.insert("data".into(), "b".into());
+        assert_eq!(choose(&snapshot, &claim), Ok("b".into()));
+        assert!(!Trial::of(&snapshot, "a").unwrap().take(&claim) && Trial::of(&snapshot, "b").unwrap().take(&claim));
+        claim.cpus = 9;
+        let message = choose(&snapshot, &claim).unwrap_err().message();
+        assert_eq!(
+            message,
+            "0/3 hosts fit: 2 lack Volume data, which is on host b, 1 lacks CPUs (need 9, most free 8)"
+        );
+        claim.missing = Some(Missing { disk: "d".into(), volume: "data".into(), deleting: false });
+        let no_fit = choose(&snapshot, &claim).unwrap_err();
+        assert_eq!(no_fit.reason(), "VolumeNotFound");
+        let words = "disk d needs Volume data, which does not exist: create it, or name another volume";
+        assert_eq!(no_fit.message(), words);
+        claim.cpus = 1;
+        assert!(!Trial::of(&snapshot, "b").unwrap().take(&claim), "it takes no room from others");
     }
 
     #[test]

@@ -8,13 +8,16 @@
 //! - A VM whose run strategy is Halted gets no host. Every other one does, Manual included: somebody may start it.
 //! - A VM that has a host keeps it, and its room there, running or not, until it is deleted.
 //! - A VM that shares a MAC address with another one of the same network gets no host.
-//! - A VM that fits nowhere says why in its condition Scheduled, and is looked at again when a host or a VM changes.
+//! - A VM that has a Volume goes where that is, if the Volume's pool is not shared, and nowhere while there is no such Volume.
+//! - A VM that fits nowhere says why in its condition Scheduled, and is looked at again when a host, a VM or one of
+//!   its Volumes changes.
 
 mod bind;
 mod claim;
 mod fit;
 mod snapshot;
 mod state;
+mod volumes;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,7 +30,7 @@ use kube::{
 };
 use tokio::sync::Notify;
 use ucloud_types::{
-    Host, VM,
+    Host, StoragePool, VM, Volume,
     condition::{Finding, SCHEDULED, TERMINATING, Verdict},
     vm::RunStrategy,
 };
@@ -57,15 +60,31 @@ const REFRESH: Duration = Duration::from_secs(2);
 /// So many of them may look again per second, in the long run.
 const REFRESHED_PER_SECOND: u32 = 100;
 
+/// What the scheduler reads.
+#[derive(Clone)]
+pub struct Caches {
+    /// VMs.
+    pub vms: Cache<VM>,
+    /// Hosts.
+    pub hosts: Cache<Host>,
+    /// What VMs have as disks.
+    pub volumes: Cache<Volume>,
+    /// Where volumes are kept.
+    pub pools: Cache<StoragePool>,
+}
+
 /// Runs the scheduler for ever.
-pub fn run(runtime: &Runtime, vms: &Cache<VM>, hosts: &Cache<Host>) -> impl Future<Output = ()> + use<> {
+pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
     let state = Arc::new(Mutex::new(State::default()));
     let refresh = Arc::new(Notify::new());
     let (vm_state, vm_refresh) = (Arc::clone(&state), Arc::clone(&refresh));
     let (host_state, host_refresh) = (Arc::clone(&state), Arc::clone(&refresh));
-    let controller = Controller::new(NAME, runtime, vms)
-        .watch(vms, move |change: &Change<VM>| wake(&vm_refresh, lock(&vm_state).vm_changed(change)))
-        .watch(hosts, move |change: &Change<Host>| {
+    let (volume_state, pool_state) = (Arc::clone(&state), Arc::clone(&state));
+    let controller = Controller::new(NAME, runtime, &caches.vms)
+        .watch(&caches.volumes, move |change: &Change<Volume>| lock(&volume_state).volume_changed(change))
+        .watch(&caches.pools, move |change: &Change<StoragePool>| lock(&pool_state).pool_changed(change))
+        .watch(&caches.vms, move |change: &Change<VM>| wake(&vm_refresh, lock(&vm_state).vm_changed(change)))
+        .watch(&caches.hosts, move |change: &Change<Host>| {
             let name = change.object().map(|host| host.name_any()).unwrap_or_default();
             let offer = change.new.as_deref().map(Offer::of);
             wake(&host_refresh, lock(&host_state).host_changed(&name, offer))
@@ -221,7 +240,7 @@ impl Reconciler for Scheduler {
 mod testing {
     //! Hosts and VMs for the tests of this folder.
     use serde_json::json;
-    use ucloud_types::{Host, VM};
+    use ucloud_types::{Host, VM, Volume};
 
     /// A Ready compute host with this many CPUs and GiB of memory, and the pool default.
     pub fn host(name: &str, cpus: u32, gib: u32) -> Host {
@@ -235,6 +254,24 @@ mod testing {
                 "conditions": [{"type": "Ready", "status": "True", "reason": "AgentReady", "message": "",
                                 "lastTransitionTime": "2026-01-01T00:00:00Z"}],
             },
+        }))
+        .unwrap()
+    }
+
+    /// The same on no host, which has a Volume of its namespace as another disk.
+    pub fn vm_with_volume(name: &str, volume: &str) -> VM {
+        let mut vm = vm(name, 1, 1, None);
+        let disk = json!({"name": format!("disk-{volume}"), "volume": volume});
+        vm.spec.disks.push(serde_json::from_value(disk).unwrap());
+        vm
+    }
+
+    /// A Volume in namespace `default`, whose bytes are on `host`, if they are anywhere.
+    pub fn volume(name: &str, pool: &str, host: Option<&str>) -> Volume {
+        serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume",
+            "metadata": {"name": name, "namespace": "default"}, "spec": {"size": "1Gi", "pool": pool},
+            "status": {"host": host},
         }))
         .unwrap()
     }

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use kube::runtime::reflector::ObjectRef;
-use ucloud_types::VM;
+use ucloud_types::{StoragePool, VM, Volume};
 
 use super::{
     claim::{Claim, Offer},
     fit::{NoFit, Trial, choose},
     snapshot::{Hold, Snapshot},
+    volumes::Volumes,
 };
 use crate::runtime::{Change, cache::object_ref, uid_of};
 
@@ -39,6 +40,7 @@ pub struct Wake {
 #[derive(Debug, Default)]
 pub struct State {
     snapshot: Snapshot,
+    volumes: Volumes,
     /// By UID.
     waiting: BTreeMap<String, Claim>,
     /// The version of the VM with this UID on which the assumption was made.
@@ -48,7 +50,7 @@ pub struct State {
 impl State {
     /// Decides for a VM that is to run and has no binding.
     pub fn decide(&mut self, vm: &VM) -> Decision {
-        let claim = Claim::of(vm);
+        let mut claim = Claim::of(vm);
         let uid = claim.uid.clone();
         self.waiting.remove(&uid);
         let version = vm.metadata.resource_version.clone().unwrap_or_default();
@@ -63,6 +65,7 @@ impl State {
             }
             self.snapshot.forget(&uid);
         }
+        self.volumes.resolve(&mut claim);
         match choose(&self.snapshot, &claim) {
             Ok(host) => {
                 self.snapshot.assume(claim, &host);
@@ -125,6 +128,20 @@ impl State {
         self.wake(changed.then(|| name.to_owned()))
     }
 
+    /// Takes in a change of a volume: who waits and names it decides again.
+    pub fn volume_changed(&mut self, change: &Change<Volume>) -> Vec<ObjectRef<VM>> {
+        let Some((namespace, name)) = self.volumes.changed(change) else { return Vec::new() };
+        let named = |claim: &&Claim| claim.namespace == namespace && claim.volumes.contains_key(&name);
+        self.waiting.values().filter(named).map(reference).collect()
+    }
+
+    /// Takes in a change of a pool: it may be another host's volumes that can be had, or only one host's.
+    pub fn pool_changed(&mut self, change: &Change<StoragePool>) -> Vec<ObjectRef<VM>> {
+        let matters = self.volumes.pool_changed(change);
+        let with_volumes = |claim: &&Claim| matters && !claim.volumes.is_empty();
+        self.waiting.values().filter(with_volumes).map(reference).collect()
+    }
+
     /// All that wait.
     pub fn waiting(&self) -> Vec<ObjectRef<VM>> {
         self.waiting.values().map(reference).collect()
@@ -151,7 +168,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::scheduler::testing::{host, vm};
+    use crate::scheduler::testing::{host, vm, vm_with_volume, volume};
 
     fn new_host(state: &mut State, name: &str, cpus: u32) -> Wake {
         state.host_changed(name, Some(Offer::of(&host(name, cpus, 64))))
@@ -226,6 +243,22 @@ mod tests {
         assert!(matches!(state.decide(&vm("b", 2, 1, None)), Decision::Wait(_)));
         let wake = state.refused("uid-a");
         assert_eq!(wake.now.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_volume_that_comes_wakes_those_that_name_it() {
+        let mut state = State::default();
+        new_host(&mut state, "h1", 4);
+        let (web, other) = (vm_with_volume("web", "data"), vm_with_volume("other", "logs"));
+        for vm in [&web, &other] {
+            assert!(matches!(state.decide(vm), Decision::Wait(NoFit::VolumeNotFound(_))));
+        }
+        assert!(new_host(&mut state, "h2", 4).now.is_empty(), "a host does not help");
+        let change = |host| Change { old: None, new: Some(Arc::new(volume("data", "default", host))) };
+        let woken = state.volume_changed(&change(Some("h2")));
+        assert_eq!(woken.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["web"]);
+        assert_eq!(state.decide(&web), Decision::Bind("h2".into()), "where its volume is");
+        assert!(state.volume_changed(&change(Some("h1"))).is_empty(), "it waits no longer");
     }
 
     #[test]

@@ -19,4 +19,5 @@ mod routers;
 mod scheduling;
 mod security_groups;
 mod support;
+mod volumes;
 mod writes;

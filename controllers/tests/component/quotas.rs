@@ -6,7 +6,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use ucloud_types::{File, VM};
+use ucloud_types::{File, VM, Volume};
 
 use crate::support::{Cloud, create, delete, until, until_gone, vm_spec};
 
@@ -133,4 +133,23 @@ async fn files_take_storage() {
         "spec": {"size": "2Gi"},
     }));
     assert!(files.create(&PostParams::default(), &large.unwrap()).await.is_err());
+}
+
+#[tokio::test]
+async fn volumes_take_storage_and_cannot_outgrow_it() {
+    let cloud = Cloud::start().await;
+    let _controllers = cloud.controllers().await;
+    let volumes: Api<Volume> = Api::namespaced(cloud.admin.clone(), "default");
+    create(&volumes, "before", json!({"size": "10Gi"})).await;
+    create(&quotas(&cloud), "q", json!({"hard": {"requests.storage": "12Gi"}})).await;
+    until_used(&cloud, "q", "requests.storage", "10Gi").await;
+    // a disk that is a volume is counted once
+    let mut spec = sized("1Gi", "1Gi");
+    spec["disks"].as_array_mut().unwrap().push(json!({"name": "data", "volume": "before"}));
+    create(&cloud.vms(), "web", spec).await;
+    until_used(&cloud, "q", "requests.storage", "11Gi").await;
+    let grow = |size: &str| Patch::Merge(json!({"spec": {"size": size}}));
+    assert!(volumes.patch("before", &PatchParams::default(), &grow("12Gi")).await.is_err());
+    volumes.patch("before", &PatchParams::default(), &grow("11Gi")).await.unwrap();
+    until_used(&cloud, "q", "requests.storage", "12Gi").await;
 }

@@ -12,8 +12,8 @@ use ucloud_controllers::runtime::{
     report::{Reports, Share, status_of},
 };
 use ucloud_types::{
-    NetworkAllocation, VM,
-    condition::{READY, TERMINATING},
+    NetworkAllocation, VM, Volume,
+    condition::{self, READY, TERMINATING},
 };
 
 use crate::{
@@ -58,6 +58,7 @@ async fn settled(cloud: &Cloud) {
         .create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap())
         .await
         .unwrap();
+    settled_volumes(cloud).await;
     let held: Api<VM> = Api::namespaced(cloud.admin.clone(), "p");
     create(&held, "held", vm_spec("1Gi", &[])).await;
     until(&held, "held", "it is bound", |vm| host_of(vm).is_some()).await;
@@ -85,6 +86,33 @@ async fn settled(cloud: &Cloud) {
     controllers.stop().await;
 }
 
+/// Volumes that no VM has had yet, that one has had, and that one has although it is to be deleted.
+async fn settled_volumes(cloud: &Cloud) {
+    let volumes: Api<Volume> = Api::namespaced(cloud.admin.clone(), "default");
+    let attachment =
+        json!({"vm": "web", "vmUid": cloud.vms().get("web").await.unwrap().metadata.uid, "host": "h1", "epoch": 1});
+    let made = json!({"host": "h1", "size": "1Gi"});
+    let mut had = made.clone();
+    had["attachment"] = attachment;
+    for (name, status, type_, reason) in [
+        ("fresh", json!({}), READY, "Pending"),
+        ("kept", made, READY, "Available"),
+        ("leaving", had, TERMINATING, "Attached"),
+    ] {
+        create(&volumes, name, json!({"size": "1Gi"})).await;
+        until(&volumes, name, "it is held", |volume| volume.metadata.finalizers.is_some()).await;
+        set_status(&volumes, name, status).await;
+        if type_ == TERMINATING {
+            delete(&volumes, name).await;
+        }
+        let is = |volume: &Volume| {
+            let conditions = volume.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            condition::get(conditions, type_).is_some_and(|condition| condition.reason == reason)
+        };
+        until(&volumes, name, &format!("{type_} is {reason}"), is).await;
+    }
+}
+
 /// Pattern 13: when nothing changes, nothing is written: not after a status write of one's own, and not by controllers
 /// that have just started. Events and Leases aside, not one write.
 #[tokio::test]
@@ -108,6 +136,7 @@ async fn steady_state_is_silent() {
             "network-allocation",
             "router",
             "image",
+            "volume",
             "storage-pool",
             "host",
             "lost-vm",

@@ -79,6 +79,7 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
     ucloud.ready("storagepool/ceph")?;
 
     ucloud.apply(&manifest::image("afloat", "guest.qcow2", "  pool: ceph\n"))?.ok()?;
+    crate::volumes::from_guest_to_guest(ucloud, "afloat", Some("ceph"))?;
     let mut expected = vec![format!("ucloud.image.{}", ucloud.uid("image/afloat")?)];
     for name in VMS {
         ucloud.apply(&Vm { name, image: "afloat", pool: Some("ceph"), ..Vm::default() }.yaml())?.ok()?;

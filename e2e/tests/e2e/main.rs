@@ -11,6 +11,7 @@ mod life;
 mod quickstart;
 mod readme;
 mod uploads;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         life::TESTS,
         bad_input::TESTS,
         uploads::TESTS,
+        volumes::TESTS,
         faults::TESTS,
         ceph::TESTS,
         quickstart::LAST,

@@ -64,7 +64,7 @@ fn terminating(reason: &'static str, message: &str) -> Plan {
         Finding::new(condition::TERMINATING, Verdict::True, reason, message),
     ];
     Plan {
-        cleared: vec![condition::RESTART_REQUIRED, condition::INTERFACES_READY],
+        cleared: vec![condition::RESTART_REQUIRED, condition::INTERFACES_READY, condition::DISKS_READY],
         ..Plan::new(VMPhase::Terminating, findings)
     }
 }

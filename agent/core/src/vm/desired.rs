@@ -28,6 +28,8 @@ pub struct Desired {
     pub name: String,
     /// The generation of its spec.
     pub generation: Option<i64>,
+    /// This host.
+    pub host: String,
     /// The epoch of its binding to this host.
     pub epoch: u64,
     /// Whether it is being deleted.
@@ -61,14 +63,36 @@ pub struct Desired {
 pub struct WantedDisk {
     /// Its name.
     pub name: String,
-    /// The namespace of its image.
-    pub image_namespace: String,
-    /// The name of its image.
-    pub image_name: String,
-    /// The name of its pool.
-    pub pool: String,
-    /// Its size; the image's own where there is none.
-    pub size: Option<Quantity>,
+    /// What it is.
+    pub source: WantedSource,
+}
+
+/// What a disk is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WantedSource {
+    /// A disk of the VM's own: a clone of an image.
+    Clone {
+        /// The namespace of its image.
+        namespace: String,
+        /// The name of its image.
+        image: String,
+        /// The name of its pool.
+        pool: String,
+        /// Its size; the image's own where there is none.
+        size: Option<Quantity>,
+    },
+    /// The Volume with this name, in the VM's namespace.
+    Volume(String),
+}
+
+impl WantedDisk {
+    /// The name of the Volume that it is to be.
+    pub fn volume(&self) -> Option<&str> {
+        match &self.source {
+            WantedSource::Clone { .. } => None,
+            WantedSource::Volume(name) => Some(name),
+        }
+    }
 }
 
 /// An interface that is wanted.
@@ -91,7 +115,7 @@ pub struct WantedInterface {
 /// Why a VM is none of this host's business.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NotOurs {
-    /// It has no UID, namespace or name: it did not come from an API server.
+    /// It has no UID, namespace or name, or a disk that is nothing: it did not come from an API server.
     #[error("the VM has no {0}")]
     Incomplete(&'static str),
     /// It is bound to no host, or to another.
@@ -117,15 +141,22 @@ impl Desired {
             return Err(NotOurs::NotBound { namespace, name, host: host.to_owned() });
         };
         let disk = |disk: &ucloud_types::vm::DiskSpec| {
-            let (image_namespace, image_name) = disk.image.resolve(&namespace);
-            WantedDisk {
-                name: disk.name.clone(),
-                image_namespace: image_namespace.to_owned(),
-                image_name: image_name.to_owned(),
-                pool: disk.effective_pool().to_owned(),
-                size: disk.size,
-            }
+            let source = match (&disk.image, &disk.volume) {
+                (Some(image), None) => {
+                    let (image_namespace, image) = image.resolve(&namespace);
+                    WantedSource::Clone {
+                        namespace: image_namespace.to_owned(),
+                        image: image.to_owned(),
+                        pool: disk.effective_pool().unwrap_or_default().to_owned(),
+                        size: disk.size,
+                    }
+                }
+                (None, Some(volume)) => WantedSource::Volume(volume.clone()),
+                _ => return None,
+            };
+            Some(WantedDisk { name: disk.name.clone(), source })
         };
+        let disks = vm.spec.disks.iter().map(disk).collect::<Option<_>>().ok_or(NotOurs::Incomplete("disk"))?;
         let interface = |interface: &ucloud_types::vm::InterfaceSpec| WantedInterface {
             name: interface.name.clone(),
             network: interface.network.clone(),
@@ -136,6 +167,7 @@ impl Desired {
         };
         Ok(Self {
             generation: vm.metadata.generation,
+            host: host.to_owned(),
             epoch: binding.epoch,
             deleting: vm.metadata.deletion_timestamp.is_some(),
             held: vm.finalizers().iter().any(|f| f == AGENT_FINALIZER),
@@ -143,7 +175,7 @@ impl Desired {
             grace: SignedDuration::from_secs(vm.spec.effective_grace_seconds().into()),
             cpus: vm.spec.cpus,
             memory: vm.spec.memory,
-            disks: vm.spec.disks.iter().map(disk).collect(),
+            disks,
             interfaces: vm.spec.networks.iter().map(interface).collect(),
             request: status.and_then(|s| s.power_request.clone()),
             observed_request: status.and_then(|s| s.observed_power_request).unwrap_or(0),
@@ -172,8 +204,12 @@ impl Desired {
             .disks
             .iter()
             .map(|wanted| {
-                let (_, disk) = provisioned.disks.iter().find(|(name, _)| *name == wanted.name)?;
-                Some(DomainDisk { name: wanted.name.clone(), source: disk.source.clone() })
+                let (_, made) = provisioned.disks.iter().find(|(name, _)| *name == wanted.name)?;
+                Some(DomainDisk {
+                    name: wanted.name.clone(),
+                    volume: made.volume.clone(),
+                    source: made.disk.source.clone(),
+                })
             })
             .collect::<Option<_>>()?;
         let interfaces = self

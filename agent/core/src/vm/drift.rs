@@ -1,10 +1,11 @@
-//! How a running VM differs from its spec in what only a restart brings. Its interfaces need none, but for their order.
+//! How a running VM differs from its spec in what only a restart brings. Its interfaces and volumes need none, but for the
+//! interfaces' order and the disk that it boots from.
 
 use std::collections::BTreeSet;
 
 use crate::hypervisor::DomainSpec;
 
-use super::Desired;
+use super::{Desired, disks};
 
 /// The differences, one phrase each; none if there are none.
 pub(super) fn differences(desired: &Desired, running: &DomainSpec) -> Vec<String> {
@@ -15,18 +16,11 @@ pub(super) fn differences(desired: &Desired, running: &DomainSpec) -> Vec<String
     if running.memory != desired.memory {
         found.push(format!("memory {} instead of {}", running.memory, desired.memory));
     }
-    compare_names(
-        "disk",
-        &running.disks.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(),
-        &desired.disks.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(),
-        &mut found,
-    );
-    for wanted in &desired.disks {
-        let Some(reported) = desired.reported_disks.iter().find(|d| d.name == wanted.name) else { continue };
-        if let Some(size) = wanted.size.filter(|size| *size > reported.size) {
-            found.push(format!("disk {} of {} instead of {size}", wanted.name, reported.size));
-        }
-    }
+    let pluggable: Vec<&str> = disks::pluggable(running).map(|disk| disk.name.as_str()).collect();
+    let is = running.disks.iter().map(|disk| disk.name.as_str()).filter(|name| !pluggable.contains(name));
+    let wanted = desired.disks.iter().enumerate().filter(|(index, disk)| *index == 0 || disk.volume().is_none());
+    let wanted = wanted.map(|(_, disk)| disk.name.as_str());
+    compare_names("disk", &is.collect::<Vec<_>>(), &wanted.collect::<Vec<_>>(), &mut found);
     let running_order: Vec<&str> = running.interfaces.iter().map(|i| i.name.as_str()).collect();
     let wanted_order: Vec<&str> = desired.interfaces.iter().map(|i| i.name.as_str()).collect();
     let sorted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();

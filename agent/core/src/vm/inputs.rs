@@ -1,10 +1,10 @@
 //! Why a VM cannot be started yet: what it needs that is missing or not ready.
 
-use ucloud_types::{Image, Network, StoragePool, condition};
+use ucloud_types::{Image, Network, StoragePool, Volume, condition, meta::AGENT_FINALIZER};
 
 use crate::{image::LocalImage, network, reason};
 
-use super::{Desired, WantedDisk};
+use super::{Desired, WantedDisk, WantedSource};
 
 /// Something that a VM waits for. It starts the moment that it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ impl Blocker {
 pub struct DiskInput<'a> {
     /// Whether the disk is there already, so that it needs no image any more.
     pub exists: bool,
+    /// The Volume that it is to be, if that exists.
+    pub volume: Option<&'a Volume>,
     /// Its pool, if that exists.
     pub pool: Option<&'a StoragePool>,
     /// Its image, if that exists.
@@ -41,33 +43,94 @@ pub fn network_blockers(desired: &Desired, networks: &[Option<&Network>]) -> Vec
     found.map(|(interface, found)| network::ready(*found, &desired.namespace, &interface.network).err()).collect()
 }
 
-/// Everything that keeps the VM from being started: `networks` and `disks` are what is known about its wanted
-/// interfaces and disks, in order.
-pub fn blockers(desired: &Desired, networks: &[Option<&Network>], disks: &[DiskInput<'_>]) -> Vec<Blocker> {
-    let interfaces = network_blockers(desired, networks).into_iter().flatten();
-    let disks = desired.disks.iter().zip(disks).filter_map(|(wanted, input)| disk_blocker(wanted, input));
-    interfaces.chain(disks).collect()
+/// For each wanted disk, in order, what keeps it from being made or used; `disks` is what is known about them.
+pub fn disk_blockers(desired: &Desired, disks: &[DiskInput<'_>]) -> Vec<Option<Blocker>> {
+    desired.disks.iter().zip(disks).map(|(wanted, input)| disk_blocker(desired, wanted, input).err()).collect()
 }
 
-fn disk_blocker(wanted: &WantedDisk, input: &DiskInput<'_>) -> Option<Blocker> {
-    let WantedDisk { name: disk, image_namespace, image_name, pool, .. } = wanted;
+fn disk_blocker(desired: &Desired, wanted: &WantedDisk, input: &DiskInput<'_>) -> Result<(), Blocker> {
+    let disk = &wanted.name;
+    let (pool, image) = match &wanted.source {
+        WantedSource::Clone { namespace, image, pool, .. } => {
+            (pool.as_str(), Some((namespace.as_str(), image.as_str())))
+        }
+        WantedSource::Volume(name) => {
+            let volume = volume_ready(desired, disk, name, input)?;
+            let image = volume.spec.image().map(|image| image.resolve(&desired.namespace));
+            (volume.spec.effective_pool(), image)
+        }
+    };
     if input.pool.is_none() {
-        return Some(Blocker::new(
+        return Err(Blocker::new(
             reason::STORAGE_POOL_NOT_FOUND,
             format!("disk {disk} needs StoragePool {pool}, which does not exist: create it, or name another pool"),
         ));
     }
-    if input.exists {
-        return None;
+    match image {
+        Some((namespace, name)) if !input.exists => {
+            image_ready(disk, pool, &format!("{namespace}/{name}"), input.image, input.local)
+        }
+        _ => Ok(()),
     }
-    let name = format!("{image_namespace}/{image_name}");
-    let Some(image) = input.image else {
-        return Some(Blocker::new(
+}
+
+/// The Volume that a disk is to be, if the VM has it or may have it.
+fn volume_ready<'a>(desired: &Desired, disk: &str, name: &str, input: &DiskInput<'a>) -> Result<&'a Volume, Blocker> {
+    let Some(volume) = input.volume else {
+        return Err(Blocker::new(
+            reason::VOLUME_NOT_FOUND,
+            format!("disk {disk} needs Volume {name}, which does not exist: create it, or name another volume"),
+        ));
+    };
+    claimable(desired, volume, input.pool)
+        .map_err(|(reason, why)| Blocker::new(reason, format!("disk {disk} needs Volume {name}, {why}")))?;
+    Ok(volume)
+}
+
+/// Whether the VM has the Volume, or may have it; else a reason, and a relative clause.
+pub fn claimable(desired: &Desired, volume: &Volume, pool: Option<&StoragePool>) -> Result<(), (&'static str, String)> {
+    let status = volume.status.as_ref();
+    if let Some(attachment) = status.and_then(|status| status.attachment.as_ref()) {
+        let ours = attachment.vm_uid == desired.uid && attachment.epoch <= desired.epoch;
+        let (other, name) = (&attachment.vm, volume.metadata.name.as_deref().unwrap_or_default());
+        return if ours {
+            Ok(())
+        } else {
+            let why = format!(
+                "which VM {other} on host {} has: `ucloudctl detach {other} {name}` takes it from there",
+                attachment.host
+            );
+            Err((reason::VOLUME_IN_USE, why))
+        };
+    }
+    if volume.metadata.deletion_timestamp.is_some() {
+        return Err((reason::VOLUME_NOT_READY, "which is being deleted: name another volume".to_owned()));
+    }
+    // Without it, a deletion would leave the bytes behind
+    if !volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == AGENT_FINALIZER) {
+        return Err((reason::VOLUME_NOT_READY, "which is new, and waits for the volume controller".to_owned()));
+    }
+    let place = status.and_then(|status| status.host.as_ref()).filter(|host| **host != desired.host);
+    match place {
+        Some(host) if pool.is_some_and(|pool| !pool.spec.is_shared()) => {
+            let why = format!(
+                "whose bytes are on host {host} alone, and this VM is bound to host {}: a VM that is made anew goes there",
+                desired.host
+            );
+            Err((reason::VOLUME_ELSEWHERE, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn image_ready(disk: &str, pool: &str, name: &str, image: Option<&Image>, local: &LocalImage) -> Result<(), Blocker> {
+    let Some(image) = image else {
+        return Err(Blocker::new(
             reason::IMAGE_NOT_FOUND,
             format!("disk {disk} needs Image {name}, which does not exist: create it, or name another image"),
         ));
     };
-    let not_ready = |why: String| Some(Blocker::new(reason::IMAGE_NOT_READY, why));
+    let not_ready = |why: String| Err(Blocker::new(reason::IMAGE_NOT_READY, why));
     if image.metadata.deletion_timestamp.is_some() {
         return not_ready(format!("disk {disk} needs Image {name}, which is being deleted: name another image"));
     }
@@ -77,10 +140,10 @@ fn disk_blocker(wanted: &WantedDisk, input: &DiskInput<'_>) -> Option<Blocker> {
             image.spec.effective_pool()
         ));
     }
-    match input.local {
+    match local {
         // A copy that is not proven yet to be what all hosts have is not cloned
         LocalImage::Ready(stored) => match image.status.as_ref().and_then(|status| status.sha256.as_ref()) {
-            Some(pinned) if *pinned == stored.sha256 => None,
+            Some(pinned) if *pinned == stored.sha256 => Ok(()),
             Some(_) => not_ready(format!("the copy of Image {name} on this host is being replaced: it differs")),
             None => not_ready(format!("Image {name} is on this host, and waits to be confirmed for all hosts")),
         },

@@ -22,11 +22,15 @@
 //! What makes that true for power requests: a domain carries the id of the last request before it was started
 //! ([`crate::hypervisor::DomainSpec::power_request`]). A restart is done when the domain carries its id; a stop is
 //! in force as long as the domain carries a smaller one. What an agent alone knows, and may forget without harm,
-//! is in [`Memory`]: since when a guest is shutting down or has an interface that it was asked to let go of, and how
-//! often it crashed.
+//! is in [`Memory`]: since when a guest is shutting down or has an interface or a disk that it was asked to let go of, what
+//! disks were grown to, and how often it crashed.
 //!
-//! While a VM runs, its interfaces follow its spec: they are plugged and unplugged (`interfaces`). All other changes
-//! of what it is made of wait for a restart (`drift`).
+//! While a VM runs, its interfaces and its volumes follow its spec: they are plugged and unplugged (`interfaces`, `disks`),
+//! and disks grow. All other changes of what it is made of wait for a restart (`drift`).
+//!
+//! A Volume is the VM's from before it is opened until after it was closed: it is claimed, by a compare-and-swap on the
+//! Volume, in the steps [`Step::Provision`] and [`Step::PlugDisk`], and given back by [`Step::ReleaseVolume`] once the spec
+//! does not name it and the domain does not have it. Of a VM that is deleted the volume controller takes them.
 //!
 //! An error of the host is never "gone": where [`plan`] needs what could not be observed, it takes no step.
 
@@ -34,7 +38,9 @@ mod addresses;
 mod crash;
 mod delete;
 mod desired;
+mod disks;
 mod drift;
+mod hotplug;
 mod inputs;
 mod interfaces;
 mod observed;
@@ -46,8 +52,8 @@ mod stop;
 mod tests;
 
 pub use crash::Crashes;
-pub use desired::{Desired, NotOurs, WantedDisk, WantedInterface};
-pub use inputs::{Blocker, DiskInput, blockers, network_blockers};
-pub use observed::{Asked, FoundDisk, Memory, Observed, Pace, Provisioned};
+pub use desired::{Desired, NotOurs, WantedDisk, WantedInterface, WantedSource};
+pub use inputs::{Blocker, DiskInput, claimable, disk_blockers, network_blockers};
+pub use observed::{Asked, DiskSize, FoundDisk, HeldVolume, MadeDisk, Memory, Observed, Pace, Provisioned};
 pub use plan::{Plan, Step, failed, plan, unobserved};
 pub use status::{Facts, next_status};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use ucloud_types::Quantity;
 
 use crate::{
     HostError,
@@ -22,7 +23,13 @@ pub struct Observed {
     pub blockers: Vec<Blocker>,
     /// For each wanted interface, in order, what keeps it from being attached to its network.
     pub network_blockers: Vec<Option<Blocker>>,
-    /// The VM's disks, wherever they are.
+    /// For each wanted disk, in order, what keeps it from being plugged into a VM that runs.
+    pub disk_blockers: Vec<Option<Blocker>>,
+    /// For each wanted disk, in order, how large it is and is to be.
+    pub disk_sizes: Vec<DiskSize>,
+    /// The Volumes that the VM has, wanted or not.
+    pub volumes: Vec<HeldVolume>,
+    /// The VM's own disks, wherever they are.
     pub disks: Result<Vec<FoundDisk>, HostError>,
     /// The UIDs of the networks that have devices here for the sake of this VM alone.
     pub own_networks: Result<Vec<String>, HostError>,
@@ -46,11 +53,38 @@ pub struct FoundDisk {
     pub id: DiskId,
 }
 
+/// How large a disk is and is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskSize {
+    /// What it has; None if that is not known yet.
+    pub is: Option<Quantity>,
+    /// What it is to have; None if anything will do.
+    pub wanted: Option<Quantity>,
+}
+
+/// A Volume that the VM has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldVolume {
+    /// Its name, in the VM's namespace.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// A disk that was made, and the UID of the Volume that it is, if it is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeDisk {
+    /// The disk.
+    pub disk: Disk,
+    /// The Volume.
+    pub volume: Option<String>,
+}
+
 /// What was made for a VM, under the names of its spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provisioned {
     /// The disks.
-    pub disks: Vec<(String, Disk)>,
+    pub disks: Vec<(String, MadeDisk)>,
     /// The devices of the interfaces' networks.
     pub interfaces: Vec<(String, NetworkDevices)>,
 }
@@ -69,6 +103,10 @@ pub struct Memory {
     pub shutdown: Option<Asked>,
     /// The interfaces, by name, that the guest was asked to let go of and still has.
     pub unplugging: BTreeMap<String, Asked>,
+    /// The same of disks.
+    pub unplugging_disks: BTreeMap<String, Asked>,
+    /// The sizes that disks, by name, were grown to while the VM ran.
+    pub grown: BTreeMap<String, Quantity>,
     /// How the VM ran so far.
     pub crashes: Crashes,
 }
@@ -87,7 +125,7 @@ pub struct Asked {
 pub struct Pace {
     /// The pause between two requests to shut down: a guest that boots misses the first ones.
     pub shutdown_repeat: SignedDuration,
-    /// The pause between two requests to let go of an interface.
+    /// The pause between two requests to let go of an interface or a disk.
     pub unplug_repeat: SignedDuration,
     /// The pause before the second start in a row after a VM stopped by itself (there is none before the first).
     /// It doubles from then on.

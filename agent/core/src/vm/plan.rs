@@ -2,18 +2,19 @@
 
 use jiff::{SignedDuration, Timestamp};
 use ucloud_types::{
+    Quantity,
     condition::{self, Finding, Verdict},
     vm::VMPhase,
 };
 
 use crate::{
     HostError,
-    hypervisor::{Domain, DomainInterface, DomainSpec, DomainState, StopReason},
+    hypervisor::{Domain, DomainDisk, DomainInterface, DomainSpec, DomainState, StopReason},
     reason,
 };
 
 use super::{
-    Blocker, Desired, FoundDisk, Observed, Pace, delete, drift, interfaces,
+    Blocker, Desired, FoundDisk, HeldVolume, Observed, Pace, delete, disks, drift, interfaces,
     power::{self, Off},
     stop::{self, Stop},
 };
@@ -54,6 +55,14 @@ pub enum Step {
     Plug(Box<DomainInterface>),
     /// Ask the guest to let go of this interface.
     Unplug(Box<DomainInterface>),
+    /// Claim the Volume of the disk with this name, make it if it is not there, and plug it into the domain.
+    PlugDisk(String),
+    /// Ask the guest to let go of this disk.
+    UnplugDisk(Box<DomainDisk>),
+    /// Grow this disk of the domain.
+    GrowDisk(Box<DomainDisk>, Quantity),
+    /// Give back this Volume, which the domain does not have.
+    ReleaseVolume(HeldVolume),
     /// Ask the guest to shut down, after having reported that it stops.
     RequestShutdown,
     /// Switch the domain off.
@@ -94,7 +103,7 @@ impl Plan {
 
     /// A VM that does not run has no difference to its spec.
     fn not_running(mut self) -> Self {
-        self.cleared.extend([condition::RESTART_REQUIRED, condition::INTERFACES_READY]);
+        self.cleared.extend([condition::RESTART_REQUIRED, condition::INTERFACES_READY, condition::DISKS_READY]);
         self
     }
 }
@@ -109,13 +118,20 @@ pub fn failed(plan: &Plan, desired: &Desired, observed: &Observed, error: &HostE
     if desired.deleting {
         return Plan { retry: true, ..delete::held_up(error, &delete::left(observed)) };
     }
-    if matches!(plan.step, Some(Step::ProvisionInterface(_) | Step::Plug(_) | Step::Unplug(_))) {
+    let part = match plan.step {
+        Some(Step::ProvisionInterface(_) | Step::Plug(_) | Step::Unplug(_)) => Some(condition::INTERFACES_READY),
+        Some(Step::PlugDisk(_) | Step::UnplugDisk(_) | Step::GrowDisk(..) | Step::ReleaseVolume(_)) => {
+            observed.domain.is_some().then_some(condition::DISKS_READY)
+        }
+        _ => None,
+    };
+    if let Some(part) = part {
         // The VM runs as before
         let mut told = Plan { step: None, retry: !error.terminal, ..plan.clone() };
-        let failure = Finding::new(condition::INTERFACES_READY, Verdict::False, error.reason, error.message.clone());
-        told.findings.retain(|finding| finding.type_ != condition::INTERFACES_READY);
+        let failure = Finding::new(part, Verdict::False, error.reason, error.message.clone());
+        told.findings.retain(|finding| finding.type_ != part);
         told.findings.push(failure);
-        told.cleared.retain(|type_| *type_ != condition::INTERFACES_READY);
+        told.cleared.retain(|type_| *type_ != part);
         return told;
     }
     let phase = if error.terminal { VMPhase::Failed } else { plan.phase.unwrap_or(VMPhase::Unknown) };
@@ -147,7 +163,7 @@ pub fn plan(desired: &Desired, observed: &Observed, pace: &Pace, now: Timestamp)
         Some(domain) if domain.spec.epoch > desired.epoch => return outdated(domain, desired),
         Some(domain) if domain.spec.epoch < desired.epoch => return supersede(domain, desired),
         Some(domain) if !matches!(domain.state, DomainState::Off(_)) => up(desired, observed, domain, pace, now),
-        domain => off(desired, observed, domain.as_ref(), pace, now),
+        domain => give_back(desired, observed, off(desired, observed, domain.as_ref(), pace, now)),
     };
     plan.observed_power_request = power::carried_out(desired, observed);
     plan
@@ -188,7 +204,7 @@ fn up(desired: &Desired, observed: &Observed, domain: &Domain, pace: &Pace, now:
         let message = "the hypervisor paused the VM, as it does after an I/O error: \
                        see to the host's storage, then restart the VM with `ucloudctl restart`";
         let mut plan = Plan::new(VMPhase::Failed, not_ready(reason::PAUSED, message));
-        plan.cleared.push(condition::INTERFACES_READY);
+        plan.cleared.extend([condition::INTERFACES_READY, condition::DISKS_READY]);
         return plan;
     }
     let ready = Finding::new(condition::READY, Verdict::True, reason::RUNNING, "the VM runs");
@@ -205,8 +221,28 @@ fn up(desired: &Desired, observed: &Observed, domain: &Domain, pace: &Pace, now:
     if interfaces.finding.is_none() {
         plan.cleared.push(condition::INTERFACES_READY);
     }
-    plan.findings.extend(interfaces.finding);
-    Plan { step: interfaces.step, requeue_after: interfaces.after, retry: interfaces.retry, ..plan }
+    let disks = disks::plan(desired, observed, &domain.spec, pace, now);
+    if disks.finding.is_none() {
+        plan.cleared.push(condition::DISKS_READY);
+    }
+    plan.findings.extend(interfaces.finding.into_iter().chain(disks.finding));
+    Plan {
+        step: interfaces.step.or(disks.step),
+        requeue_after: interfaces.after.into_iter().chain(disks.after).min(),
+        retry: interfaces.retry || disks.retry,
+        ..plan
+    }
+}
+
+/// A VM that does not run gives back the Volumes that it does not want, and all of them where it has no domain and is not
+/// about to have one: who waits for one Volume must not keep another from those who wait for both.
+fn give_back(desired: &Desired, observed: &Observed, plan: Plan) -> Plan {
+    let waits = observed.domain.is_none() && plan.step.is_none();
+    let held = disks::surplus(desired, observed, None).or_else(|| observed.volumes.first().filter(|_| waits));
+    match held {
+        Some(held) => plan.step(Step::ReleaseVolume(held.clone())),
+        None => plan,
+    }
 }
 
 /// The domain is off, or there is none.

@@ -11,7 +11,7 @@ use ucloud_types::{
 use crate::hypervisor::{Domain, DomainState};
 
 use super::{
-    Desired, Observed, Plan,
+    Desired, Observed, Plan, WantedSource,
     addresses::{Known, addresses},
 };
 
@@ -27,6 +27,8 @@ pub struct Facts {
     pub keep_addresses: bool,
     /// For each disk whose size the spec leaves open, the size of its image.
     pub image_sizes: BTreeMap<String, Quantity>,
+    /// For each disk that is a volume, the name of its pool.
+    pub volume_pools: BTreeMap<String, String>,
     /// How often the VM was started again, at least.
     pub restarts: u32,
 }
@@ -64,21 +66,34 @@ pub fn next_status(
 }
 
 fn disks(current: &VMStatus, desired: &Desired, observed: &Observed, facts: &Facts) -> Vec<DiskStatus> {
-    // A disk that left the spec stays in the report as long as the VM is there: it is removed with the VM
+    // A disk of the VM's own that left the spec stays in the report as long as the VM is there: it is removed with the VM.
+    // A volume stays as long as the domain has it.
+    let has = |name: &str| observed.domain.as_ref().is_some_and(|d| d.spec.disks.iter().any(|d| d.name == name));
     let gone = current.disks.iter().filter(|disk| !desired.disks.iter().any(|wanted| wanted.name == disk.name));
-    let wanted = desired.disks.iter().filter_map(|wanted| {
+    let gone = gone.filter(|disk| disk.volume.is_none() || has(&disk.name));
+    let wanted = desired.disks.iter().enumerate().filter_map(|(index, wanted)| {
         let reported = current.disks.iter().find(|disk| disk.name == wanted.name);
-        let made = observed
-            .provisioned
-            .as_ref()
-            .and_then(|made| made.disks.iter().find(|(name, _)| *name == wanted.name))
-            .map(|(_, disk)| disk.size);
-        let attached = observed.domain.as_ref().is_some_and(|d| d.spec.disks.iter().any(|d| d.name == wanted.name));
-        let size = made.or_else(|| reported.map(|disk| disk.size)).or_else(|| {
-            attached.then(|| wanted.size.or_else(|| facts.image_sizes.get(&wanted.name).copied())).flatten()
-        })?;
-        let pool = reported.map_or_else(|| wanted.pool.clone(), |disk| disk.pool.clone());
-        Some(DiskStatus { name: wanted.name.clone(), pool, size })
+        let made = observed.provisioned.as_ref();
+        let made = made.and_then(|made| made.disks.iter().find(|(name, _)| *name == wanted.name));
+        let sizes = observed.disk_sizes.get(index).copied().unwrap_or_default();
+        let known = made.map(|(_, made)| made.disk.size).or(sizes.is);
+        let (volume, pool, size) = match &wanted.source {
+            WantedSource::Clone { pool, .. } => {
+                let reported = reported.filter(|disk| disk.volume.is_none());
+                let size = known.or_else(|| reported.map(|disk| disk.size)).or_else(|| {
+                    let expected = || sizes.wanted.or_else(|| facts.image_sizes.get(&wanted.name).copied());
+                    has(&wanted.name).then(expected).flatten()
+                })?;
+                (None, reported.map_or_else(|| pool.clone(), |disk| disk.pool.clone()), size)
+            }
+            WantedSource::Volume(name) => {
+                if made.is_none() && !has(&wanted.name) {
+                    return None;
+                }
+                (Some(name.clone()), facts.volume_pools.get(&wanted.name)?.clone(), known?)
+            }
+        };
+        Some(DiskStatus { name: wanted.name.clone(), pool, volume, size })
     });
     wanted.chain(gone.cloned()).collect()
 }

@@ -4,7 +4,7 @@
 //!   POOL/lock                      held while links, contents or disks change
 //!   POOL/images/sha256/HEX.qcow2   content, by the checksum of its source; read-only
 //!   POOL/images/by-uid/UID         symlink to the content of the Image with this UID
-//!   POOL/disks/UID.NAME.qcow2      disk NAME of the VM with this UID; its backing file is a content
+//!   POOL/disks/UID.NAME.qcow2      disk NAME of the VM, or Volume, with this UID; its backing file, if any, is a content
 //!   POOL/files/UID.part            the bytes of the File with this UID that have come so far
 //!   POOL/files/UID.HEX             all of them, with their checksum
 //!   POOL/tmp/                      what is in the making
@@ -87,7 +87,7 @@ impl Store {
 
     /// The file of a disk.
     pub fn disk(&self, disk: &DiskId) -> PathBuf {
-        self.disks().join(format!("{}.{}.qcow2", disk.vm_uid, disk.name))
+        self.disks().join(format!("{}.{}.qcow2", disk.owner_uid, disk.name))
     }
 
     /// The name of a content as a disk's header holds it: relative, so that a pool can be moved. It holds for
@@ -164,11 +164,14 @@ impl Store {
         for name in names(&self.disks())? {
             let path = self.disks().join(&name);
             let header = doing("read a disk's header", qcow2::read_header(&path))?;
-            let Some(sha256) = header.ok().and_then(|header| backing_of(&header)) else {
-                tracing::warn!(disk = %path.display(), "nobody knows what this disk needs: no image is removed");
-                return Ok(());
-            };
-            needed.insert(sha256);
+            match header.ok().and_then(|header| Backing::of(&header)) {
+                Some(Backing::None) => {}
+                Some(Backing::Content(sha256)) => drop(needed.insert(sha256)),
+                None => {
+                    tracing::warn!(disk = %path.display(), "nobody knows what this disk needs: no image is removed");
+                    return Ok(());
+                }
+            }
         }
         for name in names(&self.contents())? {
             if parse_content(OsStr::new(&name)).is_some_and(|sha256| !needed.contains(&sha256)) {
@@ -180,10 +183,22 @@ impl Store {
     }
 }
 
-/// The content that a disk of ours is a clone of, from the disk's header.
-pub fn backing_of(header: &qcow2::Header) -> Option<Sha256> {
-    let name = std::str::from_utf8(header.backing.as_deref()?).ok()?;
-    parse_content(OsStr::new(name.strip_prefix("../images/sha256/")?))
+/// What a disk of ours needs besides itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Nothing: it was empty in the beginning.
+    None,
+    /// The content that it is a clone of.
+    Content(Sha256),
+}
+
+impl Backing {
+    /// From the disk's header. None: it names what is no content.
+    pub fn of(header: &qcow2::Header) -> Option<Self> {
+        let Some(name) = header.backing.as_deref() else { return Some(Self::None) };
+        let name = std::str::from_utf8(name).ok()?;
+        parse_content(OsStr::new(name.strip_prefix("../images/sha256/")?)).map(Self::Content)
+    }
 }
 
 fn content_name(sha256: &Sha256) -> String {
@@ -195,8 +210,8 @@ fn parse_content(name: &OsStr) -> Option<Sha256> {
 }
 
 fn parse_disk(name: &str) -> Option<DiskId> {
-    let (vm_uid, name) = name.strip_suffix(".qcow2")?.split_once('.')?;
-    Some(DiskId { vm_uid: vm_uid.to_owned(), name: name.to_owned() })
+    let (owner_uid, name) = name.strip_suffix(".qcow2")?.split_once('.')?;
+    Some(DiskId { owner_uid: owner_uid.to_owned(), name: name.to_owned() })
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
@@ -226,7 +241,7 @@ mod tests {
     #[test]
     fn names_of_files_say_what_they_are() {
         let store = Store { root: "/pool".into() };
-        let disk = DiskId { vm_uid: "0b4a-11".into(), name: "root".into() };
+        let disk = DiskId { owner_uid: "0b4a-11".into(), name: "root".into() };
         let path = store.disk(&disk);
         assert_eq!(path, Path::new("/pool/disks/0b4a-11.root.qcow2"));
         assert_eq!(parse_disk(path.file_name().unwrap().to_str().unwrap()), Some(disk));
@@ -281,7 +296,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let lock = Turns::default().lock(&store).await.unwrap();
         fs::write(store.content(&sha256(1)), "bytes").unwrap();
-        let disk = store.disk(&DiskId { vm_uid: "a".into(), name: "root".into() });
+        let disk = store.disk(&DiskId { owner_uid: "a".into(), name: "root".into() });
         fs::write(&disk, "not a qcow2 file").unwrap();
         store.sweep_contents(&lock).unwrap();
         assert!(store.content(&sha256(1)).exists());

@@ -12,7 +12,7 @@ use crate::pool::{Lab, MIB, Tmpfs, qemu_img};
 use anyhow::{Context as _, Result};
 use ucloud_agent_core::{
     BlockStore as _, HostError,
-    block_store::{DiskId, DiskRequest},
+    block_store::{Content, DiskId, DiskRequest},
     hypervisor::DiskSource,
 };
 use ucloud_types::image::ImageFormat;
@@ -23,7 +23,7 @@ async fn a_disk_is_a_clone_that_grows_and_never_shrinks() -> Result<()> {
     lab.raw("disk", 2, b"boot sector")?;
     let image = lab.import_file("a", "disk", ImageFormat::Raw).await?;
     let disk = lab.files.ensure_disk(&lab.disk("a", None)?).await?;
-    let DiskSource::Overlay { path, backing } = &disk.source else { panic!("no file") };
+    let DiskSource::Overlay { path, backing: Some(backing) } = &disk.source else { panic!("no file") };
     assert_eq!(disk.size.bytes(), 2 * MIB);
     assert_eq!(path.metadata()?.permissions().mode() & 0o777, 0o600);
     assert_eq!(*backing, lab.pool_dir().join(format!("images/sha256/{}.qcow2", image.sha256.hex())));
@@ -64,7 +64,7 @@ async fn a_disk_that_cannot_be_made_says_why() -> Result<()> {
     lab.import_file("b", "other", ImageFormat::Raw).await?;
     check(lab.files.ensure_disk(&lab.disk("a", Some("1Mi"))?).await, "SizeTooSmall", true);
     check(lab.files.ensure_disk(&lab.disk("a", Some("15Ei"))?).await, "SizeTooLarge", true);
-    let nowhere = DiskId { vm_uid: "../a".into(), name: "root".into() };
+    let nowhere = DiskId { owner_uid: "../a".into(), name: "root".into() };
     check(lab.files.ensure_disk(&DiskRequest { id: nowhere, ..lab.disk("a", None)? }).await, "InvalidName", true);
     assert_eq!(lab.files.disks(&lab.pool()).await?, []);
 
@@ -111,7 +111,7 @@ async fn making_disks_and_removing_their_image_at_once_breaks_no_disk() -> Resul
             .map(|index| {
                 let lab = Arc::clone(&lab);
                 tokio::spawn(async move {
-                    let id = DiskId { vm_uid: format!("vm-{round}-{index}"), name: "root".into() };
+                    let id = DiskId { owner_uid: format!("vm-{round}-{index}"), name: "root".into() };
                     lab.files.ensure_disk(&DiskRequest { id, ..lab.disk("a", None).unwrap() }).await
                 })
             })
@@ -189,5 +189,39 @@ async fn a_disk_waits_for_room() -> Result<()> {
     assert_eq!(lab.files.disks(&pool).await?, []);
     fs::remove_file(filler)?;
     lab.files.ensure_disk(&lab.disk("a", None)?).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_volume_is_empty_grows_and_keeps_no_image() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.raw("disk", 2, b"boot sector")?;
+    lab.import_file("a", "disk", ImageFormat::Raw).await?;
+    let volume = |size: &str| -> Result<DiskRequest> {
+        let size = Some(size.parse()?);
+        Ok(DiskRequest { id: DiskId::of_volume("v"), pool: lab.pool(), content: Content::Empty, size })
+    };
+    let made = lab.files.ensure_disk(&volume("1Mi")?).await?;
+    let DiskSource::Overlay { path, backing: None } = &made.source else { panic!("{:?}", made.source) };
+    assert_eq!((made.size.bytes(), lab.files.disks(&lab.pool()).await?), (MIB, vec![DiskId::of_volume("v")]));
+    qemu_img(&["bench", "-q", "-w", "-c", "1", "-s", "4096", "--pattern", "7", "-f", "qcow2"], &[path])?;
+    let grown = lab.files.ensure_disk(&volume("3Mi")?).await?;
+    assert_eq!((grown.size.bytes(), &grown.source), (3 * MIB, &made.source));
+    assert_eq!(lab.files.ensure_disk(&volume("1Mi")?).await?, grown, "it never shrinks");
+    let found = qemu_img(&["map", "-f", "qcow2", "--output=json"], &[path])?;
+    assert!(found.contains(r#""data": true"#), "what was written is gone: {found}");
+    // one of an image has its name, and is another
+    let clone = DiskRequest { content: Content::Image("a".into()), ..volume("3Mi")? };
+    assert_eq!(lab.files.ensure_disk(&clone).await.unwrap_err().reason, "DiskMismatch");
+    let unsized_volume = DiskRequest { id: DiskId::of_volume("w"), size: None, ..volume("1Mi")? };
+    assert_eq!(lab.files.ensure_disk(&unsized_volume).await.unwrap_err().reason, "SizeMissing");
+
+    lab.files.remove_image(&lab.pool(), "a").await?;
+    let contents = fs::read_dir(lab.pool_dir().join("images/sha256"))?.count();
+    assert_eq!(contents, 0, "a volume that is a clone of nothing keeps no image");
+    for _ in 0..2 {
+        lab.files.remove_disk(&lab.pool(), &DiskId::of_volume("v")).await?;
+    }
+    assert_eq!(lab.files.disks(&lab.pool()).await?, []);
     Ok(())
 }

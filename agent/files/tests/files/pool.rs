@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 use ucloud_agent_core::{
     BlockStore as _, HostError,
-    block_store::{DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, StoredImage},
+    block_store::{Content, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, StoredImage},
 };
 use ucloud_agent_files::Files;
 use ucloud_agent_import::{ImportConfig, Importer};
@@ -101,9 +101,9 @@ impl Lab {
 
     pub fn disk(&self, image_uid: &str, size: Option<&str>) -> Result<DiskRequest> {
         Ok(DiskRequest {
-            id: DiskId { vm_uid: "vm-1".into(), name: "root".into() },
+            id: DiskId { owner_uid: "vm-1".into(), name: "root".into() },
             pool: self.pool(),
-            image_uid: image_uid.into(),
+            content: Content::Image(image_uid.into()),
             size: size.map(str::parse).transpose()?,
         })
     }

@@ -1,4 +1,6 @@
-//! Interfaces of VMs that run are plugged and unplugged.
+//! Interfaces and disks of VMs that run are plugged and unplugged, and disks grow.
+
+mod disks;
 
 use std::{
     fs,
@@ -38,14 +40,19 @@ fn definition(lab: &Lab, vm: &DomainSpec) -> Result<String> {
 
 /// Waits for an event until the VM's domain has these interfaces.
 async fn has(libvirt: &Libvirt, uid: &str, interfaces: &[DomainInterface]) -> Result<()> {
+    until(libvirt, uid, |domain| domain.interfaces == interfaces).await.context("other interfaces")
+}
+
+/// Waits for an event until this holds of the VM's domain.
+async fn until(libvirt: &Libvirt, uid: &str, is: impl Fn(&DomainSpec) -> bool) -> Result<()> {
     let mut changes = libvirt.changes();
     let waited = timeout(Duration::from_mins(1), async {
-        while libvirt.domain(uid).await?.is_none_or(|domain| domain.spec.interfaces != interfaces) {
+        while libvirt.domain(uid).await?.is_none_or(|domain| !is(&domain.spec)) {
             changes.changed().await?;
         }
         anyhow::Ok(())
     });
-    waited.await.context("waited for a minute for other interfaces")?
+    waited.await.context("waited for a minute")?
 }
 
 /// A shell in the guest.

@@ -145,8 +145,8 @@ pub fn small() -> DomainSpec {
 }
 
 pub fn disk(path: &Path, backing: &Path) -> DomainDisk {
-    let source = DiskSource::Overlay { path: path.into(), backing: backing.into() };
-    DomainDisk { name: "root".into(), source }
+    let source = DiskSource::Overlay { path: path.into(), backing: Some(backing.into()) };
+    DomainDisk { name: "root".into(), volume: None, source }
 }
 
 pub fn interface() -> Result<DomainInterface> {

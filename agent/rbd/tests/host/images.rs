@@ -2,7 +2,11 @@
 
 use anyhow::Result;
 use tokio::sync::watch;
-use ucloud_agent_core::{BlockStore as _, hypervisor::DiskSource};
+use ucloud_agent_core::{
+    BlockStore as _,
+    block_store::{Content, DiskId, DiskRequest},
+    hypervisor::DiskSource,
+};
 use ucloud_types::image::ImageFormat;
 
 use crate::lab::{MIB, content, lab, run};
@@ -59,6 +63,27 @@ fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()
         let refused = lab.rbd.ensure_disk(&lab.disk("vm-2", "absent", None)?).await.unwrap_err();
         assert_eq!((refused.reason, refused.terminal), ("ImageMissing", false));
         assert_eq!(lab.rbd.disks(&pool).await?, [lab.disk("vm-1", "a", None)?.id]);
+
+        // Volumes: empty, made once, grown, never taken for another one; what was left half made is made anew.
+        let empty = |size: &str| -> Result<DiskRequest> {
+            let size = Some(size.parse()?);
+            Ok(DiskRequest { id: DiskId::of_volume("v"), pool: pool.clone(), content: Content::Empty, size })
+        };
+        lab.ceph("rbd", &["--pool", "vms", "create", "--size", "1", "ucloud.disk.v.volume"])?;
+        let made = lab.rbd.ensure_disk(&empty("4Mi")?).await?;
+        assert_eq!(made.size.bytes(), 4 * MIB);
+        let write = ["--pool", "vms", "bench", "--io-type", "write", "--io-size", "4K", "--io-total", "4K"];
+        lab.ceph("rbd", &[&write[..], &["ucloud.disk.v.volume"]].concat())?;
+        let written = lab.bytes("ucloud.disk.v.volume")?;
+        let volume = other.ensure_disk(&empty("8Mi")?).await?;
+        assert_eq!((volume.size.bytes(), &volume.source), (8 * MIB, &made.source));
+        assert_eq!(lab.rbd.ensure_disk(&empty("4Mi")?).await?, volume, "it never shrinks");
+        assert!(lab.bytes("ucloud.disk.v.volume")?.starts_with(&written), "what was written is gone");
+        let clone = DiskRequest { content: Content::Image("a".into()), ..empty("9Mi")? };
+        assert_eq!(lab.rbd.ensure_disk(&clone).await.unwrap_err().reason, "DiskMismatch");
+        for _ in 0..2 {
+            lab.rbd.remove_disk(&pool, &DiskId::of_volume("v")).await?;
+        }
 
         // A foreign image in the pool is nobody's business.
         lab.ceph("rbd", &["--pool", "vms", "create", "--size", "1", "foreign"])?;

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore as _, HostError,
-    block_store::{DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, RbdPool, StoredImage},
+    block_store::{Content, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, RbdPool, StoredImage},
 };
 use ucloud_agent_import::{ImportConfig, Importer};
 use ucloud_agent_rbd::{Rbd, RbdConfig};
@@ -112,9 +112,9 @@ impl Lab {
 
     pub fn disk(&self, vm_uid: &str, image_uid: &str, size: Option<&str>) -> Result<DiskRequest> {
         Ok(DiskRequest {
-            id: DiskId { vm_uid: vm_uid.into(), name: "root".into() },
+            id: DiskId { owner_uid: vm_uid.into(), name: "root".into() },
             pool: self.pool(),
-            image_uid: image_uid.into(),
+            content: Content::Image(image_uid.into()),
             size: size.map(str::parse).transpose()?,
         })
     }

@@ -1,10 +1,10 @@
-//! What the agent of a host may do: see and report on the VMs bound to its host, the Files that it keeps, its Host object
-//! and its heartbeat.
+//! What the agent of a host may do: see and report on the VMs bound to its host, the Volumes that these have, the Files
+//! that it keeps, its Host object and its heartbeat.
 //!
 //! A host that has fallen into wrong hands must not reach further than the VMs that it runs. So an agent never changes
 //! anything that decides which VMs come to it (its Host's labels, roles and owner), and sees no VM of other hosts.
-//! Networks, security groups, images and storage pools it may read in all namespaces: which of them its VMs need changes from moment to
-//! moment.
+//! Networks, security groups, images, volumes and storage pools it may read in all namespaces: which of them its VMs need
+//! changes from moment to moment.
 
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -14,11 +14,11 @@ use ucloud_machinery::{
     strategy::Lister,
 };
 use ucloud_types::{
-    GROUP, VM,
+    GROUP, VM, Volume,
     meta::{AGENT_FINALIZER, AGENTS_GROUP, AGENTS_WITH_ROLES_PREFIX, HOSTS_NAMESPACE},
 };
 
-use super::{NO_RULE, Refusal, change::only_removes_finalizer};
+use super::{NO_RULE, Refusal, change::only_removes_finalizer, volume};
 
 const HOST_OF_VM: &str = "status.binding.host";
 const HOST_OF_FILE: &str = "status.host";
@@ -60,8 +60,9 @@ pub fn authorize(host: &str, request: &Attributes<'_>, lister: &dyn Lister) -> R
         ("coordination.k8s.io", "leases", "", "get" | "update" | "patch") if request.namespace == HOSTS_NAMESPACE => {
             require_own(host, request.name)
         }
-        (GROUP, "networks" | "images" | "securitygroups" | "storagepools", "", "get" | "list" | "watch")
+        (GROUP, "networks" | "images" | "securitygroups" | "storagepools" | "volumes", "", "get" | "list" | "watch")
         // whom and what these name is judged with the objects
+        | (GROUP, "volumes", "" | "status", "get" | "update" | "patch")
         | (GROUP, "hosts", "", "create")
         | ("coordination.k8s.io", "leases", "", "create")
         | ("" | "events.k8s.io", "events", "", "create" | "patch") => Ok(()),
@@ -91,6 +92,8 @@ pub fn authorize_object(
             require_kept(host, Some(old))?;
             require_release("File", old, new)
         }
+        ("volumes", "status", Some(old), Some(new)) => volume::check_status(host, request.namespace, old, new, lister),
+        ("volumes", "", Some(old), Some(new)) => volume::check_release(host, old, new),
         ("hosts", "", None, Some(new)) => {
             require_own(host, request.name)?;
             let decided = ["labels", "ownerReferences", "finalizers"];
@@ -167,20 +170,28 @@ fn require_kept(host: &str, file: Option<&Value>) -> Result<(), Refusal> {
     require(kept, || format!("no such File is on host {host:?}"))
 }
 
-/// The bytes of a File are for those hosts alone that import an image of it, or run a VM of one.
+/// The bytes of a File are for those hosts alone that import an image of it, or run a VM with a disk or a Volume of one.
 fn require_source(host: &str, namespace: &str, file: &str, lister: &dyn Lister) -> Result<(), Refusal> {
     let images = lister.list(GROUP, "images", Some(namespace));
     let of_it = |image: &&Value| image.pointer("/spec/source/upload/file").and_then(Value::as_str) == Some(file);
     let vms = lister.list(GROUP, "vms", None);
     let bound: Vec<VM> = vms.iter().filter(|vm| is_bound(host, vm)).filter_map(|vm| VM::deserialize(vm).ok()).collect();
     let needed = images.iter().filter(of_it).any(|image| {
-        let uses = |vm: &VM| {
-            let from = vm.metadata.namespace.as_deref().unwrap_or_default();
-            vm.spec.disks.iter().any(|disk| disk.image.resolve(from) == (namespace, meta::text(image, "name")))
-        };
+        let uses = |vm: &VM| uses(vm, (namespace, meta::text(image, "name")), lister);
         image.pointer("/status/importer").and_then(Value::as_str) == Some(host) || bound.iter().any(uses)
     });
     require(needed, || format!("host {host:?} needs no image of this File"))
+}
+
+/// Whether a disk of the VM is a clone of the image, or a Volume that is one in the beginning.
+fn uses(vm: &VM, image: (&str, &str), lister: &dyn Lister) -> bool {
+    let from = vm.metadata.namespace.as_deref().unwrap_or_default();
+    vm.spec.disks.iter().any(|disk| {
+        let volume = disk.volume.as_ref().and_then(|name| lister.get(GROUP, "volumes", Some(from), name));
+        let volume = volume.and_then(|volume| Volume::deserialize(volume).ok());
+        let source = volume.as_ref().and_then(|volume| volume.spec.image());
+        disk.is_clone_of(from, image) || source.is_some_and(|source| source.resolve(from) == image)
+    })
 }
 
 fn is_bound(host: &str, vm: &Value) -> bool {
@@ -287,22 +298,33 @@ mod tests {
             json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"source": {"upload": {"file": file}}},
                 "status": {"importer": importer}})
         };
-        let vm = |host: &str, image: &str| {
+        let with_disk = |host: &str, disk: Value| {
             json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "VM",
                 "metadata": {"name": "web", "namespace": "default"},
-                "spec": {"cpus": 1, "memory": "1Gi", "disks": [{"name": "root", "image": image}]},
+                "spec": {"cpus": 1, "memory": "1Gi", "disks": [disk]},
                 "status": {"binding": {"host": host, "epoch": 1}}})
         };
+        let vm = |host: &str, image: &str| with_disk(host, json!({"name": "root", "image": image}));
+        let volume = json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume",
+            "metadata": {"name": "data", "namespace": "default"},
+            "spec": {"size": "1Gi", "source": {"image": "fourth"}}});
         let objects = Objects::default()
             .with("images", image("first", "imported", "h1"))
             .with("images", image("second", "run", "h2"))
             .with("images", image("third", "other", "h2"))
+            .with("images", image("fourth", "attached", "h2"))
+            .with("volumes", volume)
+            .with("vms", with_disk("h1", json!({"name": "data", "volume": "data"})))
             .with("vms", vm("h1", "second"))
             .with("vms", vm("h2", "third"));
         let user = agent();
-        for (file, verb, allowed) in
-            [("imported", "get", true), ("run", "get", true), ("other", "get", false), ("imported", "update", false)]
-        {
+        for (file, verb, allowed) in [
+            ("imported", "get", true),
+            ("run", "get", true),
+            ("attached", "get", true),
+            ("other", "get", false),
+            ("imported", "update", false),
+        ] {
             let request = Request::new(&user, verb, "files").subresource("content").namespace("default").name(file);
             assert_eq!(request.decide_with(&objects) == Decision::Allow, allowed, "{verb} {file}");
         }

@@ -18,10 +18,10 @@ use super::{
 };
 
 /// Kinds on which controllers hold finalizers: what else changes in them is judged with the objects.
-const HELD: [&str; 4] = ["vms", "networks", "images", "files"];
+const HELD: [&str; 5] = ["vms", "networks", "images", "files", "volumes"];
 
 /// What they may write anywhere: group, resources, verbs.
-const WRITES: [(&str, &[&str], &[&str]); 8] = [
+const WRITES: [(&str, &[&str], &[&str]); 9] = [
     (
         GROUP,
         &[
@@ -33,12 +33,15 @@ const WRITES: [(&str, &[&str], &[&str]); 8] = [
             "securitygroups/status",
             "storagepools/status",
             "vms/status",
+            "volumes/status",
         ],
         &["update", "patch"],
     ),
     (GROUP, &HELD, &["update", "patch"]),
     (GROUP, &["vms/binding"], &["create"]),
     (GROUP, &["networkallocations"], &["create", "delete"]),
+    // those that are to go with their VMs
+    (GROUP, &["volumes"], &["delete"]),
     ("", &["events"], &["create", "update", "patch"]),
     ("events.k8s.io", &["events"], &["create", "update", "patch"]),
     ("", &["namespaces/status", "namespaces/finalize"], &["update", "patch"]),
@@ -153,6 +156,8 @@ mod tests {
             Request::new(&user, "patch", "hosts").subresource("status"),
             Request::new(&user, "create", "networkallocations"),
             Request::new(&user, "delete", "networkallocations"),
+            Request::new(&user, "delete", "volumes").namespace("default"),
+            Request::new(&user, "patch", "volumes").namespace("default").subresource("status"),
             Request::new(&user, "create", "events").group("events.k8s.io").namespace("default"),
             Request::new(&user, "patch", "leases").group("coordination.k8s.io").namespace(SYSTEM_NAMESPACE),
             Request::new(&user, "update", "namespaces").group("").subresource("finalize"),
@@ -170,6 +175,7 @@ mod tests {
             Request::new(&user, "patch", "hosts"),
             Request::new(&user, "patch", "networkpools"),
             Request::new(&user, "patch", "networkallocations"),
+            Request::new(&user, "patch", "volumes").namespace("default"),
             Request::new(&user, "patch", "secrets").group("").namespace("default"),
             Request::new(&user, "patch", "leases").group("coordination.k8s.io").namespace(HOSTS_NAMESPACE),
         ] {

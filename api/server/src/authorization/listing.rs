@@ -30,7 +30,7 @@ fn agent(host: &str, namespace: &str) -> Vec<Rule> {
         resources(
             &["get", "list", "watch", "update", "patch"],
             GROUP,
-            &["vms", "vms/status", "files", "files/status"],
+            &["vms", "vms/status", "files", "files/status", "volumes", "volumes/status"],
             &[],
         ),
         resources(&["get"], GROUP, &["files/content"], &[]),

@@ -13,6 +13,7 @@ mod agent;
 mod change;
 mod controllers;
 mod listing;
+mod volume;
 
 use serde_json::Value;
 use ucloud_machinery::{

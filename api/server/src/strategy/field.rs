@@ -61,11 +61,21 @@ impl<'a> Field<'a> {
         FieldError::invalid(self.path.clone(), self.value.cloned().unwrap_or_default(), rule)
     }
 
+    /// The error that nothing may stand here.
+    pub fn forbidden(&self, rule: &str) -> FieldError {
+        FieldError::forbidden(self.path.clone(), rule)
+    }
+
     /// The error that this value must be unique, and where else it is.
     pub fn duplicate(&self, elsewhere: &str) -> FieldError {
         let mut error = FieldError::duplicate(self.path.clone(), self.value.cloned().unwrap_or_default());
         elsewhere.clone_into(&mut error.detail);
         error
+    }
+
+    /// Whether anything stands here.
+    pub fn is_given(&self) -> bool {
+        self.value.is_some()
     }
 
     /// The path.

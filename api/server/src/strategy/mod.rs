@@ -16,6 +16,7 @@ mod network_pool;
 mod security_group;
 mod storage_pool;
 mod vm;
+mod volume;
 
 pub use file::FileStrategy;
 pub use host::HostStrategy;
@@ -26,6 +27,7 @@ pub use network_pool::NetworkPoolStrategy;
 pub use security_group::SecurityGroupStrategy;
 pub use storage_pool::StoragePoolStrategy;
 pub use vm::VmStrategy;
+pub use volume::VolumeStrategy;
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;

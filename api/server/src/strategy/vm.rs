@@ -76,6 +76,7 @@ fn validate(ctx: &Context<'_>, vm: &Value, old: Option<&Value>) -> Vec<FieldErro
     for disk in spec.child("disks").items() {
         check_disk(&disk, &mut errors);
     }
+    check_volumes(&spec, &mut errors);
     for interface in spec.child("networks").items() {
         let network = interface.child("network");
         check_name(network.path(), network.text().unwrap_or_default(), &mut errors);
@@ -109,6 +110,26 @@ fn check_disk(disk: &Field<'_>, errors: &mut Vec<FieldError>) {
     let pool = disk.child("pool");
     if let Some(name) = pool.text() {
         check_name(pool.path(), name, errors);
+    }
+}
+
+/// No disk is the volume that another disk is, and what a volume is stands in the Volume.
+fn check_volumes(spec: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let mut seen: BTreeMap<&str, FieldPath> = BTreeMap::new();
+    for disk in spec.child("disks").items() {
+        let field = disk.child("volume");
+        let Some(volume) = field.text() else { continue };
+        check_name(field.path(), volume, errors);
+        for name in ["size", "pool"] {
+            let own = disk.child(name);
+            if own.is_given() {
+                errors.push(own.forbidden(&format!("the disk is a volume: its {name} is in Volume {volume:?}")));
+            }
+        }
+        match seen.get(volume) {
+            Some(first) => errors.push(field.duplicate(&format!("{first} is this volume already"))),
+            None => drop(seen.insert(volume, field.path())),
+        }
     }
 }
 

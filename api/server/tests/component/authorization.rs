@@ -15,7 +15,7 @@ use ucloud_api::{
     in_process::InProcess,
     pki::{Subject, directory},
 };
-use ucloud_types::{Host, Image, Network, StoragePool, VM, host::HostRole, meta::HOSTS_NAMESPACE};
+use ucloud_types::{Host, Image, Network, StoragePool, VM, Volume, host::HostRole, meta::HOSTS_NAMESPACE};
 
 use crate::fixtures::{bind, create, create_host, create_vm, post, refused, start, untyped, vm_spec, vms};
 
@@ -231,10 +231,66 @@ async fn an_agent_reads_what_its_vms_need() {
     Api::<Network>::all(agent.clone()).list(&ListParams::default()).await.unwrap();
     Api::<Image>::all(agent.clone()).list(&ListParams::default()).await.unwrap();
     Api::<StoragePool>::all(agent.clone()).list(&ListParams::default()).await.unwrap();
+    Api::<Volume>::all(agent.clone()).list(&ListParams::default()).await.unwrap();
     assert_eq!(refused(Api::<Namespace>::all(agent.clone()).list(&ListParams::default()).await).code, 403);
     assert_eq!(refused(untyped(&agent, "NetworkPool", "networkpools").list(&ListParams::default()).await).code, 403);
     let status = refused(create(&agent, "Image", "images", "x", json!({})).await);
     assert_eq!(status.code, 403, "who may not write is not told what is wrong with it");
+}
+
+#[tokio::test]
+async fn an_agent_has_the_volumes_of_its_own_vms_alone() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    for (host, vm) in [("h1", "mine"), ("h2", "theirs")] {
+        create_host(&admin, host).await;
+        let mut spec = vm_spec();
+        spec["disks"] = json!([{"name": "data", "volume": "data"}]);
+        let vm = create_vm(&admin, vm, spec).await;
+        bind(&admin, &vm, host).await.unwrap();
+    }
+    create(&admin, "Volume", "volumes", "data", json!({"size": "1Gi"})).await.unwrap();
+    let of = |client: &Client| -> Api<Volume> { Api::namespaced(client.clone(), "default") };
+    let held = merge(json!({"metadata": {"finalizers": ["ucloud.ungleich.ch/agent"]}}));
+    of(&admin).patch("data", &held.0, &held.1).await.unwrap();
+    let (first, second) = (of(&api.agent("h1").await.unwrap()), of(&api.agent("h2").await.unwrap()));
+    let mut uids = Vec::new();
+    for vm in ["mine", "theirs"] {
+        uids.push(vms(&admin).get(vm).await.unwrap().metadata.uid.unwrap());
+    }
+    // as agents write: their part of the status, server-side, on the version that they know
+    let write = async |agent: &Api<Volume>, status: Value| {
+        let version = agent.get("data").await.unwrap().metadata.resource_version;
+        let config = json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume",
+            "metadata": {"name": "data", "resourceVersion": version}, "status": status});
+        agent.patch_status("data", &PatchParams::apply("ucloud-agent").force(), &Patch::Apply(config)).await
+    };
+    let claim = |vm: usize, host: &str, epoch: u64| {
+        let name = ["mine", "theirs"][vm];
+        json!({"attachment": {"vm": name, "vmUid": uids[vm], "host": host, "epoch": epoch}, "host": host})
+    };
+    assert_eq!(refused(write(&first, claim(1, "h2", 1)).await).code, 403, "another host's VM");
+    assert_eq!(refused(write(&first, claim(1, "h1", 1)).await).code, 403, "another host's VM as its own");
+    assert_eq!(refused(write(&first, claim(0, "h1", 2)).await).code, 403, "an epoch that is not");
+    write(&first, claim(0, "h1", 1)).await.unwrap();
+    assert_eq!(refused(write(&second, claim(1, "h2", 1)).await).code, 422, "it would steal the volume");
+    assert_eq!(refused(write(&second, json!({"host": "h1"})).await).code, 403, "it would give it back for the other");
+    let mut made = claim(0, "h1", 1);
+    made["size"] = json!("1Gi");
+    let status = write(&first, made).await.unwrap().status.unwrap();
+    assert_eq!((status.size, status.host.as_deref()), ("1Gi".parse().ok(), Some("h1")));
+
+    let released = merge(json!({"metadata": {"finalizers": []}}));
+    assert_eq!(refused(first.patch("data", &released.0, &released.1).await).code, 403, "nobody deletes it");
+    of(&admin).delete("data", &DeleteParams::default()).await.unwrap();
+    assert_eq!(refused(first.patch("data", &released.0, &released.1).await).code, 403, "a VM has it");
+    write(&first, json!({"host": "h1", "size": "1Gi"})).await.unwrap();
+    assert_eq!(refused(second.patch("data", &released.0, &released.1).await).code, 403, "its bytes are elsewhere");
+    let spec = merge(json!({"spec": {"size": "9Gi"}}));
+    assert_eq!(refused(first.patch("data", &spec.0, &spec.1).await).code, 403, "not the spec");
+    first.patch("data", &released.0, &released.1).await.unwrap();
+    assert_eq!(of(&admin).get_opt("data").await.unwrap(), None);
+    assert_eq!(refused(first.delete("data", &DeleteParams::default()).await).code, 403);
 }
 
 #[tokio::test]

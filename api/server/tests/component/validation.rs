@@ -314,3 +314,79 @@ async fn a_files_spec_is_sound_and_stays() {
     }
     files.patch("iso", &PatchParams::default(), &change(json!({"size": 1024, "pool": "default"}))).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_volume_grows_and_is_else_what_it_was() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let wrong = json!({"size": "0", "pool": "No Pool", "source": {"image": "a..b"}});
+    let status = refused(create(&admin, "Volume", "volumes", "data", wrong).await);
+    assert_eq!(fields(&status), ["spec.size", "spec.source.image", "spec.pool"], "{}", status.message);
+    let status = refused(create(&admin, "Volume", "volumes", "data", json!({"size": "1Gi", "source": {}})).await);
+    assert_eq!(fields(&status), ["spec.source"], "{}", status.message);
+
+    create(&admin, "Volume", "volumes", "data", json!({"size": "2Gi"})).await.unwrap();
+    let volumes = untyped(&admin, "Volume", "volumes");
+    for (spec, field) in [
+        (json!({"size": "1Gi"}), "spec.size"),
+        (json!({"pool": "fast"}), "spec.pool"),
+        (json!({"source": {"image": "debian"}}), "spec.source"),
+    ] {
+        let (found, message) = change(&volumes, "data", spec).await;
+        assert_eq!(found, [field], "{message}");
+        assert!(message.contains("make a new volume instead"), "{message}");
+    }
+    let (_, message) = change(&volumes, "data", json!({"size": "1Gi"})).await;
+    assert!(message.contains("\"1Gi\": a volume never shrinks, and this one has 2Gi"), "{message}");
+    let grown = json!({"spec": {"size": "3Gi", "pool": "default", "reclaimPolicy": "Delete"}});
+    volumes.patch("data", &PatchParams::default(), &Patch::Merge(grown)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_goes_from_vm_to_vm_by_way_of_none() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    create(&admin, "Volume", "volumes", "data", json!({"size": "1Gi"})).await.unwrap();
+    let volumes = untyped(&admin, "Volume", "volumes");
+    let attach = async |attachment: Value| {
+        let patch = Patch::Merge(json!({"status": {"attachment": attachment}}));
+        volumes.patch_status("data", &PatchParams::default(), &patch).await
+    };
+    let by = |vm: &str| json!({"vm": vm, "vmUid": format!("uid-{vm}"), "host": "h1", "epoch": 1});
+    attach(by("web")).await.unwrap();
+    let status = refused(attach(by("db")).await);
+    assert_eq!((status.code, fields(&status)), (422, vec!["status.attachment"]));
+    assert!(status.message.contains("VM web (UID uid-web) has the volume"), "{}", status.message);
+    attach(Value::Null).await.unwrap();
+    attach(by("db")).await.unwrap();
+
+    let held = json!({"metadata": {"finalizers": ["ucloud.ungleich.ch/agent"]}});
+    volumes.patch("data", &PatchParams::default(), &Patch::Merge(held)).await.unwrap();
+    let _ = volumes.delete("data", &kube::api::DeleteParams::default()).await.unwrap();
+    attach(by("db")).await.unwrap();
+    attach(Value::Null).await.unwrap();
+    let status = refused(attach(by("db")).await);
+    assert!(status.message.contains("the volume is being deleted"), "{}", status.message);
+}
+
+#[tokio::test]
+async fn a_disk_is_a_clone_or_a_volume() {
+    let api = start().await;
+    let admin = api.admin().await.unwrap();
+    let with = |disks: Value| json!({"cpus": 1, "memory": "512Mi", "disks": disks});
+    for disk in [json!({"name": "a"}), json!({"name": "a", "image": "debian", "volume": "data"})] {
+        let status = refused(create(&admin, "VM", "vms", "web", with(json!([disk]))).await);
+        assert_eq!(fields(&status), ["spec.disks[0]"], "{}", status.message);
+        assert!(status.message.contains("exactly one of the fields image, volume"), "{}", status.message);
+    }
+    let disks = json!([
+        {"name": "a", "volume": "data", "size": "1Gi", "pool": "fast"},
+        {"name": "b", "volume": "data"},
+        {"name": "c", "volume": "../data"}]);
+    let status = refused(create(&admin, "VM", "vms", "web", with(disks)).await);
+    let expected = ["spec.disks[0].size", "spec.disks[0].pool", "spec.disks[1].volume", "spec.disks[2].volume"];
+    assert_eq!(fields(&status), expected, "{}", status.message);
+    assert!(status.message.contains("its size is in Volume \"data\""), "{}", status.message);
+    let disks = json!([{"name": "root", "image": "debian"}, {"name": "data", "volume": "data"}]);
+    create_vm(&admin, "web", with(disks)).await;
+}

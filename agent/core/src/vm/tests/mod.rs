@@ -1,6 +1,7 @@
 //! What [`plan`] decides, line by line, and a model host that is interrupted at every step.
 
 mod deletion;
+mod disks;
 mod interfaces;
 mod model;
 mod power;
@@ -69,10 +70,13 @@ pub(super) fn devices() -> NetworkDevices {
 
 pub(super) fn provisioned() -> Provisioned {
     let disk = Disk {
-        source: DiskSource::Overlay { path: "/pool/disk".into(), backing: "/pool/image".into() },
+        source: DiskSource::Overlay { path: "/pool/disk".into(), backing: Some("/pool/image".into()) },
         size: "1Gi".parse().unwrap(),
     };
-    Provisioned { disks: vec![("root".into(), disk)], interfaces: vec![("eth0".into(), devices())] }
+    Provisioned {
+        disks: vec![("root".into(), MadeDisk { disk, volume: None })],
+        interfaces: vec![("eth0".into(), devices())],
+    }
 }
 
 pub(super) fn domain(vm: &VM, state: DomainState) -> Domain {
@@ -82,7 +86,7 @@ pub(super) fn domain(vm: &VM, state: DomainState) -> Domain {
 pub(super) fn found_disk() -> FoundDisk {
     FoundDisk {
         pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } },
-        id: DiskId { vm_uid: UID.into(), name: "root".into() },
+        id: DiskId { owner_uid: UID.into(), name: "root".into() },
     }
 }
 
@@ -91,6 +95,9 @@ pub(super) fn nothing() -> Observed {
         domain: None,
         blockers: Vec::new(),
         network_blockers: vec![None],
+        disk_blockers: vec![None],
+        disk_sizes: vec![DiskSize::default()],
+        volumes: Vec::new(),
         disks: Ok(Vec::new()),
         own_networks: Ok(Vec::new()),
         devices: Some(vec![None]),
@@ -154,10 +161,8 @@ fn defaults_are_in_force() {
     let desired = desired(&vm);
     assert_eq!(desired.strategy, RunStrategy::Always);
     assert_eq!(desired.grace, secs(30));
-    assert_eq!(desired.disks[0].pool, "default");
-    assert_eq!(
-        (desired.disks[0].image_namespace.as_str(), desired.disks[0].image_name.as_str()),
-        ("default", "alpine")
-    );
+    let clone =
+        WantedSource::Clone { namespace: "default".into(), image: "alpine".into(), pool: "default".into(), size: None };
+    assert_eq!(desired.disks[0].source, clone);
     assert_eq!(desired.interfaces[0].mac, MacAddr::derive(UID, "eth0"));
 }

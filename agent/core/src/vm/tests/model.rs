@@ -119,6 +119,8 @@ impl World {
             own_networks: Ok(self.networks.iter().cloned().collect()),
             devices: Some(vec![(!self.networks.is_empty()).then(devices); desired.interfaces.len()]),
             network_blockers: vec![None; desired.interfaces.len()],
+            disk_blockers: vec![None; desired.disks.len()],
+            disk_sizes: vec![DiskSize::default(); desired.disks.len()],
             confirmed: agent.confirmed,
             provisioned: agent.provisioned.clone(),
             memory: agent.memory.clone(),
@@ -128,6 +130,9 @@ impl World {
 
     fn carry_out(&mut self, agent: &mut Agent, step: &Step, restart: bool) {
         match step {
+            Step::PlugDisk(_) | Step::UnplugDisk(_) | Step::GrowDisk(..) | Step::ReleaseVolume(_) => {
+                panic!("this VM has no volumes: {step:?}")
+            }
             Step::Confirm => agent.confirmed = true,
             Step::Provision => {
                 self.counts.networks_made += u32::from(self.networks.insert("net-uid".into()));

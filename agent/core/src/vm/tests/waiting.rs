@@ -1,6 +1,6 @@
 //! What a VM waits for before it is started.
 
-use ucloud_types::{Image, Network, StoragePool, image::Sha256};
+use ucloud_types::{Image, Network, StoragePool, Volume, image::Sha256};
 
 use super::*;
 use crate::{block_store::StoredImage, image::LocalImage, reason};
@@ -42,18 +42,37 @@ fn stored() -> LocalImage {
 
 /// The first blocker, for a VM all of whose needs are met but for what `change` takes away.
 fn blocker(change: impl FnOnce(&mut World)) -> Option<Blocker> {
-    let mut world =
-        World { network: Some(network()), image: Some(image()), pool: Some(pool()), local: stored(), exists: false };
+    let mut world = World {
+        network: Some(network()),
+        volume: None,
+        image: Some(image()),
+        pool: Some(pool()),
+        local: stored(),
+        exists: false,
+    };
     change(&mut world);
-    let disk =
-        DiskInput { exists: world.exists, pool: world.pool.as_ref(), image: world.image.as_ref(), local: &world.local };
-    blockers(&desired(&vm(RunStrategy::Always)), &[world.network.as_ref()], &[disk]).into_iter().next()
+    let mut vm = vm(RunStrategy::Always);
+    if world.volume.is_some() {
+        (vm.spec.disks[0].image, vm.spec.disks[0].volume) = (None, Some("data".into()));
+    }
+    let disk = DiskInput {
+        exists: world.exists,
+        volume: world.volume.as_ref().and_then(Option::as_ref),
+        pool: world.pool.as_ref(),
+        image: world.image.as_ref(),
+        local: &world.local,
+    };
+    let desired = desired(&vm);
+    let networks = network_blockers(&desired, &[world.network.as_ref()]);
+    networks.into_iter().chain(disk_blockers(&desired, &[disk])).flatten().next()
 }
 
 type Change = Box<dyn FnOnce(&mut World)>;
 
 struct World {
     network: Option<Network>,
+    /// The Volume that the disk is to be, where it is to be one.
+    volume: Option<Option<Volume>>,
     image: Option<Image>,
     pool: Option<StoragePool>,
     local: LocalImage,
@@ -109,6 +128,62 @@ fn a_disk_that_is_there_needs_no_image() {
         w.local = LocalImage::Absent;
     };
     assert_eq!(blocker(without), None);
+}
+
+fn volume(status: &serde_json::Value) -> Volume {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume",
+        "metadata": {"name": "data", "namespace": "default", "uid": "volume-uid", "finalizers": [AGENT_FINALIZER]},
+        "spec": {"size": "1Gi"}, "status": status
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_volume_is_one_vms_and_where_its_bytes_are() {
+    let with = |change: &dyn Fn(&mut World, &mut Volume), status: serde_json::Value| {
+        blocker(|world| {
+            let mut volume = volume(&status);
+            change(world, &mut volume);
+            world.volume.get_or_insert(Some(volume));
+        })
+    };
+    let has = |uid: &str, epoch: u64| serde_json::json!({"vm": "db", "vmUid": uid, "host": "host-2", "epoch": epoch});
+    let fine = |_: &mut World, _: &mut Volume| {};
+    assert_eq!(with(&fine, serde_json::json!({})), None, "it needs no image");
+    assert_eq!(with(&fine, serde_json::json!({"host": HOST})), None);
+    assert_eq!(with(&fine, serde_json::json!({"attachment": has(UID, 1), "host": "host-2"})), None, "it is its own");
+    let other = with(&fine, serde_json::json!({"attachment": has("other", 1)})).unwrap();
+    assert_eq!(other.reason, reason::VOLUME_IN_USE);
+    assert!(other.message.contains("`ucloudctl detach db data`"), "{}", other.message);
+    let later = with(&fine, serde_json::json!({"attachment": has(UID, 2)})).unwrap();
+    assert_eq!(later.reason, reason::VOLUME_IN_USE, "another host has the VM since");
+    let gone = with(&|world, _| world.volume = Some(None), serde_json::json!({})).unwrap();
+    assert_eq!(gone.reason, reason::VOLUME_NOT_FOUND);
+    let bare = with(&|_, volume| volume.metadata.finalizers = None, serde_json::json!({})).unwrap();
+    assert_eq!(bare.reason, reason::VOLUME_NOT_READY);
+    let deleted = |_: &mut World, volume: &mut Volume| {
+        volume.metadata.deletion_timestamp = Some(ucloud_types::condition::Time(at(0)));
+    };
+    assert_eq!(with(&deleted, serde_json::json!({})).unwrap().reason, reason::VOLUME_NOT_READY);
+    assert_eq!(with(&deleted, serde_json::json!({"attachment": has(UID, 1)})), None, "it keeps what it has");
+    let elsewhere = with(&fine, serde_json::json!({"host": "host-2"})).unwrap();
+    assert_eq!(elsewhere.reason, reason::VOLUME_ELSEWHERE);
+    let shared = |world: &mut World, _: &mut Volume| {
+        world.pool.as_mut().unwrap().spec =
+            serde_json::from_value(serde_json::json!({"rbd": {"pool": "vms"}})).unwrap();
+    };
+    assert_eq!(with(&shared, serde_json::json!({"host": "host-2"})), None);
+    let of_image = |world: &mut World, volume: &mut Volume| {
+        volume.spec.source = serde_json::from_value(serde_json::json!({"image": "alpine"})).unwrap();
+        world.image = None;
+    };
+    assert_eq!(with(&of_image, serde_json::json!({})).unwrap().reason, reason::IMAGE_NOT_FOUND);
+    let made = |world: &mut World, volume: &mut Volume| {
+        of_image(world, volume);
+        world.exists = true;
+    };
+    assert_eq!(with(&made, serde_json::json!({})), None);
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! Where Volumes are, as far as that decides where VMs can go.
+//!
+//! A volume that was made in a pool that hosts do not share is on one host, and so are the VMs that have it. One that was not
+//! made yet goes where its first VM goes.
+
+use std::collections::{HashMap, HashSet};
+
+use kube::ResourceExt as _;
+use ucloud_types::{StoragePool, Volume};
+
+use super::claim::{Claim, Missing};
+use crate::runtime::{Change, is_deleting};
+
+/// What decides of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    pool: String,
+    host: Option<String>,
+    deleting: bool,
+}
+
+/// All volumes, and the pools that all hosts see.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    /// By namespace and name.
+    places: HashMap<(String, String), Place>,
+    shared: HashSet<String>,
+}
+
+impl Volumes {
+    /// Takes in a change of a volume. Tells its namespace and name if that matters to VMs.
+    pub fn changed(&mut self, change: &Change<Volume>) -> Option<(String, String)> {
+        let volume = change.object()?;
+        let key = (volume.namespace().unwrap_or_default(), volume.name_any());
+        let place = change.new.as_deref().map(|volume| Place {
+            pool: volume.spec.effective_pool().to_owned(),
+            host: volume.status.as_ref().and_then(|status| status.host.clone()),
+            deleting: is_deleting(volume),
+        });
+        let before = match place.clone() {
+            Some(place) => self.places.insert(key.clone(), place),
+            None => self.places.remove(&key),
+        };
+        (before != place).then_some(key)
+    }
+
+    /// Takes in a change of a pool, and tells whether that matters to VMs. A pool that is not there is taken for one that hosts
+    /// do not share.
+    pub fn pool_changed(&mut self, change: &Change<StoragePool>) -> bool {
+        let Some(name) = change.object().map(|pool| pool.name_any()) else { return false };
+        match &change.new {
+            Some(pool) if pool.spec.is_shared() => self.shared.insert(name),
+            _ => self.shared.remove(&name),
+        }
+    }
+
+    /// Adds to the claim what its volumes ask of a host.
+    pub fn resolve(&self, claim: &mut Claim) {
+        for (volume, disk) in &claim.volumes {
+            let place = self.places.get(&(claim.namespace.clone(), volume.clone()));
+            let Some(place) = place.filter(|place| !place.deleting) else {
+                let missing = Missing { disk: disk.clone(), volume: volume.clone(), deleting: place.is_some() };
+                claim.missing.get_or_insert(missing);
+                continue;
+            };
+            claim.pools.insert(place.pool.clone());
+            if let Some(host) = place.host.as_ref().filter(|_| !self.shared.contains(&place.pool)) {
+                claim.pins.insert(volume.clone(), host.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::scheduler::testing::{vm_with_volume, volume};
+
+    fn new<K>(object: K) -> Change<K> {
+        Change { old: None, new: Some(Arc::new(object)) }
+    }
+
+    fn resolved(volumes: &Volumes) -> Claim {
+        let mut claim = Claim::of(&vm_with_volume("web", "data"));
+        volumes.resolve(&mut claim);
+        claim
+    }
+
+    #[test]
+    fn a_volume_pins_where_hosts_do_not_share_its_pool() {
+        let mut volumes = Volumes::default();
+        assert_eq!(
+            resolved(&volumes).missing,
+            Some(Missing { disk: "disk-data".into(), volume: "data".into(), deleting: false })
+        );
+        assert!(volumes.changed(&new(volume("data", "fast", None))).is_some());
+        let claim = resolved(&volumes);
+        assert_eq!((claim.missing.as_ref(), claim.pins.len()), (None, 0), "it is made where the VM goes");
+        assert!(claim.pools.contains("fast") && claim.pools.contains("default"), "{:?}", claim.pools);
+
+        let made = volume("data", "fast", Some("h1"));
+        assert_eq!(volumes.changed(&new(made.clone())), Some(("default".to_owned(), "data".to_owned())));
+        assert_eq!(volumes.changed(&new(made)), None, "the same again is no news");
+        assert_eq!(resolved(&volumes).pins, BTreeMap::from([("data".to_owned(), "h1".to_owned())]));
+
+        let pool: StoragePool = serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "StoragePool", "metadata": {"name": "fast"},
+            "spec": {"rbd": {"pool": "vms"}},
+        }))
+        .unwrap();
+        assert!(volumes.pool_changed(&new(pool.clone())));
+        assert!(resolved(&volumes).pins.is_empty(), "any host sees it");
+        assert!(!volumes.pool_changed(&new(pool)));
+    }
+
+    #[test]
+    fn a_volume_that_is_being_deleted_is_nobodys() {
+        let mut volumes = Volumes::default();
+        let mut leaving = volume("data", "fast", Some("h1"));
+        leaving.metadata.deletion_timestamp =
+            Some(ucloud_types::condition::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        volumes.changed(&new(leaving));
+        assert!(resolved(&volumes).missing.is_some_and(|missing| missing.deleting));
+    }
+}

@@ -1,0 +1,106 @@
+//! Volumes in real guests: what one has written another reads, and it grows while it is used.
+
+use anyhow::ensure;
+use ucloud_e2e::{
+    Installation, eventually,
+    guest::Guest,
+    installation::{BOOT, SOON},
+    manifest::Vm,
+};
+
+use crate::{Test, World};
+
+pub const TESTS: &[Test] = &[("volumes::a_volume_goes_from_guest_to_guest", in_the_default_pool)];
+
+fn in_the_default_pool(world: &World) -> anyhow::Result<()> {
+    from_guest_to_guest(&world.installation, "guest", None)?;
+    let files = ucloud_e2e::machine::files_below(&world.installation.data.join("pool/disks"))?;
+    ensure!(files.is_empty(), "left behind: {files:?}");
+    Ok(())
+}
+
+fn volume(name: &str, spec: &str) -> String {
+    format!("apiVersion: ucloud.ungleich.ch/v1alpha1\nkind: Volume\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+/// Finds the disk with this serial number in a guest.
+fn device(guest: &mut Guest, serial: &str) -> anyhow::Result<String> {
+    let find = format!("for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" != {serial} ] || echo ${{d##*/}}; done");
+    let said = guest.until(&find, |said| said.trim().starts_with("vd"))?;
+    Ok(said.trim().to_owned())
+}
+
+fn guest(ucloud: &Installation, vm: &str) -> anyhow::Result<Guest> {
+    ucloud.ready(&format!("vm/{vm}"))?;
+    Guest::on(&ucloud.data.join(format!("agent/console/{}.sock", ucloud.uid(&format!("vm/{vm}"))?)))
+}
+
+/// The sum of the first 4 MiB of a disk, past the guest's cache.
+fn sum(guest: &mut Guest, device: &str) -> anyhow::Result<String> {
+    let said = guest.run(&format!("echo 3 >/proc/sys/vm/drop_caches; head -c 4194304 /dev/{device} | sha256sum"))?;
+    Ok(said.trim().to_owned())
+}
+
+/// A volume's whole life, with VMs of this image in this pool.
+pub fn from_guest_to_guest(ucloud: &Installation, image: &str, pool: Option<&str>) -> anyhow::Result<()> {
+    let in_pool = pool.map_or(String::new(), |pool| format!(", pool: {pool}"));
+    ucloud.apply(&volume("data", &format!("size: 64Mi{in_pool}")))?.ok()?;
+    ucloud.condition("volume/data", "Ready", "False", "Pending", &["first VM"])?;
+    ucloud.apply(&Vm { name: "writer", image, pool, ..Vm::default() }.yaml())?.ok()?;
+    let mut writer = guest(ucloud, "writer")?;
+    ucloud.ucloudctl(&["attach", "writer", "data"])?.ok()?;
+    ucloud.ucloudctl(&["attach", "writer", "data"])?.ok()?;
+    let disk = device(&mut writer, "data")?;
+    writer.run(&format!("head -c 4194304 /dev/urandom >/dev/{disk} && sync"))?;
+    let written = sum(&mut writer, &disk)?;
+
+    // the guest sees it grow, and keeps what it has
+    let grow = ["patch", "volume", "data", "--type", "merge", "-p", r#"{"spec": {"size": "128Mi"}}"#];
+    ucloud.kubectl(&grow)?.ok()?;
+    writer.until(&format!("cat /sys/block/{disk}/size"), |size| size.trim() == "262144")?;
+    let shrink = ["patch", "volume", "data", "--type", "merge", "-p", r#"{"spec": {"size": "64Mi"}}"#];
+    ucloud.kubectl(&shrink)?.failed(1, &["spec.size", "128Mi"])?;
+
+    // another VM waits for it, and has it as soon as the first lets go
+    ucloud.apply(&Vm { name: "reader", image, pool, ..Vm::default() }.yaml())?.ok()?;
+    let mut reader = guest(ucloud, "reader")?;
+    ucloud.ucloudctl(&["attach", "reader", "data", "--wait=false"])?.ok()?;
+    ucloud.condition(
+        "vm/reader",
+        "DisksReady",
+        "False",
+        "VolumeInUse",
+        &["VM writer", "ucloudctl detach writer data"],
+    )?;
+    ucloud.ucloudctl(&["detach", "writer", "data"])?.ok()?;
+    writer.until("cat /sys/block/vd*/serial", |serials| serials.trim() == "root")?;
+    let disk = device(&mut reader, "data")?;
+    ensure!(sum(&mut reader, &disk)? == written, "the reader reads something else");
+
+    // it survives the VM that has it, and comes to the next one at its start
+    ucloud.delete(&["vm", "reader"])?;
+    eventually("nobody has it", SOON, || {
+        Ok(if ucloud.word("volume/data", "/status/phase")? == "Available" {
+            Ok(())
+        } else {
+            Err("somebody has".to_owned())
+        })
+    })?;
+    ucloud.ucloudctl(&["stop", "writer"])?.ok()?;
+    ucloud.ucloudctl(&["attach", "writer", "data", "--wait=false"])?.ok()?;
+    ucloud.ucloudctl(&["restart", "writer"])?.ok()?;
+    let mut writer = guest(ucloud, "writer")?;
+    let disk = device(&mut writer, "data")?;
+    ensure!(sum(&mut writer, &disk)? == written, "the writer reads something else");
+
+    // what a VM has is not deleted, and says for whom it waits; what is left of it goes with it
+    let uid = ucloud.uid("volume/data")?;
+    ucloud.ucloudctl(&["delete", "volume", "data", "--wait=false"])?.ok()?;
+    ucloud.condition("volume/data", "Terminating", "True", "Attached", &["VM writer"])?;
+    ucloud.ucloudctl(&["detach", "writer", "data"])?.ok()?;
+    eventually("the volume is gone", BOOT, || {
+        Ok(if ucloud.get("volume/data").is_err() { Ok(()) } else { Err("it is there".to_owned()) })
+    })?;
+    ucloud.delete(&["vm", "writer"])?;
+    ucloud.nothing_left_of(&uid)
+}
