@@ -13,7 +13,7 @@ use clap_complete::Shell;
     version,
     disable_version_flag = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the object does not exist, 4 timed out, 130 interrupted.\n\n\
-                  Everything here works with kubectl too, but for start, stop, restart, console, file and image."
+                  Everything here works with kubectl too, but for start, stop, restart, attach, detach, console, file and image."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -61,6 +61,14 @@ pub enum Command {
     Stop(Power),
     /// Shuts VMs down and starts them again
     Restart(Power),
+    /// Gives a VM a volume, which one VM at a time has; it may run
+    #[command(after_help = "Examples:\n  ucloudctl attach web data\n  \
+                            ucloudctl wait --for=jsonpath={.status.phase}=Attached volume/data")]
+    Attach(Attach),
+    /// Has a VM give a volume back; it may run. Unmount what is on it first
+    #[command(after_help = "Examples:\n  ucloudctl detach web data\n  \
+                            ucloudctl wait --for=jsonpath={.status.phase}=Available volume/data")]
+    Detach(Detach),
     /// Connects to a VM's serial console, on the host that runs it (Ctrl-] leaves)
     #[command(after_help = "Examples:\n  ucloudctl console web\n  ucloudctl console web --log --lines 50")]
     Console(Console),
@@ -214,6 +222,25 @@ pub struct Power {
     /// The VMs' names
     #[arg(required = true, value_name = "VM")]
     pub vms: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Attach {
+    /// The VM's name
+    pub vm: String,
+    /// The Volume's name
+    pub volume: String,
+    /// The name of the VM's disk; the guest finds it as /dev/disk/by-id/virtio-NAME [default: the Volume's name]
+    #[arg(long, value_name = "NAME")]
+    pub disk: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Detach {
+    /// The VM's name
+    pub vm: String,
+    /// The Volume's name
+    pub volume: String,
 }
 
 #[derive(Subcommand)]

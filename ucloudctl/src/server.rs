@@ -109,6 +109,17 @@ impl Server {
         self.send(Method::PATCH, &path, Some(("application/merge-patch+json", patch)), Form::Object).await
     }
 
+    /// Changes an object by a merge patch (RFC 7396) because a command says so, and no file.
+    pub async fn change(
+        &self,
+        resource: &Resource,
+        (namespace, name): (&str, &str),
+        patch: &Value,
+    ) -> anyhow::Result<Value> {
+        let path = format!("{}?fieldValidation=Strict&fieldManager=ucloudctl", resource.object_path(namespace, name));
+        self.send(Method::PATCH, &path, Some(("application/merge-patch+json", patch)), Form::Object).await
+    }
+
     /// Posts to a subresource.
     pub async fn post(
         &self,

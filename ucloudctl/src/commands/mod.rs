@@ -10,6 +10,7 @@ mod get;
 mod image;
 mod power;
 mod version;
+mod volume;
 mod wait;
 
 use clap::CommandFactory as _;
@@ -37,6 +38,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Start(options) => power::run(&server, &options, "start", "start requested").await,
         Command::Stop(options) => power::run(&server, &options, "stop", "shutdown requested").await,
         Command::Restart(options) => power::run(&server, &options, "restart", "restart requested").await,
+        Command::Attach(options) => volume::attach(&server, &options).await,
+        Command::Detach(options) => volume::detach(&server, &options).await,
         Command::Console(options) => console::run(&server, &options).await,
         Command::File(command) => file::run(&server, &command).await,
         Command::Image(command) => image::run(&server, &command).await,
