@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use ucloud_types::{MacAddr, Quantity, host::Accelerator};
+use ucloud_types::{MacAddr, Quantity, host::Accelerator, vm::DiskLimits};
 
 use crate::HostError;
 
@@ -114,6 +114,9 @@ pub struct DomainDisk {
     /// The UID of the Volume that it is; none for a disk of the VM's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+    /// How much the guest may ask of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<DiskLimits>,
     /// Where its bytes are.
     pub source: DiskSource,
 }

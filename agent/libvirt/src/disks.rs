@@ -94,7 +94,7 @@ mod tests {
 
     fn listed(name: &str) -> DomainDisk {
         let source = DiskSource::Overlay { path: "/pool/a".into(), backing: None };
-        DomainDisk { name: name.into(), volume: None, source }
+        DomainDisk { name: name.into(), volume: None, limits: None, source }
     }
 
     #[test]

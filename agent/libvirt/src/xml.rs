@@ -10,7 +10,7 @@ use std::{
 
 use quick_xml::{Writer, escape::escape, events::BytesText, writer::ElementWriter};
 use ucloud_agent_core::hypervisor::{DiskSource, DomainDisk, DomainInterface, DomainSpec};
-use ucloud_types::host::Accelerator;
+use ucloud_types::{host::Accelerator, vm::DiskLimits};
 
 use crate::metadata;
 
@@ -172,12 +172,14 @@ struct CheckedDisk<'a> {
     source: CheckedSource<'a>,
     name: &'a str,
     cache: Cache,
+    limits: DiskLimits,
 }
 
 impl<'a> CheckedDisk<'a> {
     fn new(disk: &'a DomainDisk, cache: Cache) -> Result<Self, XmlError> {
         let name = representable("disk's name", &disk.name)?;
-        Ok(Self { source: CheckedSource::new(&disk.source)?, name, cache })
+        let limits = disk.limits.unwrap_or_default();
+        Ok(Self { source: CheckedSource::new(&disk.source)?, name, cache, limits })
     }
 }
 
@@ -289,10 +291,27 @@ fn write_disk(w: &mut Xml, device: &str, disk: &CheckedDisk<'_>, boot: Option<u3
         }
         empty(w, "target", &[("dev", device), ("bus", "virtio")])?;
         text(w, "serial", disk.name)?;
+        write_limits(w, disk.limits)?;
         if let Some(order) = boot {
             empty(w, "boot", &[("order", &order.to_string())])?;
         }
         Ok(())
+    })?;
+    Ok(())
+}
+
+fn write_limits(w: &mut Xml, limits: DiskLimits) -> io::Result<()> {
+    if limits == DiskLimits::default() {
+        return Ok(());
+    }
+    w.create_element("iotune").write_inner_content(|w| {
+        if let Some(bandwidth) = limits.bandwidth {
+            text(w, "total_bytes_sec", &bandwidth.bytes().to_string())?;
+        }
+        match limits.iops {
+            Some(iops) => text(w, "total_iops_sec", &iops.to_string()),
+            None => Ok(()),
+        }
     })?;
     Ok(())
 }
@@ -384,7 +403,7 @@ mod tests {
 
     fn disk(name: &str, path: &str) -> DomainDisk {
         let source = DiskSource::Overlay { path: path.into(), backing: Some("/pool/images/sha256/ab.qcow2".into()) };
-        DomainDisk { name: name.into(), volume: None, source }
+        DomainDisk { name: name.into(), volume: None, limits: None, source }
     }
 
     #[test]
@@ -395,7 +414,7 @@ mod tests {
             user: "ucloud".into(),
             conf: "/etc/ceph/ceph.conf".into(),
         };
-        let spec = DomainSpec { disks: vec![DomainDisk { name: "root".into(), volume: None, source }], ..spec() };
+        let spec = DomainSpec { disks: vec![DomainDisk { name: "root".into(), volume: None, limits: None, source }], ..spec() };
         let layout = Layout { caches: vec![Cache::Writeback], ..layout(Accelerator::Kvm) };
         let xml = domain_xml(&spec, &layout).unwrap();
         let disk = &xml[xml.find("<disk ").unwrap()..xml.find("</disk>").unwrap()];
@@ -417,6 +436,16 @@ mod tests {
                 "",
             ]
         );
+    }
+
+    #[test]
+    fn limits_are_those_of_reading_and_writing_together() {
+        let limits = Some(DiskLimits { iops: Some(500), bandwidth: "10Mi".parse().ok() });
+        let limited = DomainDisk { limits, ..disk("data", "/pool/data") };
+        let xml = disk_xml(&limited, "vdb", Cache::None).unwrap();
+        let iotune = "<iotune><total_bytes_sec>10485760</total_bytes_sec><total_iops_sec>500</total_iops_sec></iotune>";
+        assert!(xml.contains(iotune), "{xml}");
+        assert!(!disk_xml(&disk("data", "/pool/data"), "vdb", Cache::None).unwrap().contains("iotune"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ucloud_agent_core::{
     image::LocalImage,
-    vm::{Blocker, Desired, DiskInput, DiskSize, Facts, FoundDisk, Memory, WantedDisk, WantedSource, disk_blockers},
+    vm::{Blocker, Desired, DiskInput, DiskState, Facts, FoundDisk, Memory, WantedDisk, WantedSource, disk_blockers},
 };
 use ucloud_types::{Image, Quantity, StoragePool, Volume};
 
@@ -16,17 +16,17 @@ struct Known {
     pool: Option<Arc<StoragePool>>,
     image: Option<Arc<Image>>,
     local: LocalImage,
-    size: DiskSize,
+    state: DiskState,
 }
 
-/// For each wanted disk, in order, why it cannot be there now, and its size. `found` are the disks and Volumes that are there.
+/// For each wanted disk, in order, why it cannot be there now, and what it is. `found` are the disks and Volumes that are there.
 pub fn look(
     shared: &Shared,
     desired: &Desired,
     found: &[FoundDisk],
     memory: &Memory,
     facts: &mut Facts,
-) -> (Vec<Option<Blocker>>, Vec<DiskSize>) {
+) -> (Vec<Option<Blocker>>, Vec<DiskState>) {
     let known: Vec<_> =
         desired.disks.iter().map(|wanted| know(shared, desired, wanted, found, memory, facts)).collect();
     let inputs: Vec<_> = known
@@ -39,7 +39,7 @@ pub fn look(
             local: &known.local,
         })
         .collect();
-    (disk_blockers(desired, &inputs), known.iter().map(|known| known.size).collect())
+    (disk_blockers(desired, &inputs), known.iter().map(|known| known.state).collect())
 }
 
 fn know(
@@ -61,7 +61,7 @@ fn know(
         shared.images.local(&uid)
     };
     match &wanted.source {
-        WantedSource::Clone { namespace, image, pool, size } => {
+        WantedSource::Clone { namespace, image, pool, size, limits } => {
             let image = caches.images.get(Some(namespace), image);
             let virtual_size = image.as_ref().and_then(|image| image.status.as_ref()?.virtual_size);
             facts.image_sizes.extend(virtual_size.map(|size| (wanted.name.clone(), size)));
@@ -72,7 +72,11 @@ fn know(
                 pool: caches.pools.get(None, pool),
                 local: local(image.as_ref()),
                 image,
-                size: DiskSize { is: reported.map(|disk| disk.size).max(grown), wanted: size.map(whole_sectors) },
+                state: DiskState {
+                    size: reported.map(|disk| disk.size).max(grown),
+                    wanted_size: size.map(whole_sectors),
+                    wanted_limits: Some(*limits),
+                },
             }
         }
         WantedSource::Volume(name) => {
@@ -90,7 +94,11 @@ fn know(
                 pool: pool.and_then(|pool| caches.pools.get(None, &pool)),
                 local: local(image.as_ref()),
                 image,
-                size: DiskSize { is: is.max(grown), wanted: volume.as_ref().map(|v| whole_sectors(v.spec.size)) },
+                state: DiskState {
+                    size: is.max(grown),
+                    wanted_size: volume.as_ref().map(|volume| whole_sectors(volume.spec.size)),
+                    wanted_limits: volume.as_ref().map(|volume| volume.spec.limits),
+                },
                 volume,
             }
         }

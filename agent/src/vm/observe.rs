@@ -72,7 +72,7 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
     // Where the network could not be asked, what was reported stands
     facts.keep_addresses = present.is_err() || addresses::are_believed(shared, now);
     let network_blockers = network_blockers(desired, &networks);
-    let (disk_blockers, disk_sizes) =
+    let (disk_blockers, disk_states) =
         disks::look(shared, desired, found.as_deref().unwrap_or_default(), &memory, &mut facts);
     let blockers = network_blockers.iter().chain(&disk_blockers).flatten().cloned();
     let observed = Observed {
@@ -80,7 +80,7 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
         blockers: blockers.chain(missing_groups(shared, desired)).collect(),
         network_blockers,
         disk_blockers,
-        disk_sizes,
+        disk_states,
         volumes: shared.volumes.held(shared, desired),
         disks: found.map(|found| found.into_iter().filter(|disk| disk.id.owner_uid == desired.uid).collect()),
         own_networks,

@@ -33,9 +33,9 @@ pub async fn provision(shared: &Shared, desired: &Desired) -> Result<Provisioned
 }
 
 async fn ensure_disk(shared: &Shared, desired: &Desired, wanted: &WantedDisk) -> Result<MadeDisk, HostError> {
-    let (namespace, name, pool_name, size) = match &wanted.source {
+    let (namespace, name, pool_name, size, limits) = match &wanted.source {
         WantedSource::Volume(name) => return volumes::ensure(shared, desired, name).await,
-        WantedSource::Clone { namespace, image, pool, size } => (namespace, image, pool, *size),
+        WantedSource::Clone { namespace, image, pool, size, limits } => (namespace, image, pool, *size, *limits),
     };
     let pool = shared.caches.pools.get(None, pool_name).and_then(|pool| image::pool(&pool)).ok_or_else(|| {
         HostError::retryable(reason::STORAGE_POOL_NOT_FOUND, format!("StoragePool {pool_name} does not exist"))
@@ -48,7 +48,7 @@ async fn ensure_disk(shared: &Shared, desired: &Desired, wanted: &WantedDisk) ->
         size,
     };
     let disk = limited(shared.config.timing.step, "make a disk", shared.machine.store.ensure_disk(&request)).await?;
-    Ok(MadeDisk { disk, volume: None })
+    Ok(MadeDisk { disk, volume: None, limits })
 }
 
 /// Makes the devices of the network with this name in the VM's namespace.
@@ -99,8 +99,8 @@ pub async fn unplug(
 /// Makes the disk of this name, which is a Volume, and plugs it into the domain.
 pub async fn plug_disk(shared: &Shared, vm: &VM, desired: &Desired, name: &str) -> Result<(), HostError> {
     let Some(wanted) = desired.disks.iter().find(|wanted| wanted.name == name) else { return Ok(()) };
-    let MadeDisk { disk, volume } = ensure_disk(shared, desired, wanted).await?;
-    let disk = DomainDisk { name: name.to_owned(), volume, source: disk.source };
+    let MadeDisk { disk, volume, limits } = ensure_disk(shared, desired, wanted).await?;
+    let disk = DomainDisk { name: name.to_owned(), volume, limits, source: disk.source };
     let plugged = shared.machine.hypervisor.plug_disk(&desired.uid, &disk);
     limited(shared.config.timing.step, "plug a disk", plugged).await?;
     info!(vm = desired.name, namespace = desired.namespace, disk = name, "plugged");

@@ -110,7 +110,7 @@ pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<Ma
     let request = DiskRequest { id: DiskId::of_volume(&uid), pool, content, size: Some(volume.spec.size) };
     let disk = limited(shared.config.timing.step, "make a volume", shared.machine.store.ensure_disk(&request)).await?;
     report_size(shared, desired, name, &uid, disk.size).await?;
-    Ok(MadeDisk { disk, volume: Some(uid) })
+    Ok(MadeDisk { disk, volume: Some(uid), limits: volume.spec.limits })
 }
 
 async fn claim(shared: &Shared, desired: &Desired, name: &str) -> Result<Volume, HostError> {

@@ -153,6 +153,26 @@ pub struct DiskSpec {
     /// The StoragePool in which the disk is made; "default" by default. The pool of a volume is in the Volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+
+    /// How much the guest may ask of it; as much as there is by default. The limits of a volume are in the Volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<DiskLimits>,
+}
+
+/// How much a guest may ask of a disk, reading and writing together. What is left out is not limited. A change is in force
+/// from the next start of the VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("minProperties" = 1))]
+pub struct DiskLimits {
+    /// Requests per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub iops: Option<u32>,
+
+    /// Bytes per second, such as 100Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Quantity>,
 }
 
 impl DiskSpec {

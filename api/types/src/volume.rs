@@ -4,7 +4,12 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Quantity, condition::Condition, meta::DEFAULT_POOL, vm::ImageRef};
+use crate::{
+    Quantity,
+    condition::Condition,
+    meta::DEFAULT_POOL,
+    vm::{DiskLimits, ImageRef},
+};
 
 /// A disk with a life of its own, which one VM at a time has.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +50,10 @@ pub struct VolumeSpec {
     /// What it holds in the beginning; nothing by default. It cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<VolumeSource>,
+
+    /// How much the guest of the VM that has it may ask of it; as much as there is by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<DiskLimits>,
 
     /// What becomes of the volume when the VM that has it is deleted: Retain (the default) or Delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use ucloud_types::{
     MacAddr, Quantity, VM,
     meta::AGENT_FINALIZER,
-    vm::{DiskStatus, PowerRequest, RunStrategy, VMPhase},
+    vm::{DiskLimits, DiskStatus, PowerRequest, RunStrategy, VMPhase},
 };
 
 use crate::{
@@ -80,6 +80,8 @@ pub enum WantedSource {
         pool: String,
         /// Its size; the image's own where there is none.
         size: Option<Quantity>,
+        /// How much the guest may ask of it.
+        limits: Option<DiskLimits>,
     },
     /// The Volume with this name, in the VM's namespace.
     Volume(String),
@@ -149,6 +151,7 @@ impl Desired {
                         image: image.to_owned(),
                         pool: disk.effective_pool().unwrap_or_default().to_owned(),
                         size: disk.size,
+                        limits: disk.limits,
                     }
                 }
                 (None, Some(volume)) => WantedSource::Volume(volume.clone()),
@@ -208,6 +211,7 @@ impl Desired {
                 Some(DomainDisk {
                     name: wanted.name.clone(),
                     volume: made.volume.clone(),
+                    limits: made.limits,
                     source: made.disk.source.clone(),
                 })
             })

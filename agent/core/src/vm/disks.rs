@@ -56,8 +56,8 @@ fn is_it(wanted: &WantedDisk, is: &DomainDisk, held: &[HeldVolume]) -> bool {
 }
 
 fn grow(is: &DomainDisk, index: usize, observed: &Observed, outcome: &mut Outcome) {
-    let Some(size) = observed.disk_sizes.get(index) else { return };
-    if let (Some(has), Some(wanted)) = (size.is, size.wanted)
+    let Some(state) = observed.disk_states.get(index) else { return };
+    if let (Some(has), Some(wanted)) = (state.size, state.wanted_size)
         && wanted > has
     {
         outcome.step(Step::GrowDisk(Box::new(is.clone()), wanted));

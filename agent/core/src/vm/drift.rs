@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use crate::hypervisor::DomainSpec;
 
-use super::{Desired, disks};
+use super::{Desired, Observed, disks};
 
 /// The differences, one phrase each; none if there are none.
-pub(super) fn differences(desired: &Desired, running: &DomainSpec) -> Vec<String> {
+pub(super) fn differences(desired: &Desired, observed: &Observed, running: &DomainSpec) -> Vec<String> {
     let mut found = Vec::new();
     if running.cpus != desired.cpus {
         found.push(format!("cpus {} instead of {}", running.cpus, desired.cpus));
@@ -21,6 +21,12 @@ pub(super) fn differences(desired: &Desired, running: &DomainSpec) -> Vec<String
     let wanted = desired.disks.iter().enumerate().filter(|(index, disk)| *index == 0 || disk.volume().is_none());
     let wanted = wanted.map(|(_, disk)| disk.name.as_str());
     compare_names("disk", &is.collect::<Vec<_>>(), &wanted.collect::<Vec<_>>(), &mut found);
+    for (wanted, state) in desired.disks.iter().zip(&observed.disk_states) {
+        let is = running.disks.iter().find(|is| is.name == wanted.name);
+        if is.is_some_and(|is| state.wanted_limits.is_some_and(|limits| limits != is.limits)) {
+            found.push(format!("disk {} within other limits", wanted.name));
+        }
+    }
     let running_order: Vec<&str> = running.interfaces.iter().map(|i| i.name.as_str()).collect();
     let wanted_order: Vec<&str> = desired.interfaces.iter().map(|i| i.name.as_str()).collect();
     let sorted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();

@@ -54,6 +54,6 @@ mod tests;
 pub use crash::Crashes;
 pub use desired::{Desired, NotOurs, WantedDisk, WantedInterface, WantedSource};
 pub use inputs::{Blocker, DiskInput, claimable, disk_blockers, network_blockers};
-pub use observed::{Asked, DiskSize, FoundDisk, HeldVolume, MadeDisk, Memory, Observed, Pace, Provisioned};
+pub use observed::{Asked, DiskState, FoundDisk, HeldVolume, MadeDisk, Memory, Observed, Pace, Provisioned};
 pub use plan::{Plan, Step, failed, plan, unobserved};
 pub use status::{Facts, next_status};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use ucloud_types::Quantity;
+use ucloud_types::{Quantity, vm::DiskLimits};
 
 use crate::{
     HostError,
@@ -25,8 +25,8 @@ pub struct Observed {
     pub network_blockers: Vec<Option<Blocker>>,
     /// For each wanted disk, in order, what keeps it from being plugged into a VM that runs.
     pub disk_blockers: Vec<Option<Blocker>>,
-    /// For each wanted disk, in order, how large it is and is to be.
-    pub disk_sizes: Vec<DiskSize>,
+    /// For each wanted disk, in order, what it is and is to be.
+    pub disk_states: Vec<DiskState>,
     /// The Volumes that the VM has, wanted or not.
     pub volumes: Vec<HeldVolume>,
     /// The VM's own disks, wherever they are.
@@ -53,13 +53,15 @@ pub struct FoundDisk {
     pub id: DiskId,
 }
 
-/// How large a disk is and is to be.
+/// What a disk is and is to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskSize {
-    /// What it has; None if that is not known yet.
-    pub is: Option<Quantity>,
-    /// What it is to have; None if anything will do.
-    pub wanted: Option<Quantity>,
+pub struct DiskState {
+    /// The size that it has; None if that is not known yet.
+    pub size: Option<Quantity>,
+    /// The size that it is to have; None if any will do.
+    pub wanted_size: Option<Quantity>,
+    /// How much the guest is to be allowed to ask of it; None if it is not known what it is to be.
+    pub wanted_limits: Option<Option<DiskLimits>>,
 }
 
 /// A Volume that the VM has.
@@ -71,13 +73,15 @@ pub struct HeldVolume {
     pub uid: String,
 }
 
-/// A disk that was made, and the UID of the Volume that it is, if it is one.
+/// A disk that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MadeDisk {
     /// The disk.
     pub disk: Disk,
-    /// The Volume.
+    /// The UID of the Volume that it is, if it is one.
     pub volume: Option<String>,
+    /// How much the guest may ask of it.
+    pub limits: Option<DiskLimits>,
 }
 
 /// What was made for a VM, under the names of its spec.

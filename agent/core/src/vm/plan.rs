@@ -209,7 +209,7 @@ fn up(desired: &Desired, observed: &Observed, domain: &Domain, pace: &Pace, now:
     }
     let ready = Finding::new(condition::READY, Verdict::True, reason::RUNNING, "the VM runs");
     let mut plan = Plan::new(VMPhase::Running, vec![ready]);
-    let differences = drift::differences(desired, &domain.spec);
+    let differences = drift::differences(desired, observed, &domain.spec);
     if differences.is_empty() {
         plan.cleared.push(condition::RESTART_REQUIRED);
     } else {

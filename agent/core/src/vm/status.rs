@@ -75,13 +75,13 @@ fn disks(current: &VMStatus, desired: &Desired, observed: &Observed, facts: &Fac
         let reported = current.disks.iter().find(|disk| disk.name == wanted.name);
         let made = observed.provisioned.as_ref();
         let made = made.and_then(|made| made.disks.iter().find(|(name, _)| *name == wanted.name));
-        let sizes = observed.disk_sizes.get(index).copied().unwrap_or_default();
-        let known = made.map(|(_, made)| made.disk.size).or(sizes.is);
+        let state = observed.disk_states.get(index).copied().unwrap_or_default();
+        let known = made.map(|(_, made)| made.disk.size).or(state.size);
         let (volume, pool, size) = match &wanted.source {
             WantedSource::Clone { pool, .. } => {
                 let reported = reported.filter(|disk| disk.volume.is_none());
                 let size = known.or_else(|| reported.map(|disk| disk.size)).or_else(|| {
-                    let expected = || sizes.wanted.or_else(|| facts.image_sizes.get(&wanted.name).copied());
+                    let expected = || state.wanted_size.or_else(|| facts.image_sizes.get(&wanted.name).copied());
                     has(&wanted.name).then(expected).flatten()
                 })?;
                 (None, reported.map_or_else(|| pool.clone(), |disk| disk.pool.clone()), size)

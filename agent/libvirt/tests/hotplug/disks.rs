@@ -7,6 +7,7 @@ use ucloud_agent_core::{
     Hypervisor as _,
     hypervisor::{DiskSource, DomainDisk, DomainInterface},
 };
+use ucloud_types::vm::DiskLimits;
 
 use super::{Shell, definition, until};
 use crate::{
@@ -19,7 +20,7 @@ fn volume(lab: &Lab, name: &str) -> Result<DomainDisk> {
     let path = lab.path(&format!("{name}.qcow2"));
     run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("16M"))?;
     let source = DiskSource::Overlay { path, backing: None };
-    Ok(DomainDisk { name: name.into(), volume: Some(format!("uid-of-{name}")), source })
+    Ok(DomainDisk { name: name.into(), volume: Some(format!("uid-of-{name}")), limits: None, source })
 }
 
 #[tokio::test]
@@ -29,7 +30,8 @@ async fn a_guest_sees_disks_come_grow_and_go() -> Result<()> {
     let vm = with_guest(&lab)?;
     libvirt.start(&vm).await?;
     let mut shell = Shell::of(&lab, &vm).await?;
-    let (first, second) = (volume(&lab, "first")?, volume(&lab, "second")?);
+    let limits = Some(DiskLimits { iops: Some(2000), bandwidth: "50Mi".parse().ok() });
+    let (first, second) = (DomainDisk { limits, ..volume(&lab, "first")? }, volume(&lab, "second")?);
     for disk in [&first, &second, &first] {
         libvirt.plug_disk(&vm.uid, disk).await?;
     }
@@ -40,6 +42,8 @@ async fn a_guest_sees_disks_come_grow_and_go() -> Result<()> {
     shell.succeeds(r#"disk() { for d in /sys/block/vd*; do grep -qx $1 $d/serial && echo ${d##*/}; done; }"#).await?;
     shell.succeeds(r#"[ "$(disk first)" ] && [ "$(disk second)" ]"#).await?;
     shell.succeeds("echo written >/dev/$(disk first)").await?;
+    let tuned = lab.run(&format!("virsh blkdeviotune ucloud-{} vdb", vm.uid))?;
+    ensure!(tuned.contains("total_bytes_sec: 52428800") && tuned.contains("total_iops_sec : 2000"), "{tuned}");
     // An agent that starts finds them
     let successor = lab.connect().await?;
     assert_eq!(successor.domain(&vm.uid).await?, libvirt.domain(&vm.uid).await?);

@@ -146,7 +146,7 @@ pub fn small() -> DomainSpec {
 
 pub fn disk(path: &Path, backing: &Path) -> DomainDisk {
     let source = DiskSource::Overlay { path: path.into(), backing: Some(backing.into()) };
-    DomainDisk { name: "root".into(), volume: None, source }
+    DomainDisk { name: "root".into(), volume: None, limits: None, source }
 }
 
 pub fn interface() -> Result<DomainInterface> {

@@ -111,6 +111,15 @@ fn check_disk(disk: &Field<'_>, errors: &mut Vec<FieldError>) {
     if let Some(name) = pool.text() {
         check_name(pool.path(), name, errors);
     }
+    check_limits(&disk.child("limits"), errors);
+}
+
+/// QEMU takes a limit of zero for none.
+pub(super) fn check_limits(limits: &Field<'_>, errors: &mut Vec<FieldError>) {
+    let bandwidth = limits.child("bandwidth");
+    if bandwidth.read::<Quantity>(errors).is_some_and(|amount| amount.bytes() == 0) {
+        errors.push(bandwidth.invalid("must be greater than zero bytes per second; leave it out for no limit"));
+    }
 }
 
 /// No disk is the volume that another disk is, and what a volume is stands in the Volume.
@@ -120,10 +129,11 @@ fn check_volumes(spec: &Field<'_>, errors: &mut Vec<FieldError>) {
         let field = disk.child("volume");
         let Some(volume) = field.text() else { continue };
         check_name(field.path(), volume, errors);
-        for name in ["size", "pool"] {
+        for name in ["size", "pool", "limits"] {
             let own = disk.child(name);
             if own.is_given() {
-                errors.push(own.forbidden(&format!("the disk is a volume: its {name} is in Volume {volume:?}")));
+                let is = if name == "limits" { "are" } else { "is" };
+                errors.push(own.forbidden(&format!("the disk is a volume: its {name} {is} in Volume {volume:?}")));
             }
         }
         match seen.get(volume) {

@@ -10,7 +10,7 @@ use ucloud_machinery::{
 };
 use ucloud_types::{Volume, volume::VolumeSpec};
 
-use super::{check_immutable, check_name, typed};
+use super::{check_immutable, check_name, field::Field, typed, vm::check_limits};
 
 const ADVICE: &str = "make a new volume instead";
 
@@ -25,10 +25,13 @@ impl Strategy for VolumeStrategy {
     }
 
     fn validate_create(&self, _: &Context<'_>, object: &Value) -> Vec<FieldError> {
-        typed(object).map_or_else(|error| vec![error], |volume| validate(&volume))
+        let mut errors = typed(object).map_or_else(|error| vec![error], |volume| validate(&volume));
+        check_limits(&Field::spec(object).child("limits"), &mut errors);
+        errors
     }
 
     fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
+        let limits = Field::spec(new).child("limits");
         match (typed::<Volume>(new), typed::<Volume>(old)) {
             (Ok(new), Ok(old)) => {
                 let mut errors = Vec::new();
@@ -39,6 +42,7 @@ impl Strategy for VolumeStrategy {
                 }
                 check_immutable("spec.source", &old.source, &new.source, ADVICE, &mut errors);
                 check_immutable("spec.pool", &old.effective_pool(), &new.effective_pool(), ADVICE, &mut errors);
+                check_limits(&limits, &mut errors);
                 errors
             }
             (Err(error), _) | (_, Err(error)) => vec![error],

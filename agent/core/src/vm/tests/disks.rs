@@ -15,7 +15,7 @@ fn with_volumes(volumes: &[&str]) -> VM {
 
 fn volume(name: &str) -> DomainDisk {
     let source = DiskSource::Overlay { path: format!("/pool/{name}").into(), backing: None };
-    DomainDisk { name: name.into(), volume: Some(format!("uid-{name}")), source }
+    DomainDisk { name: name.into(), volume: Some(format!("uid-{name}")), limits: None, source }
 }
 
 fn held(name: &str) -> HeldVolume {
@@ -28,7 +28,7 @@ fn running(vm: &VM, volumes: &[&str]) -> Observed {
     observed.domain.as_mut().unwrap().spec.disks.extend(volumes.iter().map(|name| volume(name)));
     observed.volumes = volumes.iter().map(|name| held(name)).collect();
     observed.disk_blockers = vec![None; vm.spec.disks.len()];
-    observed.disk_sizes = vec![DiskSize::default(); vm.spec.disks.len()];
+    observed.disk_states = vec![DiskState::default(); vm.spec.disks.len()];
     observed
 }
 
@@ -108,12 +108,26 @@ fn disks_grow_and_never_shrink() {
     let vm = with_volumes(&["a"]);
     let mut observed = running(&vm, &["a"]);
     let size = |text: &str| text.parse().ok();
-    observed.disk_sizes[0] = DiskSize { is: size("2Gi"), wanted: size("1Gi") };
-    observed.disk_sizes[1] = DiskSize { is: size("1Gi"), wanted: size("2Gi") };
+    observed.disk_states[0] = DiskState { size: size("2Gi"), wanted_size: size("1Gi"), ..DiskState::default() };
+    observed.disk_states[1] = DiskState { size: size("1Gi"), wanted_size: size("2Gi"), ..DiskState::default() };
     let grow = Step::GrowDisk(Box::new(volume("a")), "2Gi".parse().unwrap());
     assert_eq!(plan_of(&vm, &observed).step, Some(grow));
-    observed.disk_sizes[1] = DiskSize { is: None, wanted: size("2Gi") };
+    observed.disk_states[1] = DiskState { wanted_size: size("2Gi"), ..DiskState::default() };
     assert_eq!(plan_of(&vm, &observed).step, None, "what is not known is left alone");
+}
+
+#[test]
+fn other_limits_come_with_a_restart() {
+    let vm = with_volumes(&["a"]);
+    let mut observed = running(&vm, &["a"]);
+    let limits = Some(ucloud_types::vm::DiskLimits { iops: Some(100), bandwidth: None });
+    observed.disk_states[1].wanted_limits = Some(limits);
+    let plan = plan_of(&vm, &observed);
+    assert_eq!(plan.step, None);
+    let told = plan.findings.iter().find(|f| f.type_ == RESTART_REQUIRED).map(|f| f.message.as_str());
+    assert!(told.is_some_and(|told| told.contains("disk a within other limits")), "{told:?}");
+    observed.domain.as_mut().unwrap().spec.disks[1].limits = limits;
+    assert!(plan_of(&vm, &observed).cleared.contains(&RESTART_REQUIRED));
 }
 
 #[test]

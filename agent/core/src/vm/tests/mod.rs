@@ -74,7 +74,7 @@ pub(super) fn provisioned() -> Provisioned {
         size: "1Gi".parse().unwrap(),
     };
     Provisioned {
-        disks: vec![("root".into(), MadeDisk { disk, volume: None })],
+        disks: vec![("root".into(), MadeDisk { disk, volume: None, limits: None })],
         interfaces: vec![("eth0".into(), devices())],
     }
 }
@@ -96,7 +96,7 @@ pub(super) fn nothing() -> Observed {
         blockers: Vec::new(),
         network_blockers: vec![None],
         disk_blockers: vec![None],
-        disk_sizes: vec![DiskSize::default()],
+        disk_states: vec![DiskState::default()],
         volumes: Vec::new(),
         disks: Ok(Vec::new()),
         own_networks: Ok(Vec::new()),
@@ -162,7 +162,7 @@ fn defaults_are_in_force() {
     assert_eq!(desired.strategy, RunStrategy::Always);
     assert_eq!(desired.grace, secs(30));
     let clone =
-        WantedSource::Clone { namespace: "default".into(), image: "alpine".into(), pool: "default".into(), size: None };
+        WantedSource::Clone { namespace: "default".into(), image: "alpine".into(), pool: "default".into(), size: None, limits: None };
     assert_eq!(desired.disks[0].source, clone);
     assert_eq!(desired.interfaces[0].mac, MacAddr::derive(UID, "eth0"));
 }

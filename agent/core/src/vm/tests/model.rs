@@ -120,7 +120,7 @@ impl World {
             devices: Some(vec![(!self.networks.is_empty()).then(devices); desired.interfaces.len()]),
             network_blockers: vec![None; desired.interfaces.len()],
             disk_blockers: vec![None; desired.disks.len()],
-            disk_sizes: vec![DiskSize::default(); desired.disks.len()],
+            disk_states: vec![DiskState::default(); desired.disks.len()],
             confirmed: agent.confirmed,
             provisioned: agent.provisioned.clone(),
             memory: agent.memory.clone(),
