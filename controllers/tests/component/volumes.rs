@@ -2,7 +2,7 @@
 
 use kube::{
     Api, ResourceExt as _,
-    api::{Patch, PatchParams},
+    api::{ObjectMeta, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use ucloud_types::{
@@ -50,13 +50,19 @@ async fn cloud(spec: Value) -> Cloud {
     cloud
 }
 
-/// What the agent of h1 says of the volume, as agents write: its part of the status, on the version that it knows.
+/// What the agent of h1 says of the volume, as agents write: its part of the status, on the version that it knows, and again
+/// when that is not the newest.
 async fn report(cloud: &Cloud, status: Value) -> Volume {
     let agent: Api<Volume> = Api::namespaced(cloud.api.agent("h1").await.unwrap(), "default");
-    let known = agent.get("data").await.unwrap();
-    let config = json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume", "status": status,
-        "metadata": {"name": "data", "uid": known.metadata.uid, "resourceVersion": known.metadata.resource_version}});
-    agent.patch_status("data", &PatchParams::apply("ucloud-agent").force(), &Patch::Apply(config)).await.unwrap()
+    loop {
+        let ObjectMeta { uid, resource_version, .. } = agent.get("data").await.unwrap().metadata;
+        let config = json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume", "status": status,
+            "metadata": {"name": "data", "uid": uid, "resourceVersion": resource_version}});
+        match agent.patch_status("data", &PatchParams::apply("ucloud-agent").force(), &Patch::Apply(config)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            written => return written.unwrap(),
+        }
+    }
 }
 
 /// Binds a VM `web` with the volume, which its agent takes and makes.
