@@ -414,7 +414,10 @@ mod tests {
             user: "ucloud".into(),
             conf: "/etc/ceph/ceph.conf".into(),
         };
-        let spec = DomainSpec { disks: vec![DomainDisk { name: "root".into(), volume: None, limits: None, source }], ..spec() };
+        let spec = DomainSpec {
+            disks: vec![DomainDisk { name: "root".into(), volume: None, limits: None, source }],
+            ..spec()
+        };
         let layout = Layout { caches: vec![Cache::Writeback], ..layout(Accelerator::Kvm) };
         let xml = domain_xml(&spec, &layout).unwrap();
         let disk = &xml[xml.find("<disk ").unwrap()..xml.find("</disk>").unwrap()];

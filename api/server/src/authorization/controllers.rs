@@ -1,4 +1,4 @@
-//! What the controllers may do: read everything, and write the parts that are theirs. Never a spec.
+//! What the controllers may do: read all objects, and write the parts that are theirs. Never a spec.
 //!
 //! The garbage collector deletes objects of any kind, and takes owners out of others. It may do so with objects that have
 //! owners, and to let an object go whose deletion waits for it; with nothing else.
@@ -57,6 +57,8 @@ pub fn authorize(request: &Attributes<'_>, lister: &dyn Lister) -> Result<(), Re
         subresource => format!("{}/{subresource}", request.resource),
     };
     let allowed = match (request.group, resource.as_str(), request.verb) {
+        // what users upload is no controller's business
+        (GROUP, "files/content", _) => false,
         (_, _, "get" | "list" | "watch") => true,
         // leader election; hosts' heartbeats are the agents'
         ("coordination.k8s.io", "leases", "create" | "update" | "patch") => request.namespace == SYSTEM_NAMESPACE,
@@ -150,6 +152,8 @@ mod tests {
                 assert_eq!(Request::new(&user, verb, kind).decide(), Decision::Allow);
             }
         }
+        let content = Request::new(&user, "get", "files").namespace("default").name("iso").subresource("content");
+        assert_ne!(content.decide(), Decision::Allow);
         for request in [
             Request::new(&user, "create", "vms").subresource("binding"),
             Request::new(&user, "patch", "vms").subresource("status"),

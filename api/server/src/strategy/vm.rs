@@ -124,11 +124,12 @@ pub(super) fn check_limits(limits: &Field<'_>, errors: &mut Vec<FieldError>) {
 
 /// No disk is the volume that another disk is, and what a volume is stands in the Volume.
 fn check_volumes(spec: &Field<'_>, errors: &mut Vec<FieldError>) {
-    let mut seen: BTreeMap<&str, FieldPath> = BTreeMap::new();
+    let mut seen: BTreeMap<String, FieldPath> = BTreeMap::new();
     for disk in spec.child("disks").items() {
         let field = disk.child("volume");
-        let Some(volume) = field.text() else { continue };
-        check_name(field.path(), volume, errors);
+        // by its type, which null is not: the schema lets it pass, and the disk would be nothing at all
+        let Some(volume) = field.read::<String>(errors) else { continue };
+        check_name(field.path(), &volume, errors);
         for name in ["size", "pool", "limits"] {
             let own = disk.child(name);
             if own.is_given() {
@@ -136,7 +137,7 @@ fn check_volumes(spec: &Field<'_>, errors: &mut Vec<FieldError>) {
                 errors.push(own.forbidden(&format!("the disk is a volume: its {name} {is} in Volume {volume:?}")));
             }
         }
-        match seen.get(volume) {
+        match seen.get(&volume) {
             Some(first) => errors.push(field.duplicate(&format!("{first} is this volume already"))),
             None => drop(seen.insert(volume, field.path())),
         }

@@ -387,6 +387,10 @@ async fn a_disk_is_a_clone_or_a_volume() {
     let expected = ["spec.disks[0].size", "spec.disks[0].pool", "spec.disks[1].volume", "spec.disks[2].volume"];
     assert_eq!(fields(&status), expected, "{}", status.message);
     assert!(status.message.contains("its size is in Volume \"data\""), "{}", status.message);
+    for field in ["image", "volume"] {
+        let status = refused(create(&admin, "VM", "vms", "web", with(json!([{"name": "a", field: null}]))).await);
+        assert_eq!(fields(&status), [format!("spec.disks[0].{field}")], "{}", status.message);
+    }
     let disks = json!([{"name": "root", "image": "debian"}, {"name": "data", "volume": "data"}]);
     create_vm(&admin, "web", with(disks)).await;
 }

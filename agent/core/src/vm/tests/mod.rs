@@ -161,8 +161,13 @@ fn defaults_are_in_force() {
     let desired = desired(&vm);
     assert_eq!(desired.strategy, RunStrategy::Always);
     assert_eq!(desired.grace, secs(30));
-    let clone =
-        WantedSource::Clone { namespace: "default".into(), image: "alpine".into(), pool: "default".into(), size: None, limits: None };
+    let clone = WantedSource::Clone {
+        namespace: "default".into(),
+        image: "alpine".into(),
+        pool: "default".into(),
+        size: None,
+        limits: None,
+    };
     assert_eq!(desired.disks[0].source, clone);
     assert_eq!(desired.interfaces[0].mac, MacAddr::derive(UID, "eth0"));
 }
