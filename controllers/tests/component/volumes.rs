@@ -199,6 +199,7 @@ async fn bytes_that_all_hosts_see_are_removed_by_another() {
     create(&cloud.storage_pools(), "ceph", json!({"rbd": {"pool": "vms"}})).await;
     let _controllers = cloud.controllers().await;
     set_status(&volumes(&cloud), "data", json!({"host": "h1", "size": "1Gi"})).await;
+    until_reason(&cloud, READY, "Available").await;
     set_status(&cloud.hosts(), "h1", json!({"conditions": [ready(false)]})).await;
     delete(&volumes(&cloud), "data").await;
     until_reason(&cloud, TERMINATING, "NoHost").await;
