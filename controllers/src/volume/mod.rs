@@ -102,6 +102,19 @@ struct Volumes {
     reports: Reports,
 }
 
+/// What there is of what a volume names.
+struct Found {
+    pool: Option<Arc<StoragePool>>,
+    image: Option<Arc<Image>>,
+    host: Option<Arc<Host>>,
+}
+
+impl Found {
+    fn around(&self) -> Around<'_> {
+        Around { pool: self.pool.as_deref(), image: self.image.as_deref(), host: self.host.as_deref() }
+    }
+}
+
 /// Who has a volume.
 enum Holder {
     Nobody,
@@ -137,9 +150,8 @@ impl Volumes {
                 }
             };
         }
-        let (pool, image, host) = self.around(&volume);
-        let around = Around { pool: pool.as_deref(), image: image.as_deref(), host: host.as_deref() };
-        self.reports.write(&volume, &plan::plan(&volume, &around)).await.map(|_| ())
+        let found = self.find(&volume);
+        self.reports.write(&volume, &plan::plan(&volume, &found.around())).await.map(|_| ())
     }
 
     async fn release(&self, volume: &Volume) -> Result<(), Failure> {
@@ -151,20 +163,19 @@ impl Volumes {
             Holder::Gone(vm) => return self.detach(volume, &vm).await,
             Holder::Vm(vm) => return self.reports.write(volume, &plan::attached(volume, &vm)).await.map(|_| ()),
         }
-        let (mut pool, _, host) = self.around(volume);
-        if pool.is_none() {
+        let mut found = self.find(volume);
+        if found.pool.is_none() {
             // whether other hosts see the bytes is not guessed
-            pool = objects::get(&self.client, None, volume.spec.effective_pool()).await?.map(Arc::new);
+            found.pool = objects::get(&self.client, None, volume.spec.effective_pool()).await?.map(Arc::new);
         }
         if let Some(name) = host_of(volume)
-            && host.is_none()
+            && found.host.is_none()
             // before bytes are given up for lost, the server has to say so too; if it does not, the watch will
             && objects::get::<Host>(&self.client, None, name).await?.is_some()
         {
             return Ok(());
         }
-        let around = Around { pool: pool.as_deref(), image: None, host: host.as_deref() };
-        match plan::deletion(volume, &around, &self.caches.hosts.all()) {
+        match plan::deletion(volume, &found.around(), &self.caches.hosts.all()) {
             Deletion::Release => objects::drop_finalizer(&self.client, volume, AGENT_FINALIZER).await,
             Deletion::Move(host) => objects::merge_status(&self.client, volume, json!({ "host": host })).await,
             Deletion::Wait(status) => self.reports.write(volume, &status).await.map(|_| ()),
@@ -180,14 +191,14 @@ impl Volumes {
         Ok(())
     }
 
-    fn around(&self, volume: &Volume) -> (Option<Arc<StoragePool>>, Option<Arc<Image>>, Option<Arc<Host>>) {
+    fn find(&self, volume: &Volume) -> Found {
         let own = volume.namespace().unwrap_or_default();
         let source = volume.spec.image().map(|source| source.resolve(&own));
-        (
-            self.caches.pools.get(None, volume.spec.effective_pool()),
-            source.and_then(|(namespace, name)| self.caches.images.get(Some(namespace), name)),
-            host_of(volume).and_then(|host| self.caches.hosts.get(None, host)),
-        )
+        Found {
+            pool: self.caches.pools.get(None, volume.spec.effective_pool()),
+            image: source.and_then(|(namespace, name)| self.caches.images.get(Some(namespace), name)),
+            host: host_of(volume).and_then(|host| self.caches.hosts.get(None, host)),
+        }
     }
 }
 

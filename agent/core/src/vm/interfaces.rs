@@ -32,7 +32,7 @@ pub(super) fn plan(
         match (place.blocker, place.devices, difference(is, wanted, place.devices)) {
             // It stays where it is, which may be in that very network
             (Some(blocker), Devices::Absent, _) | (Some(blocker), _, Some(_)) => {
-                outcome.blocked(&called(wanted), blocker)
+                outcome.blocked(&called(wanted), blocker);
             }
             (None, Devices::Absent, _) => {
                 // Only once they are made can be told whether it is these that the interface is attached to

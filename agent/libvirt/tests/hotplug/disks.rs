@@ -39,7 +39,7 @@ async fn a_guest_sees_disks_come_grow_and_go() -> Result<()> {
     assert_eq!(domain.spec.disks.len(), 3, "{:?}", domain.spec.disks);
     ensure!([&vm.disks[0], &first, &second].iter().all(|disk| domain.spec.disks.contains(disk)));
     // Which of them comes first is the guest's affair
-    shell.succeeds(r#"disk() { for d in /sys/block/vd*; do grep -qx $1 $d/serial && echo ${d##*/}; done; }"#).await?;
+    shell.succeeds("disk() { for d in /sys/block/vd*; do grep -qx $1 $d/serial && echo ${d##*/}; done; }").await?;
     shell.succeeds(r#"[ "$(disk first)" ] && [ "$(disk second)" ]"#).await?;
     shell.succeeds("echo written >/dev/$(disk first)").await?;
     let tuned = lab.run(&format!("virsh blkdeviotune ucloud-{} vdb", vm.uid))?;

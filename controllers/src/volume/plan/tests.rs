@@ -13,7 +13,7 @@ fn volume(spec: &Value, status: &Value) -> Volume {
     .unwrap()
 }
 
-fn pool(spec: Value) -> StoragePool {
+fn pool(spec: &Value) -> StoragePool {
     serde_json::from_value(json!({
         "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "StoragePool", "metadata": {"name": "default"}, "spec": spec,
     }))
@@ -21,7 +21,7 @@ fn pool(spec: Value) -> StoragePool {
 }
 
 fn directory() -> StoragePool {
-    pool(json!({"directory": {"path": "/x"}}))
+    pool(&json!({"directory": {"path": "/x"}}))
 }
 
 fn image(pool: &str) -> Image {
@@ -109,7 +109,7 @@ fn says_what_is_missing() {
     assert_eq!(reason(&fresh, Some(&pool), Some(&image("default"))), "Pending");
     let made = volume(&json!({}), &json!({"host": "h1", "size": "2Gi"}));
     assert_eq!(reason(&made, Some(&pool), None), "HostGone");
-    let ceph = self::pool(json!({"rbd": {"pool": "vms"}}));
+    let ceph = self::pool(&json!({"rbd": {"pool": "vms"}}));
     let status = plan(&made, &Around { pool: Some(&ceph), image: None, host: None });
     assert_eq!(said(&status, READY).1, "Available", "all hosts see it");
 }
@@ -147,7 +147,7 @@ fn bytes_go_by_the_host_that_has_them() {
 
 #[test]
 fn shared_bytes_go_by_any_host_that_sees_them() {
-    let pool = pool(json!({"rbd": {"pool": "vms"}}));
+    let pool = pool(&json!({"rbd": {"pool": "vms"}}));
     let kept = volume(&json!({}), &json!({"host": "h1", "size": "2Gi"}));
     let others = [host("h4", true, None), host("h2", false, None), host("h3", true, Some("no key"))].map(Arc::new);
     let step = |host: Option<&Host>, hosts: &[Arc<Host>]| {
