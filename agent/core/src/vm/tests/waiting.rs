@@ -44,6 +44,7 @@ fn stored() -> LocalImage {
 fn blocker(change: impl FnOnce(&mut World)) -> Option<Blocker> {
     let mut world = World {
         network: Some(network()),
+        wants_volume: false,
         volume: None,
         image: Some(image()),
         pool: Some(pool()),
@@ -52,12 +53,12 @@ fn blocker(change: impl FnOnce(&mut World)) -> Option<Blocker> {
     };
     change(&mut world);
     let mut vm = vm(RunStrategy::Always);
-    if world.volume.is_some() {
+    if world.wants_volume {
         (vm.spec.disks[0].image, vm.spec.disks[0].volume) = (None, Some("data".into()));
     }
     let disk = DiskInput {
         exists: world.exists,
-        volume: world.volume.as_ref().and_then(Option::as_ref),
+        volume: world.volume.as_ref(),
         pool: world.pool.as_ref(),
         image: world.image.as_ref(),
         local: &world.local,
@@ -71,8 +72,9 @@ type Change = Box<dyn FnOnce(&mut World)>;
 
 struct World {
     network: Option<Network>,
-    /// The Volume that the disk is to be, where it is to be one.
-    volume: Option<Option<Volume>>,
+    /// Whether the disk is to be a Volume.
+    wants_volume: bool,
+    volume: Option<Volume>,
     image: Option<Image>,
     pool: Option<StoragePool>,
     local: LocalImage,
@@ -144,8 +146,9 @@ fn a_volume_is_one_vms_and_where_its_bytes_are() {
     let with = |change: &dyn Fn(&mut World, &mut Volume), status: serde_json::Value| {
         blocker(|world| {
             let mut volume = volume(&status);
+            world.wants_volume = true;
             change(world, &mut volume);
-            world.volume.get_or_insert(Some(volume));
+            world.volume = Some(volume);
         })
     };
     let has = |uid: &str, epoch: u64| serde_json::json!({"vm": "db", "vmUid": uid, "host": "host-2", "epoch": epoch});
@@ -158,7 +161,7 @@ fn a_volume_is_one_vms_and_where_its_bytes_are() {
     assert!(other.message.contains("`ucloudctl detach db data`"), "{}", other.message);
     let later = with(&fine, serde_json::json!({"attachment": has(UID, 2)})).unwrap();
     assert_eq!(later.reason, reason::VOLUME_IN_USE, "another host has the VM since");
-    let gone = with(&|world, _| world.volume = Some(None), serde_json::json!({})).unwrap();
+    let gone = blocker(|world| world.wants_volume = true).unwrap();
     assert_eq!(gone.reason, reason::VOLUME_NOT_FOUND);
     let bare = with(&|_, volume| volume.metadata.finalizers = None, serde_json::json!({})).unwrap();
     assert_eq!(bare.reason, reason::VOLUME_NOT_READY);
