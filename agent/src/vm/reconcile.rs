@@ -48,8 +48,6 @@ pub async fn reconcile(shared: &Shared, vm: &VM) -> Action {
             shared.memories.with(&uid, |remembered| remembered.failures = 0);
             ("terminal", Action::requeue(timing.resync))
         }
-        // The cache will tell soon
-        Err(Failure::Api(ApiError::Gone)) => ("ok", Action::requeue(timing.resync(&uid))),
         Err(failure) => {
             let (failures, held) = shared.memories.with(&uid, |remembered| {
                 remembered.failures = remembered.failures.saturating_add(1);
@@ -58,8 +56,15 @@ pub async fn reconcile(shared: &Shared, vm: &VM) -> Action {
             let name = vm.metadata.name.as_deref().unwrap_or_default();
             let namespace = vm.metadata.namespace.as_deref().unwrap_or_default();
             let error = &failure as &dyn std::error::Error;
-            warn!(vm = name, namespace, uid, failures, error, "cannot bring the VM further for now");
-            ("error", Action::requeue(held.unwrap_or_else(|| timing.retry(failures))))
+            let label = if let Failure::Api(ApiError::Gone) = failure {
+                // The cache will tell soon, unless it was an API server that has not heard of the binding yet
+                debug!(vm = name, namespace, uid, failures, error, "the VM seems to have left");
+                "ok"
+            } else {
+                warn!(vm = name, namespace, uid, failures, error, "cannot bring the VM further for now");
+                "error"
+            };
+            (label, Action::requeue(held.unwrap_or_else(|| timing.retry(failures))))
         }
     };
     shared.metrics.reconciled(label, begun.elapsed());

@@ -44,8 +44,7 @@ impl Store {
     /// Waits until the cache is as new as asked.
     pub(crate) async fn reach(&self, freshness: Freshness) -> Result<(), ApiError> {
         match freshness {
-            Freshness::Any if self.cache.is_synced() => Ok(()),
-            Freshness::Any => Err(ApiError::unavailable("the cache is not filled yet")),
+            Freshness::Any => self.filled().await,
             Freshness::Consistent => {
                 self.cache.wait_fresh().await.map_err(|error| failure::of_fresh_read(&error))?;
                 Ok(())
@@ -54,6 +53,15 @@ impl Store {
                 self.cache.wait_for(revision).await.map_err(|stale| failure::of_stale_read(&stale))
             }
         }
+    }
+
+    /// Waits until the cache has been filled once: before, an object that is not in it may be there all the same.
+    pub(crate) async fn filled(&self) -> Result<(), ApiError> {
+        if self.cache.is_synced() {
+            return Ok(());
+        }
+        let filled = self.cache.wait_for(Revision(1)).await;
+        filled.map_err(|_| ApiError::unavailable("the cache is not filled yet").with_retry_after(1))
     }
 
     /// The cache of a resource's kind.

@@ -303,6 +303,8 @@ impl Api {
             manager: &manager,
             upgrade: head.extensions.get(),
         };
+        // a rule may ask for objects, and what is not known yet is not absent
+        self.store.filled().await?;
         self.authorize(&call.attributes())?;
         check_scope(&call)?;
         if let Some(handler) = resource.streams.get(&path.subresource) {

@@ -106,9 +106,14 @@ impl Storage for Patient {
     }
 }
 
-async fn start() -> (Patient, Harness) {
+fn patient() -> (Patient, MemoryStorage) {
     let memory = MemoryStorage::new();
     let patient = Patient { memory: memory.clone(), illness: Arc::default(), refused: Arc::default() };
+    (patient, memory)
+}
+
+async fn start() -> (Patient, Harness) {
+    let (patient, memory) = patient();
     let harness = Harness::start_over(patient.clone(), memory).await;
     (patient, harness)
 }
@@ -191,4 +196,29 @@ async fn a_server_that_starts_before_its_storage_becomes_ready() {
         harness.widgets().await.create(&PostParams::default(), &widget("a", "red")).await.is_ok()
     })
     .await;
+}
+
+/// Whoever may do something with an object that is there is not told that they may not by a server that has just started.
+#[tokio::test]
+async fn nobody_is_judged_by_an_empty_cache() {
+    let (storage, memory) = patient();
+    let mut first = Harness::start_over(storage.clone(), memory.clone()).await;
+    first.widgets().await.create(&PostParams::default(), &widget("a", "red")).await.unwrap();
+    first.stop().await;
+
+    storage.falls(AWAY);
+    let second = Harness::launch(storage.clone(), memory, |builder| builder).await;
+    let client = second.client("keeper").await;
+    let ask = || raw(&client, request("GET", &format!("{PATH}/a?resourceVersion=0"), "", ""));
+    let (code, headers, body) = ask().await;
+    assert_eq!((code, &headers["retry-after"]), (503, &"1".parse().unwrap()), "{body}");
+    assert!(body.contains("the cache is not filled yet"), "{body}");
+    let refused = storage.refused.load(Ordering::SeqCst);
+    let heal = async {
+        eventually("it is tried again", async || storage.refused.load(Ordering::SeqCst) > refused).await;
+        storage.falls(WELL);
+    };
+    let ((code, _, body), ()) = tokio::join!(ask(), heal);
+    assert_eq!(code, 200, "{body}");
+    assert_eq!(raw(&client, request("GET", &format!("{PATH}/b"), "", "")).await.0, 403);
 }

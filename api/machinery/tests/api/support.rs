@@ -170,11 +170,18 @@ impl SubresourceHandler for Bind {
     }
 }
 
-/// `admin` may do everything, `viewer` may read; nobody may give a widget the label `forbidden`, nor delete a `precious` one.
+/// `admin` may do everything, `viewer` may read, `keeper` may do everything with what is there; nobody may give a widget the label `forbidden`, nor delete a `precious` one.
 struct Rules;
 
 impl Authorizer for Rules {
-    fn authorize(&self, attributes: &Attributes<'_>, _: &dyn Lister) -> Decision {
+    fn authorize(&self, attributes: &Attributes<'_>, lister: &dyn Lister) -> Decision {
+        if attributes.user.name == "keeper" {
+            let Attributes { group, resource, namespace, name, .. } = *attributes;
+            return match lister.get(group, resource, Some(namespace), name) {
+                Some(_) => Decision::Allow,
+                None => Decision::Deny("it is not there".to_owned()),
+            };
+        }
         let reads = matches!(attributes.verb, "get" | "list" | "watch");
         if attributes.user.in_group("masters") || reads {
             Decision::Allow
@@ -237,6 +244,21 @@ impl Harness {
         memory: MemoryStorage,
         configure: impl FnOnce(ApiServerBuilder) -> ApiServerBuilder,
     ) -> Self {
+        let harness = Self::launch(storage, memory, configure).await;
+        let client = harness.client("admin").await;
+        eventually("the server is ready", async || {
+            client.request_text(http::Request::get("/readyz").body(Vec::new()).unwrap()).await.is_ok()
+        })
+        .await;
+        harness
+    }
+
+    /// Starts a server, and does not wait until it is ready.
+    pub async fn launch(
+        storage: impl Storage,
+        memory: MemoryStorage,
+        configure: impl FnOnce(ApiServerBuilder) -> ApiServerBuilder,
+    ) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test-ca");
@@ -262,7 +284,7 @@ impl Harness {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.serve(listener, tls, shutdown.clone()));
-        let harness = Self {
+        Self {
             storage: memory,
             address,
             dir: tempfile::tempdir().unwrap(),
@@ -271,13 +293,7 @@ impl Harness {
             _end: shutdown.clone().drop_guard(),
             shutdown,
             task: Some(task),
-        };
-        let client = harness.client("admin").await;
-        eventually("the server is ready", async || {
-            client.request_text(http::Request::get("/readyz").body(Vec::new()).unwrap()).await.is_ok()
-        })
-        .await;
-        harness
+        }
     }
 
     /// The kubeconfig of a user; `admin` is in the group `masters`. An empty name stands for nobody.
