@@ -11,6 +11,7 @@ run_packages=(
     etcd-server etcd-client
     libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     "${qemu_packages[@]}"
+    bubblewrap # images are opened in a sandbox
     nftables
     radvd
 )
@@ -19,7 +20,7 @@ lab_packages=(bird2)
 # shellcheck disable=SC2034
 guest_packages=(busybox-static cpio e2fsprogs fdisk mtools syslinux syslinux-common)
 # shellcheck disable=SC2034
-test_packages=(ceph-common ceph-mon ceph-osd ndisc6 procps python3-venv shellcheck)
+test_packages=(ceph-common ceph-mon ceph-osd ndisc6 procps python3-venv shellcheck xz-utils zstd)
 # shellcheck disable=SC2034
 bench_packages=(iperf3 tcpdump jq procps)
 

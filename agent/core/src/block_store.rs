@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use ucloud_types::{
     Quantity,
-    image::{ImageFormat, ImageSource, Sha256},
+    image::{Compression, ImageFormat, ImageSource, Sha256},
 };
 
 use crate::{HostError, hypervisor::DiskSource};
@@ -107,9 +107,11 @@ pub struct ImageRequest {
     pub pool: Pool,
     /// Where its bytes come from.
     pub source: ImageSource,
-    /// The format that they are claimed to have.
+    /// The format that they are claimed to have once they are unpacked.
     pub format: ImageFormat,
-    /// The checksum that they are claimed to have, or were found to have when they were first imported.
+    /// How they are claimed to be compressed.
+    pub compression: Option<Compression>,
+    /// The checksum that they, not unpacked, are claimed to have, or were found to have when they were first imported.
     pub checksum: Option<Sha256>,
 }
 

@@ -112,6 +112,7 @@ pub fn wanted(
         pool,
         source: image.spec.source.clone(),
         format: image.spec.format,
+        compression: image.spec.compression,
         checksum: pinned.cloned(),
     }))
 }

@@ -26,14 +26,9 @@ impl Files {
         let fetched = self.importer.fetch(request, fetched_file.file()?, fetched_file.path(), progress).await?;
 
         let converted = staged(store, "image").await?;
-        let convert = self.importer.qemu_img().convert(
-            fetched_file.path(),
-            request.format,
-            ImageFormat::Qcow2,
-            converted.path(),
-            |part| progress.report_rest(part),
-        );
-        convert.await.map_err(ImportError::Convert)?;
+        let (from, to) = (fetched_file.path(), converted.path());
+        let report = |part| progress.report_rest(part);
+        self.importer.convert(request, &fetched, from, to, ImageFormat::Qcow2, report).await?;
         drop(fetched_file);
 
         let lock = self.turns.lock(store).await?;

@@ -18,7 +18,8 @@ pub struct ImportConfig {
     pub denied: Vec<IpPrefix>,
     /// Addresses from which images are downloaded although they are denied: a mirror in the operator's network.
     pub allowed: Vec<IpPrefix>,
-    /// The largest source that is imported, in bytes as they are fetched.
+    /// The largest source that is imported, in bytes as they are fetched; also the most that it may unpack to, and the
+    /// most data that the disk in it may hold.
     pub max_source: Quantity,
     /// The largest disk, as its guest sees it.
     pub max_disk: Quantity,

@@ -11,15 +11,18 @@ use std::{
 use async_trait::async_trait;
 use tokio::{io::AsyncRead, sync::watch, task::spawn_blocking};
 use ucloud_agent_core::{HostError, block_store::ImageRequest};
-use ucloud_types::{Quantity, image::Sha256};
+use ucloud_types::{
+    Quantity,
+    image::{ImageFormat, Sha256},
+};
 
 use crate::{
     address::AddressPolicy,
     config::ImportConfig,
     error::StoreError,
     fetch::{self, FetchError, Origin, Source, web::Web},
-    inspect::{InspectError, inspect},
-    qemu_img::{QemuImg, QemuImgError},
+    inspect::{Claim, InspectError, inspect},
+    qemu_img::{Conversion, QemuImg, QemuImgError},
     summary::summary,
 };
 
@@ -71,6 +74,7 @@ impl ImportError {
             Self::Store(error) => error.reported(&act),
             Self::Convert(QemuImgError::Full) => StoreError::Full.reported(&act),
             Self::Checksum { .. } => HostError::terminal("ChecksumMismatch", message),
+            Self::Convert(QemuImgError::TooMuchData(_)) => HostError::terminal("ImageTooLarge", message),
             Self::Convert(QemuImgError::Unreadable(_)) => HostError::terminal("ImageRefused", message).caused_by(self),
             Self::Convert(_) => HostError::retryable("ImportFailed", message).caused_by(self),
         }
@@ -165,6 +169,21 @@ impl Importer {
         &self.qemu_img
     }
 
+    /// Converts what was fetched and found to be well into the file `to`, which is there and empty.
+    pub async fn convert(
+        &self,
+        request: &ImageRequest,
+        found: &Inspected,
+        from: &Path,
+        to: &Path,
+        into: ImageFormat,
+        percent: impl FnMut(u8),
+    ) -> Result<(), ImportError> {
+        let (format, virtual_size, max_data) = (request.format, found.virtual_size, self.max_source);
+        let conversion = Conversion { from, format, to, into, virtual_size, max_data };
+        self.qemu_img.convert(conversion, percent).await.map_err(ImportError::Convert)
+    }
+
     /// A size that a disk may have, rounded up to what disks are made of; none if it is too large.
     pub fn whole_sectors(&self, size: u64) -> Result<u64, TooLarge> {
         if size > self.max_disk.bytes() {
@@ -185,7 +204,7 @@ impl Importer {
         let source = self.open_source(request).await?;
         let total = source.size;
         let fetched = source
-            .store(file, self.max_source, |received| {
+            .store(file, request.compression, self.max_source, |received| {
                 if let Some(total) = total.filter(|total| *total > 0) {
                     let part = received.min(total) * u64::from(FETCHED_PERCENT) / total;
                     progress.report(u8::try_from(part).unwrap_or(FETCHED_PERCENT));
@@ -195,7 +214,8 @@ impl Importer {
         if let Some(claimed) = request.checksum.as_ref().filter(|claimed| **claimed != fetched.sha256) {
             return Err(ImportError::Checksum { claimed: claimed.clone(), found: fetched.sha256 });
         }
-        let virtual_size = inspect(path, request.format, self.max_disk, &self.qemu_img).await?;
+        let claim = Claim { format: request.format, compression: request.compression };
+        let virtual_size = inspect(path, claim, self.max_disk, &self.qemu_img).await?;
         progress.report(FETCHED_PERCENT);
         Ok(Inspected { sha256: fetched.sha256, virtual_size })
     }

@@ -8,27 +8,38 @@ use std::{
 };
 
 use ucloud_agent_core::HostError;
-use ucloud_types::{Quantity, image::ImageFormat};
+use ucloud_types::{
+    Quantity,
+    image::{Compression, ImageFormat},
+};
 
 use crate::{
     error::StoreError,
     format::{self, Detected},
+    header::{self, LookError},
     qcow2::{self, Header},
     qemu_img::{QemuImg, QemuImgError},
     summary::summary,
+    vdi, vhdx, vmdk,
 };
 
 /// Why a source is not made an image.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// It is of another format than it is claimed to be.
-    #[error("it is claimed to be {claimed}, and is {found}")]
+    #[error("it is claimed to be {claimed}, and is {found}; make a new image with the right spec.format")]
     Format {
         /// The claim.
         claimed: &'static str,
         /// The truth.
         found: Detected,
     },
+    /// It is compressed, and is not claimed to be.
+    #[error("it is compressed with {0}; make a new image with spec.compression: {0}")]
+    Compressed(&'static str),
+    /// It is compressed more often than it is claimed to be.
+    #[error("what it unpacks to is compressed with {0} again; unpack it once before it is published")]
+    CompressedAgain(&'static str),
     /// It holds nothing.
     #[error("it is empty")]
     Empty,
@@ -37,7 +48,10 @@ pub enum InspectError {
     TooLarge(Quantity, Quantity),
     /// Its header says that it is no whole image.
     #[error(transparent)]
-    Header(#[from] qcow2::Refused),
+    Qcow2(#[from] qcow2::Refused),
+    /// The same, of a vmdk, vhdx or vdi.
+    #[error(transparent)]
+    Header(#[from] header::Refused),
     /// QEMU sees it otherwise than we do.
     #[error("its header is ambiguous")]
     Ambiguous,
@@ -57,7 +71,9 @@ impl InspectError {
     pub fn reported(self, act: &str) -> HostError {
         let message = format!("cannot {act}: {}", summary(&self));
         match self {
-            Self::Format { .. } => HostError::terminal("FormatMismatch", message).caused_by(self),
+            Self::Format { .. } | Self::Compressed(_) | Self::CompressedAgain(_) => {
+                HostError::terminal("FormatMismatch", message).caused_by(self)
+            }
             Self::Store(error) => error.reported(act),
             Self::Unrunnable(error) => HostError::retryable("ImportFailed", message).caused_by(error),
             _ => HostError::terminal("ImageRefused", message).caused_by(self),
@@ -65,34 +81,48 @@ impl InspectError {
     }
 }
 
-/// The size in bytes of the disk that `source` holds, once all is found to be well.
-pub async fn inspect(
-    source: &Path,
-    claimed: ImageFormat,
-    max_disk: Quantity,
-    qemu_img: &QemuImg,
-) -> Result<u64, InspectError> {
+impl From<LookError> for InspectError {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Refused(refused) => Self::Header(refused),
+            LookError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// What a source is claimed to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Its format.
+    pub format: ImageFormat,
+    /// How it was compressed before it was unpacked.
+    pub compression: Option<Compression>,
+}
+
+/// The size in bytes of the disk that `source`, unpacked, holds, once all is found to be well.
+pub async fn inspect(source: &Path, claim: Claim, max_disk: Quantity, qemu_img: &QemuImg) -> Result<u64, InspectError> {
     let path = source.to_owned();
-    let looked = tokio::task::spawn_blocking(move || look(&path, claimed, max_disk)).await;
+    let looked = tokio::task::spawn_blocking(move || look(&path, claim, max_disk)).await;
     let virtual_size = looked.map_err(|error| StoreError::new("read the source", io::Error::other(error)))??;
-    let info = qemu_img.info(source, claimed).await.map_err(judged)?;
+    let info = qemu_img.info(source, claim.format).await.map_err(judged)?;
     if info.backing_filename.is_some() || info.virtual_size != virtual_size {
         return Err(InspectError::Ambiguous);
     }
-    if claimed == ImageFormat::Qcow2 {
-        qemu_img.check(source).await.map_err(judged)?;
+    // The tables of a vmdk were followed already, and raw files have none.
+    if matches!(claim.format, ImageFormat::Qcow2 | ImageFormat::Vhdx | ImageFormat::Vdi) {
+        qemu_img.check(source, claim.format).await.map_err(judged)?;
     }
     Ok(virtual_size)
 }
 
 fn judged(error: QemuImgError) -> InspectError {
     match error {
-        QemuImgError::Unrunnable(_) | QemuImgError::Full => InspectError::Unrunnable(error),
+        QemuImgError::Unrunnable(_) | QemuImgError::Sandbox(_) | QemuImgError::Full => InspectError::Unrunnable(error),
         _ => InspectError::QemuImg(error),
     }
 }
 
-fn look(source: &Path, claimed: ImageFormat, max_disk: Quantity) -> Result<u64, InspectError> {
+fn look(source: &Path, claim: Claim, max_disk: Quantity) -> Result<u64, InspectError> {
     let read = |error| StoreError::new("read the source", error);
     let mut file = File::open(source).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
@@ -105,20 +135,28 @@ fn look(source: &Path, claimed: ImageFormat, max_disk: Quantity) -> Result<u64, 
     if size == 0 {
         return Err(InspectError::Empty);
     }
-    let found = format::detect(&head[..head.len().min(format::HEAD)], &tail);
-    if found != Detected::Image(claimed) {
-        return Err(InspectError::Format { claimed: claimed.as_str(), found });
+    match format::detect(&head[..head.len().min(format::HEAD)], &tail) {
+        Detected::Image(found) if found == claim.format => {}
+        Detected::Compressed(found) => {
+            let again = claim.compression.is_some();
+            let error = if again { InspectError::CompressedAgain } else { InspectError::Compressed };
+            return Err(error(found.as_str()));
+        }
+        found => return Err(InspectError::Format { claimed: claim.format.as_str(), found }),
     }
-    match claimed {
+    let max = max_disk.bytes();
+    let virtual_size = match claim.format {
         ImageFormat::Qcow2 => {
             let header = Header::parse(&head)?;
-            header.check_complete(size, max_disk.bytes())?;
-            // Disks are made of sectors.
-            Ok(header.virtual_size.next_multiple_of(512))
+            header.check_complete(size, max)?;
+            header.virtual_size
         }
-        ImageFormat::Raw if size > max_disk.bytes() => {
-            Err(InspectError::TooLarge(Quantity::from_bytes(size), max_disk))
-        }
-        ImageFormat::Raw => Ok(size.next_multiple_of(512)),
-    }
+        ImageFormat::Vmdk => vmdk::check(&file, size, max)?,
+        ImageFormat::Vhdx => vhdx::check(&file, size, max)?,
+        ImageFormat::Vdi => vdi::check(&file, size, max)?,
+        ImageFormat::Raw if size > max => return Err(InspectError::TooLarge(Quantity::from_bytes(size), max_disk)),
+        ImageFormat::Raw => size,
+    };
+    // Disks are made of sectors.
+    Ok(virtual_size.next_multiple_of(512))
 }

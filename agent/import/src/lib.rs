@@ -9,12 +9,17 @@ mod config;
 pub mod error;
 mod fetch;
 mod format;
+mod header;
 mod import;
 mod inspect;
 pub mod names;
 pub mod qcow2;
 pub mod qemu_img;
+mod sandbox;
 pub mod summary;
+mod vdi;
+mod vhdx;
+mod vmdk;
 
 pub use address::{IpPrefix, ParseIpPrefixError};
 pub use config::ImportConfig;

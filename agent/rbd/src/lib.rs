@@ -157,19 +157,17 @@ impl Rbd {
         let file = fetched.reopen().map_err(|error| refused(scratch(error)))?;
         let found = self.importer.fetch(request, file.into(), fetched.path(), progress).await.map_err(refused)?;
 
-        let raw = match request.format {
+        let raw = if request.format == ImageFormat::Raw {
             // Whatever it holds, it is never opened as anything but raw.
-            ImageFormat::Raw => fetched,
-            format @ ImageFormat::Qcow2 => {
-                let raw = tempfile::Builder::new().prefix("raw-").tempfile_in(&self.config.scratch);
-                let raw = raw.map_err(|error| refused(scratch(error)))?;
-                let convert =
-                    self.importer.qemu_img().convert(fetched.path(), format, ImageFormat::Raw, raw.path(), |part| {
-                        progress.report_rest(part / 2);
-                    });
-                convert.await.map_err(|error| refused(ImportError::Convert(error)))?;
-                raw
-            }
+            fetched
+        } else {
+            let raw = tempfile::Builder::new().prefix("raw-").tempfile_in(&self.config.scratch);
+            let raw = raw.map_err(|error| refused(scratch(error)))?;
+            let (from, to) = (fetched.path(), raw.path());
+            let report = |part| progress.report_rest(part / 2);
+            let converted = self.importer.convert(request, &found, from, to, ImageFormat::Raw, report).await;
+            converted.map_err(refused)?;
+            raw
         };
         let content_turn = self.turn(&request.pool, found.sha256.hex()).lock_owned().await;
         let (sha256, size, uid) = (found.sha256.clone(), found.virtual_size, request.uid.clone());

@@ -167,6 +167,7 @@ mod tests {
             pool: Pool { name: "default".into(), backend: PoolBackend::Directory { path: "/pool".into() } },
             source: ImageSource { file: Some(FileSource { name: "alpine.qcow2".into() }), ..ImageSource::default() },
             format: ImageFormat::Qcow2,
+            compression: None,
             checksum: checksum.map(|byte| Sha256::from([byte; 32])),
         }
     }

@@ -23,6 +23,7 @@ use crate::{Quantity, condition::Condition, meta::DEFAULT_POOL};
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
     printcolumn(name = "Format", type_ = "string", json_path = ".spec.format"),
+    printcolumn(name = "Compression", type_ = "string", json_path = ".spec.compression", priority = 1),
     printcolumn(name = "Size", type_ = "string", json_path = ".status.virtualSize"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "SHA256", type_ = "string", json_path = ".status.sha256", priority = 1),
@@ -41,8 +42,13 @@ pub struct ImageSpec {
     /// The format of the source; what is found there must be of this format. It cannot be changed.
     pub format: ImageFormat,
 
-    /// The checksum of the source, as sha256: and 64 hexadecimal digits. An image whose source differs is
-    /// refused. It cannot be changed.
+    /// How the source is compressed, if it is; what is found there must be compressed so, and once, and what it unpacks
+    /// to must be of the format. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+
+    /// The checksum of the source as it is published, thus of the compressed bytes where it is compressed, as sha256:
+    /// and 64 hexadecimal digits. An image whose source differs is refused. It cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Sha256>,
 
@@ -102,14 +108,20 @@ pub struct UploadSource {
     pub file: String,
 }
 
-/// The format of a disk image.
+/// The format of a disk image, complete in one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageFormat {
-    /// QEMU's copy-on-write format, version 2 or 3, complete in one file.
+    /// QEMU's copy-on-write format, version 2 or 3.
     Qcow2,
     /// The plain bytes of a disk.
     Raw,
+    /// VMware's, as monolithicSparse or streamOptimized.
+    Vmdk,
+    /// Hyper-V's, fixed or dynamic.
+    Vhdx,
+    /// VirtualBox's, fixed or dynamic.
+    Vdi,
 }
 
 impl ImageFormat {
@@ -118,6 +130,32 @@ impl ImageFormat {
         match self {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
+            Self::Vmdk => "vmdk",
+            Self::Vhdx => "vhdx",
+            Self::Vdi => "vdi",
+        }
+    }
+}
+
+/// How a source is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// gzip (RFC 1952).
+    Gz,
+    /// xz.
+    Xz,
+    /// Zstandard (RFC 8878).
+    Zst,
+}
+
+impl Compression {
+    /// The word in an Image, which files have as their extension too.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gz => "gz",
+            Self::Xz => "xz",
+            Self::Zst => "zst",
         }
     }
 }
@@ -208,7 +246,8 @@ pub struct ImageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_size: Option<Quantity>,
 
-    /// The checksum of the source, as it was found to be. Every host's copy must have it.
+    /// The checksum of the source as it is published (compressed, where it is), as it was found to be. Every host's copy
+    /// must have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
 

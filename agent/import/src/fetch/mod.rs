@@ -1,7 +1,9 @@
-//! Fetching a source: from a web server, from the import folder or from what was uploaded, in one pass, hashed as it comes, with
-//! bounded memory.
+//! Fetching a source: from a web server, from the import folder or from what was uploaded, in one pass, hashed and
+//! unpacked as it comes, with bounded memory.
 
 pub mod file;
+mod target;
+mod unpack;
 pub mod web;
 
 use std::{io, time::Duration};
@@ -9,13 +11,20 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256 as Hasher};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufWriter},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, duplex},
     time::timeout,
 };
 use ucloud_agent_core::HostError;
-use ucloud_types::{Quantity, image::Sha256};
+use ucloud_types::{
+    Quantity,
+    image::{Compression, Sha256},
+};
 
-use crate::{address::Refused, error::StoreError, summary::summary};
+use self::{
+    target::{Target, TargetError},
+    unpack::unpack,
+};
+use crate::{address::Refused, error::StoreError, format::Detected, summary::summary};
 
 /// How long a source may send nothing before it is given up.
 const STALL: Duration = Duration::from_mins(1);
@@ -66,6 +75,29 @@ pub enum FetchError {
     /// It is too large.
     #[error("the source is larger than {0}, the most that is imported")]
     TooLarge(Quantity),
+    /// What it unpacks to is too large.
+    #[error("the source unpacks to more than {0}, the most that is imported")]
+    UnpackedTooLarge(Quantity),
+    /// It is not compressed as it is claimed to be.
+    #[error(
+        "it is claimed to be compressed with {claimed}, and is {found}; make a new image with the right spec.compression, or \
+         without it"
+    )]
+    Compression {
+        /// The claim.
+        claimed: &'static str,
+        /// What it begins as.
+        found: Detected,
+    },
+    /// It cannot be unpacked.
+    #[error("it cannot be unpacked with {compression} (in 128 MiB of memory)")]
+    Unpack {
+        /// How it is compressed.
+        compression: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// There is no such file.
     #[error("there is no file {0} in the import folder of the host; put it there")]
     NotFound(String),
@@ -112,7 +144,9 @@ impl FetchError {
                 return HostError { message: format!("cannot {act}: {}", error.message), ..error };
             }
             Self::Url { .. } | Self::Address { .. } | Self::NoFile { .. } => ("SourceRefused", true),
-            Self::TooLarge(_) => ("ImageTooLarge", true),
+            Self::TooLarge(_) | Self::UnpackedTooLarge(_) => ("ImageTooLarge", true),
+            Self::Compression { .. } => ("FormatMismatch", true),
+            Self::Unpack { .. } => ("ImageRefused", true),
             Self::NotFound(_) => ("SourceNotFound", false),
             Self::Read { .. } => ("SourceUnreadable", false),
             Self::Redirects(_)
@@ -182,32 +216,72 @@ impl Source {
         timeout(STALL, next).await.map_err(|_| FetchError::Stalled)?
     }
 
-    /// Writes all bytes to `file`, at most `limit` of them. `received` is told how many there are so far.
+    /// Writes all bytes, unpacked, to `file`, at most `limit` of them. `received` is told how many have come so far.
     pub async fn store(
-        mut self,
+        self,
         file: tokio::fs::File,
+        compression: Option<Compression>,
         limit: Quantity,
-        mut received: impl FnMut(u64),
+        received: impl FnMut(u64),
     ) -> Result<Fetched, FetchError> {
         if self.size.is_some_and(|size| size > limit.bytes()) {
             return Err(FetchError::TooLarge(limit));
         }
-        let store = |error| StoreError::new("write the source", error);
-        let mut file = BufWriter::with_capacity(BUFFER, file);
-        let mut hasher = Hasher::new();
-        let mut size = 0;
-        while let Some(bytes) = self.next().await? {
-            size += bytes.len() as u64;
-            if size > limit.bytes() {
-                return Err(FetchError::TooLarge(limit));
+        let mut source = Hashed { source: self, hasher: Hasher::new(), size: 0, limit, received };
+        let mut target = Target::new(file, limit);
+        if let Some(compression) = compression {
+            let (packed, unpacker) = duplex(BUFFER);
+            tokio::try_join!(source.send(packed), unpack(unpacker, compression, &mut target))?;
+        } else {
+            while let Some(bytes) = source.next().await? {
+                target.write(&bytes).await?;
             }
-            hasher.update(&bytes);
-            file.write_all(&bytes).await.map_err(store)?;
-            received(size);
         }
-        file.flush().await.map_err(store)?;
-        // Waits for the last write, which would else report its failure to nobody.
-        file.get_mut().sync_data().await.map_err(store)?;
-        Ok(Fetched { sha256: Sha256::from(<[u8; 32]>::from(hasher.finalize())), size })
+        target.finish().await?;
+        Ok(Fetched { sha256: Sha256::from(<[u8; 32]>::from(source.hasher.finalize())), size: source.size })
+    }
+}
+
+impl From<TargetError> for FetchError {
+    fn from(error: TargetError) -> Self {
+        match error {
+            TargetError::TooLarge(limit) => Self::TooLarge(limit),
+            TargetError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// A source of which each byte is counted and goes into the checksum.
+struct Hashed<F> {
+    source: Source,
+    hasher: Hasher,
+    size: u64,
+    limit: Quantity,
+    received: F,
+}
+
+impl<F: FnMut(u64)> Hashed<F> {
+    async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let next = self.source.next().await?;
+        if let Some(bytes) = &next {
+            self.size += bytes.len() as u64;
+            if self.size > self.limit.bytes() {
+                return Err(FetchError::TooLarge(self.limit));
+            }
+            self.hasher.update(bytes);
+            (self.received)(self.size);
+        }
+        Ok(next)
+    }
+
+    /// Hands everything on to whoever unpacks it, who sees the end when there is no more.
+    async fn send(&mut self, mut to: tokio::io::DuplexStream) -> Result<(), FetchError> {
+        while let Some(bytes) = self.next().await? {
+            // Nobody listens any more when the unpacking has failed, which is reported there.
+            if to.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

@@ -101,6 +101,7 @@ impl Lab {
             pool: self.pool(),
             source: ImageSource { file: Some(FileSource { name: name.into() }), ..ImageSource::default() },
             format,
+            compression: None,
             checksum: None,
         }
     }

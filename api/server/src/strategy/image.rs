@@ -26,6 +26,7 @@ impl Strategy for ImageStrategy {
                 let (old, new) = (&old.spec, &new.spec);
                 check_immutable("spec.source", &old.source, &new.source, ADVICE, &mut errors);
                 check_immutable("spec.format", &old.format, &new.format, ADVICE, &mut errors);
+                check_immutable("spec.compression", &old.compression, &new.compression, ADVICE, &mut errors);
                 check_immutable("spec.checksum", &old.checksum, &new.checksum, ADVICE, &mut errors);
                 check_immutable("spec.pool", &old.effective_pool(), &new.effective_pool(), ADVICE, &mut errors);
                 errors

@@ -1,0 +1,287 @@
+//! Running qemu-img, always in the [sandbox](crate::sandbox): what it reads comes from strangers. It is told the format
+//! of every file, and sees files under names of its own, so that what it says names none of the host's.
+
+mod verdict;
+
+use std::{
+    fs::Metadata,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Command,
+    time::{interval, timeout},
+};
+use ucloud_types::{Quantity, image::ImageFormat};
+
+use crate::sandbox::{self, Access, Lent, Limits, Running};
+use verdict::{FILE_TOO_LARGE, judge};
+
+/// The file that is read.
+const SOURCE: &str = "/source";
+/// The file that is written.
+const TARGET: &str = "/target";
+/// For what only looks at a header, or writes one.
+const QUICK: Duration = Duration::from_secs(30);
+/// For what reads all tables of an image.
+const CHECK: Duration = Duration::from_mins(5);
+/// How long a conversion may use a processor, and how long it may take, however large the image is.
+const CONVERT_CPU: Duration = Duration::from_hours(4);
+const CONVERT: Duration = Duration::from_hours(12);
+/// How long a conversion may get no further.
+const STALL: Duration = Duration::from_mins(2);
+/// How often a conversion is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// Longest output that is kept.
+const OUTPUT: u64 = 1 << 20;
+/// What a qcow2 file may have besides its data: tables, and what is rounded up.
+const TABLES: u64 = 64 << 20;
+
+/// Why qemu-img did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QemuImgError {
+    /// It cannot be run.
+    #[error("qemu-img cannot be run on this host")]
+    Unrunnable(#[from] io::Error),
+    /// Its sandbox cannot be set up, and without it it is not run.
+    #[error("the sandbox for qemu-img cannot be set up on this host (operator guide, \"Sandbox for images\"): {0}")]
+    Sandbox(String),
+    /// It took too long, or too much of the host.
+    #[error("qemu-img came to its limits ({0})")]
+    Limits(&'static str),
+    /// The disk holds more than is imported.
+    #[error("the disk holds more than {0} of data, the most that is imported")]
+    TooMuchData(Quantity),
+    /// There is no room.
+    #[error("the pool is full")]
+    Full,
+    /// A running VM holds the file.
+    #[error("the file is in use")]
+    InUse,
+    /// It cannot read the image's data.
+    #[error("the image's data cannot be read: {0}")]
+    Unreadable(String),
+    /// It says no.
+    #[error("qemu-img says: {0}")]
+    Failed(String),
+}
+
+/// What qemu-img says of a file.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Info {
+    /// The size of the disk that it holds, in bytes.
+    pub virtual_size: u64,
+    /// The name of its backing file.
+    pub backing_filename: Option<String>,
+}
+
+/// A conversion.
+#[derive(Clone, Copy, Debug)]
+pub struct Conversion<'a> {
+    /// What is read.
+    pub from: &'a Path,
+    /// Its format.
+    pub format: ImageFormat,
+    /// The file that is written, which must be there.
+    pub to: &'a Path,
+    /// The format that it is to have, raw or qcow2.
+    pub into: ImageFormat,
+    /// The size of the disk that is in both.
+    pub virtual_size: u64,
+    /// The most data that the disk may hold.
+    pub max_data: Quantity,
+}
+
+/// qemu-img.
+#[derive(Clone, Debug)]
+pub struct QemuImg(pub PathBuf);
+
+impl QemuImg {
+    /// What the file is.
+    pub async fn info(&self, file: &Path, format: ImageFormat) -> Result<Info, QemuImgError> {
+        let said = self.read(file, QUICK, &["info", "--output=json", "-f", format.as_str(), SOURCE]).await?;
+        serde_json::from_slice(&said).map_err(|error| QemuImgError::Failed(error.to_string()))
+    }
+
+    /// Whether all tables of a file are consistent, and point into the file. Clusters that nothing uses (leaks) are
+    /// no harm.
+    pub async fn check(&self, file: &Path, format: ImageFormat) -> Result<(), QemuImgError> {
+        self.read(file, CHECK, &["check", "-q", "-f", format.as_str(), SOURCE]).await.map(drop)
+    }
+
+    /// Copies a disk. `percent` is told how far it is.
+    pub async fn convert(&self, conversion: Conversion<'_>, mut percent: impl FnMut(u8)) -> Result<(), QemuImgError> {
+        let Conversion { from, format, to, into, virtual_size, max_data } = conversion;
+        let file_size = match into {
+            ImageFormat::Raw => virtual_size,
+            _ => max_data.bytes().saturating_add(virtual_size / 1024).saturating_add(TABLES),
+        };
+        let user = sandbox::stranger();
+        let lent =
+            vec![Lent::new(from, SOURCE, Access::Read, user).await?, Lent::new(to, TARGET, Access::Write, user).await?];
+        let mut command = sandbox::command(&self.0, user, &lent, Limits { cpu: CONVERT_CPU, file_size })?;
+        command.args(["convert", "-p", "-f", format.as_str(), "-O", into.as_str(), SOURCE, TARGET]);
+        let mut qemu_img = spawn(&mut command)?;
+        let (stdout, stderr) = qemu_img.output();
+        let reached = AtomicU8::new(0);
+        let mut progress = |now| {
+            reached.store(now, Ordering::Relaxed);
+            percent(now);
+        };
+        let work = async { tokio::try_join!(follow(stdout, &mut progress), gather(stderr), qemu_img.wait()) };
+        let ended = tokio::select! {
+            ended = timeout(CONVERT, work) => match ended {
+                Ok(ended) => ended.map_err(Into::into).and_then(|((), said, status)| judge(status, &said)),
+                Err(_) => Err(QemuImgError::Limits("it took too long")),
+            },
+            error = watch(to, max_data, &reached) => Err(error),
+        };
+        let ended = match ended {
+            // It may have been done before anybody looked.
+            Ok(()) => check_data(&tokio::fs::metadata(to).await?, max_data),
+            error => error,
+        };
+        if ended.is_err() {
+            // It may be at work still
+            qemu_img.kill().await?;
+        }
+        Lent::take_back(lent).await;
+        match ended {
+            Err(QemuImgError::Limits(FILE_TOO_LARGE)) => Err(QemuImgError::TooMuchData(max_data)),
+            ended => ended,
+        }
+    }
+
+    /// Makes `file`, which is there and empty, an empty qcow2 file of `size` bytes.
+    pub async fn create(&self, file: &Path, size: u64) -> Result<(), QemuImgError> {
+        self.write(file, &["create", "-q", "-f", "qcow2", TARGET, &size.to_string()]).await
+    }
+
+    /// Makes `file`, which is there and empty, a clone, of `size` bytes, of the qcow2 file with the name `backing`, seen
+    /// from `file`. That one is not looked at.
+    pub async fn create_clone(&self, file: &Path, backing: &str, size: u64) -> Result<(), QemuImgError> {
+        let size = size.to_string();
+        self.write(file, &["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, TARGET, &size]).await
+    }
+
+    /// Grows a qcow2 file that no VM uses.
+    pub async fn grow(&self, file: &Path, size: u64) -> Result<(), QemuImgError> {
+        // Its backing file is not needed for that, and not there.
+        let alone =
+            format!(r#"json:{{"driver":"qcow2","backing":null,"file":{{"driver":"file","filename":"{TARGET}"}}}}"#);
+        self.write(file, &["resize", "-q", &alone, &size.to_string()]).await
+    }
+
+    async fn read(&self, file: &Path, patience: Duration, arguments: &[&str]) -> Result<Vec<u8>, QemuImgError> {
+        self.run(file, (SOURCE, Access::Read), Limits { cpu: patience, file_size: 0 }, arguments).await
+    }
+
+    async fn write(&self, file: &Path, arguments: &[&str]) -> Result<(), QemuImgError> {
+        let length = tokio::fs::metadata(file).await?.len();
+        // The tables of the largest disk.
+        let limits = Limits { cpu: QUICK, file_size: length.saturating_add(16 * TABLES) };
+        self.run(file, (TARGET, Access::Write), limits, arguments).await.map(drop)
+    }
+
+    async fn run(
+        &self,
+        file: &Path,
+        (name, access): (&'static str, Access),
+        limits: Limits,
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, QemuImgError> {
+        let user = sandbox::stranger();
+        let lent = vec![Lent::new(file, name, access, user).await?];
+        let mut command = sandbox::command(&self.0, user, &lent, limits)?;
+        command.args(arguments);
+        let ended = run(command, limits.cpu).await;
+        Lent::take_back(lent).await;
+        let (status, stdout, stderr) = ended?;
+        judge(status, &stderr).map(|()| stdout)
+    }
+}
+
+fn spawn(command: &mut Command) -> Result<Running, QemuImgError> {
+    Running::start(command).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            QemuImgError::Sandbox("bwrap is missing; install Debian's package bubblewrap".to_owned())
+        }
+        _ => error.into(),
+    })
+}
+
+async fn run(mut command: Command, patience: Duration) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), QemuImgError> {
+    let mut qemu_img = spawn(&mut command)?;
+    let (stdout, stderr) = qemu_img.output();
+    let ended = timeout(patience, async { tokio::try_join!(qemu_img.wait(), gather(stdout), gather(stderr)) }).await;
+    let Ok(ended) = ended else {
+        qemu_img.kill().await?;
+        return Err(QemuImgError::Limits("it took too long"));
+    };
+    Ok(ended?)
+}
+
+async fn gather(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut output = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(OUTPUT).read_to_end(&mut output).await?;
+    }
+    Ok(output)
+}
+
+/// Reads qemu-img's progress: `    (12.34/100%)\r`, again and again.
+async fn follow(pipe: Option<impl AsyncRead + Unpin>, percent: &mut impl FnMut(u8)) -> io::Result<()> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let mut buffer = [0; 1024];
+    loop {
+        let read = pipe.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        if let Some(now) = last_percent(&buffer[..read]) {
+            percent(now);
+        }
+    }
+}
+
+fn last_percent(said: &[u8]) -> Option<u8> {
+    let said = std::str::from_utf8(said).ok()?;
+    let (_, number) = said.get(..said.rfind('/')?)?.rsplit_once('(')?;
+    number.split('.').next()?.parse().ok().filter(|percent| *percent <= 100)
+}
+
+/// Ends when the file holds too much, or when for [`STALL`] nothing was written to it, and the percentage did not grow
+/// either. (One percent of a large image may take longer than that, and of one that is empty nothing is written at all.)
+async fn watch(file: &Path, max_data: Quantity, reached: &AtomicU8) -> QemuImgError {
+    let mut ticks = interval(LOOK);
+    let (mut last, mut idle) = (None, Duration::ZERO);
+    while idle <= STALL {
+        ticks.tick().await;
+        let metadata = tokio::fs::metadata(file).await.ok();
+        if let Some(Err(error)) = metadata.as_ref().map(|metadata| check_data(metadata, max_data)) {
+            return error;
+        }
+        let written = metadata.map(|file| (file.len(), file.blocks(), file.mtime(), file.mtime_nsec()));
+        let now = Some((reached.load(Ordering::Relaxed), written));
+        idle = if now == last { idle + LOOK } else { Duration::ZERO };
+        last = now;
+    }
+    QemuImgError::Limits("it got no further for two minutes")
+}
+
+/// Whether a file, raw or qcow2, holds no more data than it may.
+fn check_data(file: &Metadata, max_data: Quantity) -> Result<(), QemuImgError> {
+    let most = max_data.bytes().saturating_add(TABLES);
+    if file.blocks().saturating_mul(512) > most { Err(QemuImgError::TooMuchData(max_data)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;
