@@ -4,6 +4,7 @@
 
 mod disks;
 mod downloads;
+mod hostile;
 mod images;
 mod pool;
 mod uploads;

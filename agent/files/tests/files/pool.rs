@@ -87,6 +87,7 @@ impl Lab {
             pool: self.pool(),
             source,
             format,
+            compression: None,
             checksum: None,
         }
     }
