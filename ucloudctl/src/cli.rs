@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ucloud_types::image::ImageFormat;
 
 /// The command line of ucloud: virtual machines that are run like Kubernetes.
 #[derive(Parser)]
@@ -282,7 +283,9 @@ pub struct FileDownload {
 #[derive(Subcommand)]
 pub enum ImageCommand {
     /// Uploads a disk image and makes an Image of it; run again, it goes on where it was
-    #[command(after_help = "Example:\n  ucloudctl image upload debian-12 debian-12.qcow2")]
+    #[command(
+        after_help = "Example:\n  ucloudctl image upload debian-12 debian-12.qcow2\n\nWhat is compressed (gz, xz, zst) is sent as it is, and unpacked by the host."
+    )]
     Upload(ImageUpload),
 }
 
@@ -292,7 +295,7 @@ pub struct ImageUpload {
     pub name: String,
     /// Where the bytes are
     pub path: PathBuf,
-    /// The format of the bytes [default: what they begin as]
+    /// The format of the disk [default: what the bytes begin as; of a compressed one what its name says]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// The StoragePool [default: "default"]
@@ -311,6 +314,21 @@ pub struct ImageUpload {
 pub enum Format {
     Qcow2,
     Raw,
+    Vmdk,
+    Vhdx,
+    Vdi,
+}
+
+impl From<Format> for ImageFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Qcow2 => Self::Qcow2,
+            Format::Raw => Self::Raw,
+            Format::Vmdk => Self::Vmdk,
+            Format::Vhdx => Self::Vhdx,
+            Format::Vdi => Self::Vdi,
+        }
+    }
 }
 
 #[derive(Args)]

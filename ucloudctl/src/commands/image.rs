@@ -1,12 +1,14 @@
 //! `ucloudctl image upload`: from a disk image on this machine to an Image that VMs can be made from.
 
+mod guess;
+
 use anyhow::bail;
 use serde_json::{Value, json};
 use ucloud_types::meta::DEFAULT_POOL;
 
 use super::file::upload::{Wanted, is_deleting, upload};
 use crate::{
-    cli::{Format, ImageCommand, ImageUpload, Structured},
+    cli::{ImageCommand, ImageUpload, Structured},
     ensure::ensure,
     failure::Failure,
     output,
@@ -15,9 +17,6 @@ use crate::{
     server::Server,
     watch::{self, Followed, within},
 };
-
-/// How a qcow2 file begins.
-const QCOW2: &[u8] = b"QFI\xfb";
 
 pub async fn run(server: &Server, command: &ImageCommand) -> anyhow::Result<()> {
     let ImageCommand::Upload(options) = command;
@@ -73,16 +72,20 @@ async fn keeps_files<'a>(server: &Server, kind: &Resource, pool: &'a str) -> any
 
 /// The Image as it is to be.
 fn object(name: &str, options: &ImageUpload, wanted: &mut Wanted) -> anyhow::Result<Value> {
+    let head = wanted.head(guess::HEAD)?;
+    let compression = guess::compression(&head);
     let format = match options.format {
-        Some(Format::Qcow2) => "qcow2",
-        None if wanted.begins_with(QCOW2)? => "qcow2",
-        Some(Format::Raw) | None => "raw",
+        Some(format) => format.into(),
+        None => guess::format(&head, compression, &options.path)?,
     };
     let mut object = json!({
         "apiVersion": format!("{}/{}", ucloud_types::GROUP, ucloud_types::VERSION), "kind": "Image",
         "metadata": {"name": name},
         "spec": {"source": {"upload": {"file": name}}, "format": format, "checksum": wanted.sha256()},
     });
+    if let Some(compression) = compression {
+        object["spec"]["compression"] = json!(compression);
+    }
     if let Some(pool) = &options.pool {
         object["spec"]["pool"] = json!(pool);
     }
@@ -91,7 +94,7 @@ fn object(name: &str, options: &ImageUpload, wanted: &mut Wanted) -> anyhow::Res
 
 /// Whether the Image that is there is the one that is to be made.
 fn check(name: &str, found: &Value, wanted: &Value) -> anyhow::Result<()> {
-    for field in ["source", "format", "checksum"] {
+    for field in ["source", "format", "compression", "checksum"] {
         let (found, wanted) = (&found["spec"][field], &wanted["spec"][field]);
         if found != wanted {
             bail!(

@@ -58,9 +58,9 @@ impl Wanted {
         Ok(Self { name: name.to_owned(), local, sha256, pool: pool.map(str::to_owned), owner: None })
     }
 
-    /// Whether the bytes begin so.
-    pub fn begins_with(&mut self, magic: &[u8]) -> anyhow::Result<bool> {
-        Ok(self.local.piece(0, magic.len())? == magic)
+    /// The first bytes: so many, or all of them where there are fewer.
+    pub fn head(&mut self, length: usize) -> anyhow::Result<Vec<u8>> {
+        self.local.piece(0, length)
     }
 
     /// Their checksum.
