@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore, HostError,
-    block_store::{Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, StoredImage},
+    block_store::{
+        CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, SnapshotRequest, StoredImage,
+    },
 };
 use ucloud_agent_files::Files;
 use ucloud_agent_rbd::Rbd;
@@ -48,6 +50,18 @@ impl BlockStore for Stores {
 
     async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError> {
         self.of(pool).remove_image(pool, image_uid).await
+    }
+
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<StoredImage, HostError> {
+        self.of(&request.pool).snapshot(request).await
+    }
+
+    async fn copy_target(&self, request: &SnapshotRequest) -> Result<Option<CopyTarget>, HostError> {
+        self.of(&request.pool).copy_target(request).await
+    }
+
+    async fn keep_copy(&self, request: &SnapshotRequest, copy: CopyTarget) -> Result<StoredImage, HostError> {
+        self.of(&request.pool).keep_copy(request, copy).await
     }
 
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {

@@ -64,6 +64,7 @@ mod tests {
             memory: "1Gi".parse().unwrap(),
             disks: Vec::new(),
             interfaces: Vec::new(),
+            standstill: false,
         };
         Domain { spec, state }
     }

@@ -1,6 +1,6 @@
 //! The block store: images and the disks that are cloned from them.
 
-use std::path::PathBuf;
+use std::{any::Any, path::PathBuf};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -35,6 +35,18 @@ pub trait BlockStore: Send + Sync + 'static {
     /// Removes the image with this UID, after an import of it that was broken off has ended. Its bytes stay as long as
     /// another image or a disk needs them.
     async fn remove_image(&self, pool: &Pool, image_uid: &str) -> Result<(), HostError>;
+
+    /// Keeps what a disk holds now as the image with this UID, whole, unless that is there already. In a pool that all hosts
+    /// share this takes a moment, also while a VM runs on the disk. In a directory the disk is copied, and must be nobody's
+    /// meanwhile (DiskInUse): where a VM runs on it, the hypervisor copies it to [`BlockStore::copy_target`].
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<StoredImage, HostError>;
+
+    /// A file that the hypervisor can copy the disk to, which runs. None in a pool where [`BlockStore::snapshot`] needs no
+    /// copy.
+    async fn copy_target(&self, request: &SnapshotRequest) -> Result<Option<CopyTarget>, HostError>;
+
+    /// The copy, which is complete, becomes the image.
+    async fn keep_copy(&self, request: &SnapshotRequest, copy: CopyTarget) -> Result<StoredImage, HostError>;
 
     /// Makes a disk, empty or as a copy-on-write clone of an image, unless it is there already, and grows it to its size.
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError>;
@@ -118,10 +130,30 @@ pub struct ImageRequest {
 /// An image that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredImage {
-    /// The checksum of the source, as it was found to be.
+    /// The checksum of the source, as it was found to be. Of a snapshot, whose bytes nobody has summed, it is that of a text
+    /// with the image's UID, and so its own alone.
     pub sha256: Sha256,
     /// The size of the disk that it holds.
     pub virtual_size: Quantity,
+}
+
+/// A disk to keep as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRequest {
+    /// The pool that has the disk, and is to keep the image.
+    pub pool: Pool,
+    /// The disk.
+    pub disk: DiskId,
+    /// The UID of the image to make of it.
+    pub image_uid: String,
+}
+
+/// A file, empty and in qcow2, of the disk's size, that a disk is to be copied to. Dropped, it is removed.
+pub struct CopyTarget {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whatever keeps it there.
+    pub keeper: Box<dyn Any + Send + Sync>,
 }
 
 /// The identity of a disk.

@@ -44,6 +44,24 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Grows a disk of a domain that runs, and tells the guest. One that has the size already, or more, is left alone.
     async fn grow_disk(&self, vm_uid: &str, disk: &DomainDisk, size: Quantity) -> Result<(), HostError>;
 
+    /// Makes a domain that runs stand still, so that all its disks can be kept as they are at one moment: its guest writes out
+    /// what it has and writes nothing more, where its agent answers; else the domain is suspended. It is
+    /// [`DomainSpec::standstill`] from before that begins until [`Hypervisor::resume`].
+    async fn stand_still(&self, vm_uid: &str) -> Result<Consistency, HostError>;
+
+    /// Lets a domain that stands still go on. One that does not, or does not run, is left alone.
+    async fn resume(&self, vm_uid: &str) -> Result<(), HostError>;
+
+    /// Begins to copy disks of a domain that runs (also one that stands still), all of them as they are when this returns, to
+    /// files that are qcow2, empty and of the disks' sizes. A copying that was under way is given up first.
+    async fn begin_copy(&self, vm_uid: &str, copies: &[DiskCopy]) -> Result<(), HostError>;
+
+    /// How far the copying is that was begun last.
+    async fn copying(&self, vm_uid: &str) -> Result<Copying, HostError>;
+
+    /// Gives up the copying that is under way, if one is.
+    async fn end_copy(&self, vm_uid: &str) -> Result<(), HostError>;
+
     /// Asks the guest to shut down (ACPI) and returns at once.
     async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError>;
 
@@ -103,6 +121,40 @@ pub struct DomainSpec {
     pub disks: Vec<DomainDisk>,
     /// Interfaces, in order.
     pub interfaces: Vec<DomainInterface>,
+    /// Whether it stands still, so that its disks can be kept as they are: somebody must let it go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standstill: bool,
+}
+
+/// What a disk that was kept at a standstill is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// As after the power has failed at that moment.
+    Crash,
+    /// The guest had written out its file systems.
+    Filesystems,
+}
+
+/// A disk to copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskCopy {
+    /// The disk's name.
+    pub disk: String,
+    /// The file to copy it to.
+    pub path: PathBuf,
+}
+
+/// How far a copying is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Copying {
+    /// None was begun, or nobody knows any more.
+    None,
+    /// It is under way: so many per cent.
+    Running(u8),
+    /// All was copied.
+    Done,
+    /// It broke off, and why.
+    Failed(String),
 }
 
 /// A disk of a domain.

@@ -226,6 +226,7 @@ mod tests {
             memory: "1Gi".parse().unwrap(),
             disks: Vec::new(),
             interfaces: vec![interface],
+            standstill: false,
         };
         Domain { spec, state: DomainState::Running }
     }

@@ -48,8 +48,8 @@ pub enum DiskError {
     /// There is one that we have not made, or that was changed.
     #[error("the disk that is there already is not sound")]
     Unsound(#[from] Refused),
-    /// It runs, so it cannot grow.
-    #[error("it cannot grow while the VM runs; stop the VM first")]
+    /// It runs, or is copied, so it cannot grow.
+    #[error("it cannot grow while the VM runs or a snapshot is made of it; stop the VM first")]
     InUse,
     /// It cannot be made or grown.
     #[error(transparent)]
@@ -132,6 +132,8 @@ impl Files {
         let path = store.disk(&request.id);
         let wanted = request.size.map_or(Ok(0), |size| self.importer.whole_sectors(size.bytes()))?;
         if wanted > header.virtual_size {
+            let turn = self.disk_turn(&request.pool, &request.id);
+            let _turn = turn.try_lock().map_err(|_| DiskError::InUse)?;
             self.importer.qemu_img().grow(&path, wanted).await?;
         }
         Ok(disk(store, &path, &backing, wanted.max(header.virtual_size)))

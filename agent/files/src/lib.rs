@@ -7,6 +7,7 @@
 
 mod disk;
 mod import;
+mod snapshot;
 mod store;
 mod upload;
 
@@ -22,16 +23,20 @@ use tokio::{
 };
 use ucloud_agent_core::{
     BlockStore, HostError,
-    block_store::{Content, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, StoredImage},
+    block_store::{
+        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, SnapshotRequest,
+        StoredImage,
+    },
 };
-use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, names};
+use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, names, snapshot_act};
 use ucloud_types::Quantity;
 
 use store::{Lock, Store, StoreError, Turns};
 
 pub use upload::Uploads;
 
-/// Images that are being imported, by pool and UID: whoever comes second waits for the first.
+/// Images that are being made, by pool and UID: whoever comes second waits for the first. Also disks that are lent to
+/// qemu-img, by pool and identity: a file belongs to one user.
 type Imports = HashMap<(String, String), Weak<AsyncMutex<()>>>;
 
 /// The pools of this host.
@@ -47,17 +52,22 @@ impl Files {
         Self { importer, turns: Turns::default(), imports: Mutex::default() }
     }
 
-    /// Waits until nobody else imports this image; while what is returned is held, nobody else will.
-    fn import_turn(&self, request: &ImageRequest) -> Arc<AsyncMutex<()>> {
+    /// What nobody else who makes this image, or lends this disk to qemu-img, holds at the same time.
+    fn turn(&self, pool: &Pool, of: &str) -> Arc<AsyncMutex<()>> {
         let mut imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
         imports.retain(|_, turn| turn.strong_count() > 0);
-        let key = (request.pool.name.clone(), request.uid.clone());
+        let key = (pool.name.clone(), of.to_owned());
         if let Some(turn) = imports.get(&key).and_then(Weak::upgrade) {
             return turn;
         }
         let turn = Arc::default();
         imports.insert(key, Arc::downgrade(&turn));
         turn
+    }
+
+    fn disk_turn(&self, pool: &Pool, DiskId { owner_uid, name }: &DiskId) -> Arc<AsyncMutex<()>> {
+        // No UID has a dot
+        self.turn(pool, &format!("{owner_uid}.{name}"))
     }
 
     /// As [`with_store`], with the right to change the pool. Once begun, `work` is carried to its end.
@@ -112,7 +122,7 @@ impl BlockStore for Files {
         percent: &watch::Sender<u8>,
     ) -> Result<StoredImage, HostError> {
         names::check_uid(&request.uid)?;
-        let turn = self.import_turn(request);
+        let turn = self.turn(&request.pool, &request.uid);
         let _turn = turn.lock().await;
         if let Some(image) = self.image(&request.pool, &request.uid).await? {
             if let Some(claimed) = request.checksum.clone().filter(|claimed| *claimed != image.sha256) {
@@ -154,6 +164,34 @@ impl BlockStore for Files {
             store.sweep_contents(lock)
         })
         .await
+    }
+
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<StoredImage, HostError> {
+        names::check_snapshot(request)?;
+        let turn = self.turn(&request.pool, &request.image_uid);
+        let _turn = turn.lock().await;
+        if let Some(image) = self.image(&request.pool, &request.image_uid).await? {
+            return Ok(image);
+        }
+        let store = with_store(&request.pool, &snapshot_act(request), |store| Ok(store.clone())).await?;
+        self.keep_disk(&store, request).await.map_err(|error| error.reported(request))
+    }
+
+    async fn copy_target(&self, request: &SnapshotRequest) -> Result<Option<CopyTarget>, HostError> {
+        names::check_snapshot(request)?;
+        let store = with_store(&request.pool, &snapshot_act(request), |store| Ok(store.clone())).await?;
+        self.make_target(&store, request).await.map(Some).map_err(|error| error.reported(request))
+    }
+
+    async fn keep_copy(&self, request: &SnapshotRequest, copy: CopyTarget) -> Result<StoredImage, HostError> {
+        names::check_snapshot(request)?;
+        let turn = self.turn(&request.pool, &request.image_uid);
+        let _turn = turn.lock().await;
+        if let Some(image) = self.image(&request.pool, &request.image_uid).await? {
+            return Ok(image);
+        }
+        let store = with_store(&request.pool, &snapshot_act(request), |store| Ok(store.clone())).await?;
+        self.keep_target(&store, request, copy).await.map_err(|error| error.reported(request))
     }
 
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {

@@ -10,7 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::{io::AsyncRead, sync::watch, task::spawn_blocking};
-use ucloud_agent_core::{HostError, block_store::ImageRequest};
+use ucloud_agent_core::{
+    HostError,
+    block_store::{ImageRequest, SnapshotRequest},
+};
 use ucloud_types::{
     Quantity,
     image::{ImageFormat, Sha256},
@@ -60,6 +63,11 @@ pub enum ImportError {
 /// What an import does, for messages.
 pub fn act(request: &ImageRequest) -> String {
     format!("import image {}/{} into pool {}", request.namespace, request.name, request.pool.name)
+}
+
+/// What a snapshot does, for messages.
+pub fn snapshot_act(SnapshotRequest { pool, disk, image_uid }: &SnapshotRequest) -> String {
+    format!("keep disk {} of {} as image {image_uid} in pool {}", disk.name, disk.owner_uid, pool.name)
 }
 
 impl ImportError {
@@ -180,8 +188,22 @@ impl Importer {
         percent: impl FnMut(u8),
     ) -> Result<(), ImportError> {
         let (format, virtual_size, max_data) = (request.format, found.virtual_size, self.max_source);
-        let conversion = Conversion { from, format, to, into, virtual_size, max_data };
+        let conversion = Conversion { from, format, backing: None, to, into, virtual_size, max_data };
         self.qemu_img.convert(conversion, percent).await.map_err(ImportError::Convert)
+    }
+
+    /// Copies a disk of ours, a qcow2 file that no VM uses, with what it is a clone of, into the file `to`, which is there and
+    /// empty: it becomes a qcow2 file that is complete in itself. (A guest may have written what it likes into the disk.)
+    pub async fn copy_disk(
+        &self,
+        disk: &Path,
+        backing: Option<&Path>,
+        virtual_size: u64,
+        to: &Path,
+    ) -> Result<(), QemuImgError> {
+        let (format, into, max_data) = (ImageFormat::Qcow2, ImageFormat::Qcow2, self.max_source);
+        let conversion = Conversion { from: disk, format, backing, to, into, virtual_size, max_data };
+        self.qemu_img.convert(conversion, |_| {}).await
     }
 
     /// A size that a disk may have, rounded up to what disks are made of; none if it is too large.

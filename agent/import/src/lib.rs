@@ -27,5 +27,6 @@ pub use error::StoreError;
 pub use fetch::FetchError;
 pub use import::{
     ImportError, Importer, ImporterError, Inspected, OpenUpload, Progress, TooLarge, Uploaded, act, finished,
+    snapshot_act,
 };
 pub use inspect::InspectError;

@@ -1,6 +1,11 @@
 //! Names that become names of files: proven to be single, plain components of a path.
 
-use ucloud_agent_core::{HostError, block_store::DiskId};
+use sha2::{Digest as _, Sha256 as Hasher};
+use ucloud_agent_core::{
+    HostError,
+    block_store::{DiskId, SnapshotRequest},
+};
+use ucloud_types::image::Sha256;
 
 /// A UID that the API server has given: letters, digits and hyphens.
 pub fn check_uid(uid: &str) -> Result<(), HostError> {
@@ -24,9 +29,29 @@ pub fn check_disk(disk: &DiskId) -> Result<(), HostError> {
     }
 }
 
+/// The names of a disk to keep, and of the image to make of it.
+pub fn check_snapshot(request: &SnapshotRequest) -> Result<(), HostError> {
+    check_disk(&request.disk)?;
+    check_uid(&request.image_uid)
+}
+
+/// The content of the image with this UID that is the snapshot of a disk: nobody has summed its bytes. It is the checksum of a
+/// text that no source of another image has, unless somebody wants it to, and he would have to know the UID before.
+pub fn snapshot_content(image_uid: &str) -> Sha256 {
+    Sha256::from(<[u8; 32]>::from(Hasher::digest(format!("snapshot {image_uid}"))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_snapshot_has_a_content_of_its_own() {
+        // printf 'snapshot a' | sha256sum
+        let expected = "sha256:11327036eab266ba1dfcc84f55d2a53cae0be010e05fde08df312f9367d8561e";
+        assert_eq!(snapshot_content("a").to_string(), expected);
+        assert_ne!(snapshot_content("b").to_string(), expected);
+    }
 
     #[test]
     fn no_name_is_a_path() {

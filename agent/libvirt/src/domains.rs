@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path};
 use nix::fcntl::OFlag;
 use ucloud_agent_core::{
     HostError,
-    hypervisor::{DiskSource, Domain, DomainDisk, DomainSpec, DomainState},
+    hypervisor::{DiskSource, Domain, DomainDisk, DomainSpec},
 };
 use virt::{
     connect::Connect,
@@ -30,7 +30,8 @@ pub struct Found {
     metadata: Option<String>,
     /// All that it is made of.
     xml: String,
-    state: DomainState,
+    /// Its state, and the reason for it.
+    state: (sys::virDomainState, i32),
 }
 
 /// A VM's UID, proven to be what libvirt takes for a domain's UUID: lower-case, with hyphens.
@@ -53,7 +54,9 @@ pub fn read(found: Found) -> Result<Option<Domain>, MetadataError> {
     let mut spec = metadata::decode(&metadata, &found.uuid)?;
     spec.interfaces = interfaces::present(spec.interfaces, &interfaces::read(&found.xml)?);
     spec.disks = disks::present(spec.disks, &disks::read(&found.xml)?);
-    Ok(Some(Domain { spec, state: found.state }))
+    let (state, reason) = found.state;
+    let state = domain_state(state, reason, spec.standstill);
+    Ok(Some(Domain { spec, state }))
 }
 
 /// All domains of the host.
@@ -84,21 +87,32 @@ fn present<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
+/// What our element in a domain's metadata holds, if it is there.
+pub fn metadata(handle: &Handle) -> Result<Option<String>, Error> {
+    match handle.get_metadata(sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed(), Some(metadata::NAMESPACE), 0) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.code() == ErrorNumber::NoDomainMetadata => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts our element into a domain's metadata: into those of the running one, of its definition, or of both.
+pub fn set_metadata(handle: &Handle, element: &str, affected: u32) -> Result<(), Error> {
+    let kind = sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed();
+    let (prefix, namespace) = (Some(metadata::PREFIX), Some(metadata::NAMESPACE));
+    handle.set_metadata(kind, Some(element), prefix, namespace, affected).map(drop)
+}
+
 fn look_at(handle: &Handle) -> Result<Found, Error> {
-    let metadata =
-        match handle.get_metadata(sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed(), Some(metadata::NAMESPACE), 0) {
-            Ok(metadata) => Some(metadata),
-            Err(error) if error.code() == ErrorNumber::NoDomainMetadata => None,
-            Err(error) => return Err(error),
-        };
-    let (state, reason) = handle.get_state()?;
+    // Before the metadata: a domain is marked before it is suspended, and goes on before it is no longer marked
+    let state = handle.get_state()?;
     Ok(Found {
         name: handle.get_name()?,
         uuid: handle.get_uuid_string()?,
-        metadata,
+        metadata: metadata(handle)?,
         // After the metadata, which lists an interface or a disk before it is plugged
         xml: handle.get_xml_desc(0)?,
-        state: domain_state(state, reason),
+        state,
     })
 }
 

@@ -5,7 +5,7 @@ use virt::{connect::Connect, domain::Domain as Handle, error::Error, sys};
 
 use crate::{
     disks, domains, interfaces,
-    metadata::{self, MetadataError},
+    metadata::MetadataError,
     xml::{XmlError, device},
 };
 
@@ -60,13 +60,7 @@ pub fn plug(
     xml: impl Fn(&str) -> Result<String, DeviceError>,
 ) -> Result<Result<(), DeviceError>, Error> {
     let handle = Handle::lookup_by_uuid_string(connect, uid)?;
-    handle.set_metadata(
-        sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed(),
-        Some(spec),
-        Some(metadata::PREFIX),
-        Some(metadata::NAMESPACE),
-        sys::VIR_DOMAIN_AFFECT_LIVE | sys::VIR_DOMAIN_AFFECT_CONFIG,
-    )?;
+    domains::set_metadata(&handle, spec, sys::VIR_DOMAIN_AFFECT_LIVE | sys::VIR_DOMAIN_AFFECT_CONFIG)?;
     for (seen, affected) in
         [(sys::VIR_DOMAIN_XML_INACTIVE, sys::VIR_DOMAIN_AFFECT_CONFIG), (0, sys::VIR_DOMAIN_AFFECT_LIVE)]
     {

@@ -4,9 +4,11 @@
 //! until it is undefined. Its metadata holds the whole spec. A domain without such metadata is not ours and is
 //! never touched. libvirtd and this agent may both restart at any time: QEMU runs on, and is found again.
 
+mod calls;
 mod config;
 mod connection;
 mod console;
+mod copy;
 mod disks;
 mod domains;
 mod hotplug;
@@ -15,6 +17,7 @@ mod metadata;
 mod probe;
 mod secret;
 mod session;
+mod standstill;
 mod state;
 mod xml;
 
@@ -32,7 +35,10 @@ use tokio::{
 };
 use ucloud_agent_core::{
     HostError, Hypervisor,
-    hypervisor::{CephKeys, DiskSource, Domain, DomainDisk, DomainInterface, DomainSpec, HypervisorFacts},
+    hypervisor::{
+        CephKeys, Consistency, Copying, DiskCopy, DiskSource, Domain, DomainDisk, DomainInterface, DomainSpec,
+        HypervisorFacts,
+    },
 };
 use ucloud_types::{Quantity, host::Accelerator};
 use virt::connect::Connect;
@@ -41,10 +47,12 @@ pub use config::LibvirtConfig;
 pub use console::ConsoleDirectoryError;
 
 use connection::{CallError, Connection, brief};
+use copy::CopyError;
 use domains::Found;
 use hotplug::Device;
 use probe::Probe;
 use secret::Secret;
+use standstill::StandstillError;
 use xml::Layout;
 
 /// Lists and look-ups. The first one after libvirtd has started waits until it has looked at QEMU.
@@ -53,6 +61,10 @@ const QUERY: Duration = Duration::from_mins(1);
 const START: Duration = Duration::from_mins(3);
 /// Plugging and unplugging: libvirt waits for a guest for 5 s.
 const PLUG: Duration = Duration::from_secs(30);
+/// Making a guest stand still: its agent may take half a minute for each of its answers.
+const STANDSTILL: Duration = Duration::from_mins(2);
+/// Beginning and giving up a copying: an earlier one has half a minute to end.
+const COPY: Duration = Duration::from_mins(1);
 /// Ending QEMU: libvirt waits for up to half a minute for it to write out its buffers.
 const STOP: Duration = Duration::from_secs(90);
 
@@ -164,6 +176,27 @@ fn not_plugged_disk(act: &str, disk: &DomainDisk, error: CallError) -> HostError
     told
 }
 
+/// A domain does not stand still, or go on.
+fn not_still(act: &str, error: StandstillError) -> HostError {
+    let reason = match &error {
+        StandstillError::Off => "DomainOff",
+        StandstillError::Paused => "DomainPaused",
+        StandstillError::Busy => "GuestBusy",
+        StandstillError::Metadata(_) => return unfit(act, error.into()),
+    };
+    HostError::retryable(reason, format!("cannot {act}: {error}")).caused_by(error)
+}
+
+/// A copying that does not begin.
+fn not_copied(act: &str, error: CopyError) -> HostError {
+    let reason = match &error {
+        CopyError::Off => "DomainOff",
+        CopyError::NoDisk(_) | CopyError::Busy => "CopyFailed",
+        CopyError::Metadata(_) | CopyError::Xml(_) => return unfit(act, error.into()),
+    };
+    HostError::retryable(reason, format!("cannot {act}: {error}")).caused_by(error)
+}
+
 /// What is to be plugged, or the domain, cannot be read or written.
 fn unfit(act: &str, error: Box<dyn std::error::Error + Send + Sync>) -> HostError {
     HostError::terminal("InvalidDomain", format!("cannot {act}: {error}")).caused_by(error)
@@ -264,6 +297,51 @@ impl Hypervisor for Libvirt {
         let name = disk.name.clone();
         let grown = self.connection.call(PLUG, move |connect| hotplug::grow(connect, &uid, &name, size.bytes())).await;
         grown.map_err(|error| not_plugged_disk(&act, disk, error))?.map_err(|error| unfit(&act, error.into()))
+    }
+
+    async fn stand_still(&self, vm_uid: &str) -> Result<Consistency, HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("make VM {vm_uid} stand still");
+        let stands = self.connection.call(STANDSTILL, move |connect| standstill::stand_still(connect, &uid)).await;
+        stands.map_err(|error| error.reported(&act))?.map_err(|error| not_still(&act, error))
+    }
+
+    async fn resume(&self, vm_uid: &str) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("let VM {vm_uid} go on");
+        let goes_on = self.connection.call(STANDSTILL, move |connect| standstill::resume(connect, &uid)).await;
+        goes_on.map_err(|error| error.reported(&act))?.map_err(|error| not_still(&act, error))
+    }
+
+    async fn begin_copy(&self, vm_uid: &str, copies: &[DiskCopy]) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("copy disks of VM {vm_uid}");
+        let wanted = copies.to_owned();
+        let begun = self.connection.call(COPY, move |connect| copy::begin(connect, &uid, &wanted)).await;
+        let reported = |error: CallError| {
+            let mut told = error.reported(&act);
+            for DiskCopy { disk, path } in copies {
+                told.message = told.message.replace(&*path.to_string_lossy(), &format!("the copy of disk {disk}"));
+            }
+            told
+        };
+        begun.map_err(reported)?.map_err(|error| not_copied(&act, error))
+    }
+
+    async fn copying(&self, vm_uid: &str) -> Result<Copying, HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let looked = self.connection.call(QUERY, move |connect| copy::progress(connect, &uid)).await;
+        looked.map_err(|error| error.reported(&format!("ask how far the copying of disks of VM {vm_uid} is")))
+    }
+
+    async fn end_copy(&self, vm_uid: &str) -> Result<(), HostError> {
+        let uid = domains::checked_uid(vm_uid)?;
+        let act = format!("give up copying disks of VM {vm_uid}");
+        let ended = self.connection.call(COPY, move |connect| copy::end(connect, &uid)).await;
+        if !ended.map_err(|error| error.reported(&act))? {
+            return Err(not_copied(&act, CopyError::Busy));
+        }
+        Ok(())
     }
 
     async fn request_shutdown(&self, vm_uid: &str) -> Result<(), HostError> {

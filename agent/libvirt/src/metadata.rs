@@ -96,6 +96,7 @@ mod tests {
             memory: "64Mi".parse().unwrap(),
             disks: Vec::new(),
             interfaces: Vec::new(),
+            standstill: false,
         }
     }
 

@@ -1,5 +1,5 @@
-//! One connection to libvirt, with its events. All of this crate's `unsafe` is here: crate virt wraps neither
-//! domain events nor the notice that a connection was closed.
+//! One connection to libvirt, with its events. All of this crate's `unsafe` is here and in `calls`: crate virt wraps
+//! neither domain events nor the notice that a connection was closed.
 
 use std::{
     ffi::{c_char, c_int, c_void},

@@ -3,17 +3,32 @@
 use ucloud_agent_core::hypervisor::{DomainState, StopReason};
 use virt::sys;
 
-/// The state of a domain, from the state and reason that `virDomainGetState` gives.
-pub fn domain_state(state: sys::virDomainState, reason: i32) -> DomainState {
+/// The state of a domain, from the state and reason that `virDomainGetState` gives, and whether it is to stand still.
+pub fn domain_state(state: sys::virDomainState, reason: i32, standstill: bool) -> DomainState {
+    let suspended = is_suspended(state, reason);
     let reason = u32::try_from(reason).unwrap_or_default();
     match state {
         sys::VIR_DOMAIN_SHUTOFF => DomainState::Off(stop_reason(reason)),
         // A domain that is being started is paused for the blink of an eye.
         sys::VIR_DOMAIN_PAUSED if reason == sys::VIR_DOMAIN_PAUSED_STARTING_UP => DomainState::Running,
+        // One that stands still goes on by itself: it is no operator's business.
+        sys::VIR_DOMAIN_PAUSED if standstill && suspended => DomainState::Running,
         // A crashed domain that is still there was kept by an operator's hand: ours are destroyed.
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_CRASHED => DomainState::Paused,
         _ => DomainState::Running,
     }
+}
+
+/// Whether the guest's processors run.
+pub fn runs(state: sys::virDomainState) -> bool {
+    matches!(state, sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED)
+}
+
+/// Whether a domain was suspended by a call, rather than paused by what befell it. A libvirtd that died before it had
+/// written down what it did does not know why.
+pub fn is_suspended(state: sys::virDomainState, reason: i32) -> bool {
+    let by_call = [sys::VIR_DOMAIN_PAUSED_USER, sys::VIR_DOMAIN_PAUSED_UNKNOWN];
+    state == sys::VIR_DOMAIN_PAUSED && by_call.contains(&reason.cast_unsigned())
 }
 
 fn stop_reason(reason: sys::virDomainShutoffReason) -> StopReason {
@@ -45,7 +60,13 @@ mod tests {
             (sys::VIR_DOMAIN_SHUTOFF, sys::VIR_DOMAIN_SHUTOFF_DAEMON, DomainState::Off(StopReason::Unknown)),
             (sys::VIR_DOMAIN_SHUTOFF, sys::VIR_DOMAIN_SHUTOFF_UNKNOWN, DomainState::Off(StopReason::Unknown)),
         ] {
-            assert_eq!(domain_state(state, i32::try_from(reason).unwrap()), expected);
+            for standstill in [false, true] {
+                assert_eq!(domain_state(state, i32::try_from(reason).unwrap(), standstill), expected);
+            }
+        }
+        for reason in [sys::VIR_DOMAIN_PAUSED_USER, sys::VIR_DOMAIN_PAUSED_UNKNOWN] {
+            let suspended = |standstill| domain_state(sys::VIR_DOMAIN_PAUSED, reason.cast_signed(), standstill);
+            assert_eq!((suspended(false), suspended(true)), (DomainState::Paused, DomainState::Running));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! UTF-8) is refused. Element reference: <https://libvirt.org/formatdomain.html>.
 
 use std::{
+    ffi::CString,
     io,
     path::{Path, PathBuf},
 };
@@ -12,7 +13,7 @@ use quick_xml::{Writer, escape::escape, events::BytesText, writer::ElementWriter
 use ucloud_agent_core::hypervisor::{DiskSource, DomainDisk, DomainInterface, DomainSpec};
 use ucloud_types::{host::Accelerator, vm::DiskLimits};
 
-use crate::metadata;
+use crate::{metadata, standstill::AGENT};
 
 /// What the XML says besides the spec: facts of the host.
 #[derive(Clone, Debug)]
@@ -68,8 +69,9 @@ pub enum XmlError {
 const MAX_INTERFACES: usize = 16;
 /// As many disks as a VM may have: the schema of VMs says so.
 const MAX_DISKS: usize = 16;
-/// The devices with ports of their own that every domain has: random numbers and the balloon.
-const FIXED_DEVICES: usize = 2;
+/// The devices with ports of their own that every domain has: random numbers, the balloon, and the controller of the guest
+/// agent's channel, which libvirt adds.
+const FIXED_DEVICES: usize = 3;
 
 type Xml = Writer<Vec<u8>>;
 
@@ -157,6 +159,31 @@ pub fn disk_xml(disk: &DomainDisk, device: &str, cache: Cache) -> Result<String,
 pub fn secret_xml(name: &str) -> String {
     let name = escape(name);
     format!("<secret ephemeral='yes' private='yes'><usage type='ceph'><name>{name}</name></usage></secret>")
+}
+
+/// The XML of a backup: of all disks of a domain, by the names that libvirt knows them by, the files that they are copied to,
+/// or that they are left out.
+pub fn backup_xml(disks: &[(&str, Option<&Path>)]) -> Result<CString, XmlError> {
+    let mut writer = Writer::new(Vec::new());
+    let targets: Vec<_> = disks
+        .iter()
+        .map(|(device, to)| Ok((*device, to.map(|to| representable_path("file to copy to", to)).transpose()?)))
+        .collect::<Result<_, XmlError>>()?;
+    element(&mut writer, "domainbackup", &[("mode", "push")]).write_inner_content(|w| {
+        w.create_element("disks").write_inner_content(|w| {
+            targets.iter().try_for_each(|(device, to)| {
+                let Some(to) = to else { return empty(w, "disk", &[("name", device), ("backup", "no")]) };
+                let attributes = [("name", *device), ("backup", "yes"), ("type", "file")];
+                element(w, "disk", &attributes).write_inner_content(|w| {
+                    empty(w, "driver", &[("type", "qcow2")])?;
+                    empty(w, "target", &[("file", to)])
+                })?;
+                Ok(())
+            })
+        })?;
+        Ok(())
+    })?;
+    Ok(CString::new(writer.into_inner()).map_err(io::Error::other)?)
 }
 
 /// The values of a spec that are paths or free text, proven to be representable.
@@ -264,6 +291,9 @@ fn devices(w: &mut Xml, spec: &DomainSpec, checked: &Checked<'_>) -> io::Result<
         empty(w, "log", &[("file", &checked.console_log), ("append", "on")])?;
         empty(w, "target", &[("type", "isa-serial"), ("port", "0")])
     })?;
+    // libvirt makes the socket, and speaks with the guest's agent by itself
+    element(w, "channel", &[("type", "unix")])
+        .write_inner_content(|w| empty(w, "target", &[("type", "virtio"), ("name", AGENT)]))?;
     element(w, "rng", &[("model", "virtio")]).write_inner_content(|w| {
         element(w, "backend", &[("model", "random")]).write_text_content(BytesText::new("/dev/urandom")).map(drop)
     })?;
@@ -398,6 +428,7 @@ mod tests {
                 tap: "uctp-0123456789".into(),
                 mtu: 1430,
             }],
+            standstill: false,
         }
     }
 

@@ -5,6 +5,9 @@
 //! nothing is ever written: it costs a header, and Ceph itself thereby counts who needs a content. A clone is whole once
 //! it bears the [`MARK`].
 //!
+//! A disk that is kept as an Image becomes a content too; see `snapshot`. So there are chains of disks and contents, of which
+//! each is a clone of the next.
+//!
 //! Whoever writes a content has it open until its Image is made, and so has a watcher at it: what has none and is not
 //! whole was left over, and is removed by whoever comes next.
 
@@ -25,7 +28,7 @@ use crate::{
     cluster::IoCtx,
     error::{CephError, RbdError},
     image::{Access, Image, Trashed, present},
-    names,
+    names, snapshot,
 };
 
 /// The snapshot of a content that is whole.
@@ -50,6 +53,12 @@ pub fn find_clone(pool: &IoCtx, name: &str) -> Result<Option<Clone>, CephError> 
     let Some(image) = present(pool.open(name, Access::Read))? else { return Ok(None) };
     let Some(content) = image.metadata(MARK)?.and_then(|mark| Sha256::try_from(mark).ok()) else { return Ok(None) };
     Ok(Some(Clone { content, size: image.size()? }))
+}
+
+/// Whether a disk is there, whole: a clone, or one that was empty in the beginning.
+pub fn is_whole(pool: &IoCtx, name: &str) -> Result<bool, CephError> {
+    let marked = |image: Image<'_>| image.metadata(MARK).map(|mark| mark.is_some());
+    Ok(present(pool.open(name, Access::Read))?.map(marked).transpose()? == Some(true))
 }
 
 /// Makes a clone of a content. `finish` is done to it before it is whole. What was left half made under its name is
@@ -89,9 +98,7 @@ pub fn make_empty(pool: &IoCtx, name: &str, size: u64) -> Result<u64, RbdError> 
 fn anew(pool: &IoCtx, name: &str, make: impl Fn() -> Result<(), RbdError>) -> Result<(), RbdError> {
     match make() {
         Err(error) if error.errno() == Some(Errno::EEXIST) => {
-            if let Some(image) = present(pool.open(name, Access::Read))?
-                && image.metadata(MARK)?.is_some()
-            {
+            if is_whole(pool, name)? {
                 return Err(RbdError::OtherImage);
             }
             tracing::info!(image = name, pool = pool.name(), "removing what was left half made");
@@ -185,8 +192,30 @@ fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Removes all contents that nobody needs, and what interrupted imports and removals have left.
+/// Removes a disk. One whose snapshots are contents loses its name, and goes when they have gone.
+pub fn remove_disk(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
+    let removed = match pool.remove(name) {
+        Err(error) if error.errno == Errno::ENOTEMPTY => pool.trash(name),
+        removed => removed,
+    };
+    match removed {
+        Err(error) if error.errno == Errno::ENOENT => Ok(()),
+        Err(error) if error.errno == Errno::EBUSY => Err(RbdError::InUse),
+        result => Ok(result?),
+    }
+}
+
+/// Removes all contents that nobody needs, disks that were removed while snapshots of them were needed, and what interrupted
+/// imports, snapshots and removals have left.
 pub fn sweep(pool: &IoCtx) -> Result<(), RbdError> {
+    snapshot::sweep(pool)?;
+    // When a content has gone, so may the disk that it was a snapshot of, and then the content that this was a clone of
+    while sweep_once(pool)? {}
+    Ok(())
+}
+
+/// Tells whether something was removed.
+fn sweep_once(pool: &IoCtx) -> Result<bool, RbdError> {
     for name in pool.images()?.iter().filter(|name| names::is_content(name)) {
         let needed = match present(pool.open(name, Access::Read))? {
             Some(image) => image.clones()? > 0 || !image.watchers()?.is_empty(),
@@ -196,39 +225,54 @@ pub fn sweep(pool: &IoCtx) -> Result<(), RbdError> {
             continue;
         }
         tracing::info!(image = name, pool = pool.name(), "removing a content that nobody needs");
-        // Without its name nobody begins to use it, and Ceph refuses this while somebody has it open for writing.
-        match pool.trash(name) {
-            Err(error) if error.errno == Errno::EBUSY => {}
-            // It was made half, and has no header.
-            Err(error) if error.errno == Errno::ENOENT => remove(pool, name)?,
-            moved => moved?,
-        }
+        throw_away(pool, name)?;
     }
-    for trashed in pool.trashed()?.iter().filter(|trashed| names::is_content(&trashed.name)) {
+    let is_ours = |name: &str| names::is_content(name) || names::parse_disk(name).is_some();
+    let mut removed = false;
+    for trashed in pool.trashed()?.iter().filter(|trashed| is_ours(&trashed.name)) {
         // Another host may be doing the same.
+        removed |= present(empty_trash(pool, trashed))? == Some(true);
+    }
+    Ok(removed)
+}
+
+/// Removes a content that was left over.
+pub fn discard(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
+    throw_away(pool, name)?;
+    for trashed in pool.trashed()?.iter().filter(|trashed| trashed.name == name) {
         present(empty_trash(pool, trashed))?;
     }
     Ok(())
 }
 
-/// Removes a content for good, or gives it its name back if somebody has cloned it at the last moment.
-fn empty_trash(pool: &IoCtx, trashed: &Trashed) -> Result<(), CephError> {
+/// Moves a content to the trash. Without its name nobody begins to use it, and Ceph refuses this while somebody has it open
+/// for writing.
+fn throw_away(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
+    match pool.trash(name) {
+        Err(error) if error.errno == Errno::EBUSY => Ok(()),
+        // It was made half, and has no header.
+        Err(error) if error.errno == Errno::ENOENT => remove(pool, name),
+        moved => Ok(moved?),
+    }
+}
+
+/// Removes a content or a disk for good, and says so; or gives a content its name back if somebody has cloned it at the last
+/// moment.
+fn empty_trash(pool: &IoCtx, trashed: &Trashed) -> Result<bool, CephError> {
     if let Some(image) = present(pool.open_trashed(trashed))? {
         if image.clones()? > 0 {
             drop(image);
-            return match pool.restore(trashed) {
+            return match names::is_content(&trashed.name).then(|| pool.restore(trashed)) {
                 // The same bytes were imported again under that name; this one goes with its last clone.
-                Err(error) if error.errno == Errno::EEXIST => Ok(()),
-                restored => restored,
+                Some(Err(error)) if error.errno != Errno::EEXIST => Err(error),
+                _ => Ok(false),
             };
         }
-        if image.has_snapshot(PUBLISHED)? {
-            image.remove_snapshot(PUBLISHED)?;
-        }
+        image.remove_snapshots()?;
     }
     match pool.remove_trashed(trashed) {
-        // Another host is at it.
-        Err(error) if error.errno == Errno::EBUSY => Ok(()),
-        removed => removed,
+        // Another host is at it, or has cloned it meanwhile.
+        Err(error) if matches!(error.errno, Errno::EBUSY | Errno::ENOTEMPTY) => Ok(false),
+        removed => removed.map(|()| true),
     }
 }

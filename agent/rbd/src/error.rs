@@ -43,6 +43,12 @@ pub enum RbdError {
     /// There is no key.
     #[error("its key is not in {0}")]
     NoKey(String),
+    /// A disk is being kept as the same image by another host.
+    #[error("another host makes the same snapshot now")]
+    SnapshotElsewhere,
+    /// A disk is not there, whole.
+    #[error("it is not in the pool")]
+    NoDisk,
     /// The image of a disk is not there.
     #[error("its image is not in the pool yet")]
     NoImage,
@@ -97,6 +103,8 @@ impl RbdError {
                     pool.user
                 )),
             ),
+            Self::SnapshotElsewhere => ("SnapshotElsewhere", None),
+            Self::NoDisk => ("DiskMissing", None),
             Self::NoImage => ("ImageMissing", None),
             Self::TooSmall { .. } => ("SizeTooSmall", None),
             Self::TooLarge(_) => ("SizeTooLarge", None),

@@ -220,6 +220,11 @@ impl Image<'_> {
         judged(operation, || self.pool.image_named(&self.name), result)
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> Result<u64, CephError> {
         let mut size = 0;
@@ -265,12 +270,43 @@ impl Image<'_> {
         Ok(exists)
     }
 
-    /// Removes a snapshot.
+    /// Removes a snapshot. One that has clones loses its name, and goes with the last of them.
     pub fn remove_snapshot(&self, snapshot: &str) -> Result<(), CephError> {
         let name = c_text("remove a snapshot of", snapshot)?;
         // SAFETY: the handle is open, and the name valid for the call.
         let removed = unsafe { rbd_sys::rbd_snap_remove(self.handle, name.as_ptr()) };
         self.judged("remove a snapshot of", removed).map(drop)
+    }
+
+    /// Removes all snapshots, those without a name too.
+    pub fn remove_snapshots(&self) -> Result<(), CephError> {
+        for id in self.snapshots()? {
+            // SAFETY: the handle is open.
+            let removed = unsafe { rbd_sys::rbd_snap_remove_by_id(self.handle, id) };
+            present(self.judged("remove a snapshot of", removed))?;
+        }
+        Ok(())
+    }
+
+    /// The ids of its snapshots, those without a name too.
+    fn snapshots(&self) -> Result<Vec<u64>, CephError> {
+        let empty = rbd_sys::rbd_snap_info_t { id: 0, size: 0, name: ptr::null() };
+        let object = || format!("the snapshots of {}", self.pool.image_named(&self.name));
+        let mut snapshots = listed(empty, "list", object, |snapshots, count| {
+            let mut room = c_int::try_from(*count).unwrap_or(c_int::MAX);
+            // SAFETY: the handle is open, and the array has room for as many as is said.
+            let found = unsafe { rbd_sys::rbd_snap_list(self.handle, snapshots, &raw mut room) };
+            *count = usize::try_from(if found < 0 { room } else { found }).unwrap_or_default();
+            found
+        })?;
+        let ids = snapshots.iter().map(|snapshot| snapshot.id).collect();
+        if !snapshots.is_empty() {
+            // librbd goes by the entry without a name behind the last one
+            snapshots.push(empty);
+            // SAFETY: the entries come from librbd, and nothing refers to them any more.
+            unsafe { rbd_sys::rbd_snap_list_end(snapshots.as_mut_ptr()) };
+        }
+        Ok(ids)
     }
 
     /// How many clones its snapshots have, in any pool, also in the trash.
@@ -316,6 +352,15 @@ impl Image<'_> {
         };
         let read = present(self.judged(READ, read))?;
         Ok(read.map(|_| CStr::from_bytes_until_nul(&value).map(CStr::to_string_lossy).unwrap_or_default().into_owned()))
+    }
+
+    /// Forgets a value that was kept with it.
+    pub fn remove_metadata(&self, key: &str) -> Result<(), CephError> {
+        const REMOVE: &str = "remove metadata of";
+        let key = c_text(REMOVE, key)?;
+        // SAFETY: the handle is open, and the text valid for the call.
+        let removed = unsafe { rbd_sys::rbd_metadata_remove(self.handle, key.as_ptr()) };
+        present(self.judged(REMOVE, removed)).map(drop)
     }
 
     /// Keeps a value with it.

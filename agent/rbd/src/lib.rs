@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod key;
 mod names;
+mod snapshot;
 mod usage;
 
 use std::{
@@ -33,10 +34,13 @@ use tokio::{
 use ucloud_agent_core::{
     BlockStore, HostError,
     block_store::{
-        Content, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage,
+        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool,
+        SnapshotRequest, StoredImage,
     },
 };
-use ucloud_agent_import::{ImportError, Importer, Progress, StoreError, act as import_act, names as safe};
+use ucloud_agent_import::{
+    ImportError, Importer, Progress, StoreError, act as import_act, names as safe, snapshot_act,
+};
 use ucloud_types::{Quantity, image::ImageFormat};
 
 use cluster::{Cluster, IoCtx};
@@ -289,6 +293,26 @@ impl BlockStore for Rbd {
         .await
     }
 
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<StoredImage, HostError> {
+        safe::check_snapshot(request)?;
+        let turn = self.turn(&request.pool, &request.image_uid).lock_owned().await;
+        let (disk, uid) = (request.disk.clone(), request.image_uid.clone());
+        self.with_pool(&request.pool, &snapshot_act(request), move |pool, _| {
+            let _turn = turn;
+            snapshot::keep(pool, &disk, &uid).map(stored)
+        })
+        .await
+    }
+
+    async fn copy_target(&self, _: &SnapshotRequest) -> Result<Option<CopyTarget>, HostError> {
+        Ok(None)
+    }
+
+    async fn keep_copy(&self, request: &SnapshotRequest, _: CopyTarget) -> Result<StoredImage, HostError> {
+        let message = format!("cannot {}: a disk in Ceph is kept without a copy", snapshot_act(request));
+        Err(HostError::terminal("PoolMismatch", message))
+    }
+
     async fn ensure_disk(&self, request: &DiskRequest) -> Result<Disk, HostError> {
         safe::check_disk(&request.id)?;
         if let Content::Image(uid) = &request.content {
@@ -314,7 +338,7 @@ impl BlockStore for Rbd {
         let act = format!("remove disk {} of {} from pool {}", disk.name, disk.owner_uid, pool.name);
         let name = names::disk(disk);
         self.with_pool(pool, &act, move |pool, _| {
-            content::remove(pool, &name)?;
+            content::remove_disk(pool, &name)?;
             content::sweep(pool)
         })
         .await

@@ -6,6 +6,7 @@ use ucloud_types::image::Sha256;
 const CONTENT: &str = "ucloud.content.";
 const IMAGE: &str = "ucloud.image.";
 const DISK: &str = "ucloud.disk.";
+const SNAPSHOT: &str = "ucloud.snapshot.";
 
 /// What was imported from a source with this checksum.
 pub fn content(sha256: &Sha256) -> String {
@@ -20,6 +21,16 @@ pub fn is_content(name: &str) -> bool {
 /// What a host makes to see whether it may.
 pub fn check(host: &str) -> String {
     format!("ucloud.check.{host}")
+}
+
+/// What tells that a disk is being kept as the Image with this UID; also the name of the disk's snapshot meanwhile.
+pub fn snapshot(image_uid: &str) -> String {
+    format!("{SNAPSHOT}{image_uid}")
+}
+
+/// Whether this is the name of what tells of a snapshot.
+pub fn is_snapshot(name: &str) -> bool {
+    name.starts_with(SNAPSHOT)
 }
 
 /// The Image with this UID.
@@ -58,6 +69,7 @@ mod tests {
         }
         assert_eq!(image_uid(&image("a")), Some("a"));
         assert_eq!(image_uid("other"), None);
+        assert!(is_snapshot(&snapshot("a")) && !is_snapshot(&image("a")));
         let sha256 = Sha256::from([7; 32]);
         assert!(is_content(&content(&sha256)));
         assert!(content(&sha256).ends_with(&"07".repeat(32)));

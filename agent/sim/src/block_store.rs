@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore, HostError,
     block_store::{
-        Content, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, StoredImage,
+        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool,
+        SnapshotRequest, StoredImage,
     },
     hypervisor::{DiskSource, Domain, DomainDisk, DomainState},
 };
@@ -100,6 +101,45 @@ impl BlockStore for SimHost {
                 state.count("remove image");
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<StoredImage, HostError> {
+        self.call(Method::Snapshot, async || {
+            let mut state = self.state();
+            if let Some(stored) = state.images.get(&(request.pool.name.clone(), request.image_uid.clone())) {
+                return Ok(stored.clone());
+            }
+            let (moment, open) = state.moment(&request.disk);
+            if open && !request.pool.backend.is_shared() {
+                return Err(HostError::retryable("DiskInUse", "a VM runs on it"));
+            }
+            state.keep(request, moment)
+        })
+        .await
+    }
+
+    async fn copy_target(&self, request: &SnapshotRequest) -> Result<Option<CopyTarget>, HostError> {
+        self.call(Method::CopyTarget, async || {
+            let PoolBackend::Directory { path } = &request.pool.backend else { return Ok(None) };
+            Ok(Some(CopyTarget { path: path.join(&request.image_uid), keeper: Box::new(()) }))
+        })
+        .await
+    }
+
+    async fn keep_copy(&self, request: &SnapshotRequest, _: CopyTarget) -> Result<StoredImage, HostError> {
+        self.call(Method::KeepCopy, async || {
+            let mut state = self.state();
+            let has = |domain: &&Domain| {
+                domain.spec.uid == request.disk.owner_uid
+                    || domain.spec.disks.iter().any(|disk| disk.volume.as_ref() == Some(&request.disk.owner_uid))
+            };
+            let owner = state.domains.values().find(has).map(|domain| domain.spec.uid.clone());
+            match owner.and_then(|uid| state.copying.get(&uid).copied()) {
+                Some((_, moment)) => state.keep(request, moment),
+                None => Err(HostError::retryable("DiskFailed", "nothing was copied")),
+            }
         })
         .await
     }

@@ -18,6 +18,11 @@ pub enum Method {
     PlugDisk,
     UnplugDisk,
     GrowDisk,
+    StandStill,
+    Resume,
+    BeginCopy,
+    Copying,
+    EndCopy,
     RequestShutdown,
     Destroy,
     Undefine,
@@ -27,6 +32,9 @@ pub enum Method {
     Image,
     Images,
     RemoveImage,
+    Snapshot,
+    CopyTarget,
+    KeepCopy,
     EnsureDisk,
     Disks,
     RemoveDisk,
@@ -42,7 +50,7 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 36] = [
         Self::Domains,
         Self::Domain,
         Self::Start,
@@ -51,6 +59,11 @@ impl Method {
         Self::PlugDisk,
         Self::UnplugDisk,
         Self::GrowDisk,
+        Self::StandStill,
+        Self::Resume,
+        Self::BeginCopy,
+        Self::Copying,
+        Self::EndCopy,
         Self::RequestShutdown,
         Self::Destroy,
         Self::Undefine,
@@ -60,6 +73,9 @@ impl Method {
         Self::Image,
         Self::Images,
         Self::RemoveImage,
+        Self::Snapshot,
+        Self::CopyTarget,
+        Self::KeepCopy,
         Self::EnsureDisk,
         Self::Disks,
         Self::RemoveDisk,
@@ -152,6 +168,7 @@ impl SimHost {
 
     fn effect_on(&self, method: Method) -> Option<Effect> {
         let mut state = self.state();
+        state.clock += 1;
         *state.calls.entry(method).or_default() += 1;
         let mut effect = None;
         for fault in state.faults.iter_mut().filter(|fault| fault.method == method) {

@@ -5,7 +5,8 @@ use tokio::sync::watch;
 use ucloud_agent_core::{
     HostError, Hypervisor,
     hypervisor::{
-        DiskSource, Domain, DomainDisk, DomainInterface, DomainSpec, DomainState, HypervisorFacts, StopReason,
+        Consistency, Copying, DiskCopy, DiskSource, Domain, DomainDisk, DomainInterface, DomainSpec, DomainState,
+        HypervisorFacts, StopReason,
     },
 };
 use ucloud_types::{Quantity, host::Accelerator};
@@ -183,6 +184,77 @@ impl Hypervisor for SimHost {
             if grown {
                 state.count("grow disk");
             }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stand_still(&self, vm_uid: &str) -> Result<Consistency, HostError> {
+        self.call(Method::StandStill, async || {
+            {
+                let mut state = self.state();
+                let clock = state.clock;
+                let domain = state.domains.get_mut(vm_uid).filter(|domain| domain.state == DomainState::Running);
+                let Some(domain) = domain else {
+                    return Err(HostError::retryable("StandStillFailed", "the domain does not run"));
+                };
+                domain.spec.standstill = true;
+                state.still.insert(vm_uid.to_owned(), clock);
+            }
+            self.tell_domains();
+            Ok(Consistency::Filesystems)
+        })
+        .await
+    }
+
+    async fn resume(&self, vm_uid: &str) -> Result<(), HostError> {
+        self.call(Method::Resume, async || {
+            {
+                let mut state = self.state();
+                state.still.remove(vm_uid);
+                if let Some(domain) = state.domains.get_mut(vm_uid) {
+                    domain.spec.standstill = false;
+                }
+            }
+            self.tell_domains();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn begin_copy(&self, vm_uid: &str, _: &[DiskCopy]) -> Result<(), HostError> {
+        self.call(Method::BeginCopy, async || {
+            let mut state = self.state();
+            if !state.domains.get(vm_uid).is_some_and(|domain| domain.state == DomainState::Running) {
+                return Err(HostError::retryable("CopyFailed", "the domain does not run"));
+            }
+            let moment = state.still.get(vm_uid).copied().unwrap_or(state.clock);
+            state.copying.insert(vm_uid.to_owned(), (false, moment));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn copying(&self, vm_uid: &str) -> Result<Copying, HostError> {
+        self.call(Method::Copying, async || {
+            let mut state = self.state();
+            let runs = state.domains.get(vm_uid).is_some_and(|domain| domain.state == DomainState::Running);
+            Ok(match state.copying.get_mut(vm_uid) {
+                None => Copying::None,
+                Some(_) if !runs => Copying::Failed("the domain has stopped".to_owned()),
+                Some((true, _)) => Copying::Done,
+                Some((asked, _)) => {
+                    *asked = true;
+                    Copying::Running(50)
+                }
+            })
+        })
+        .await
+    }
+
+    async fn end_copy(&self, vm_uid: &str) -> Result<(), HostError> {
+        self.call(Method::EndCopy, async || {
+            self.state().copying.remove(vm_uid);
             Ok(())
         })
         .await

@@ -21,12 +21,13 @@ use std::{
 
 use tokio::sync::watch;
 use ucloud_agent_core::{
-    block_store::{Disk, DiskId, StoredImage},
+    HostError,
+    block_store::{Disk, DiskId, SnapshotRequest, StoredImage},
     firewall::Rules,
     hypervisor::{Domain, DomainDisk, DomainState},
     net::{Advertisement, NetworkDevices, NetworkRequest},
 };
-use ucloud_types::MacAddr;
+use ucloud_types::{MacAddr, image::Sha256};
 
 pub use fault::{Effect, Fault, Method, When};
 pub use underlay::Underlay;
@@ -55,6 +56,14 @@ struct State {
     rules: Rules,
     /// What the sources of images hold, where it is not what their name says.
     sources: BTreeMap<String, u8>,
+    /// It goes on with each call: running guests write all the time.
+    clock: u64,
+    /// Since when domains stand still, by UID.
+    still: BTreeMap<String, u64>,
+    /// What is being copied, by the domain's UID: whether that has been asked for since, and the moment that is copied.
+    copying: BTreeMap<String, (bool, u64)>,
+    /// The moment that an image of a snapshot shows, by its UID.
+    moments: BTreeMap<String, u64>,
     deaf: bool,
     barren: bool,
     silent: bool,
@@ -108,7 +117,7 @@ impl SimHost {
 
     /// How often the host was really changed, by kind of change: `start`, `plug`, `unplug`, `plug disk`,
     /// `unplug disk`, `grow disk`, `stop`, `undefine`,
-    /// `make disk`, `remove disk`, `make network`, `remove network`, `import`, `remove image`, `advertise`.
+    /// `make disk`, `remove disk`, `make network`, `remove network`, `import`, `snapshot`, `remove image`, `advertise`.
     pub fn effects(&self) -> BTreeMap<&'static str, u32> {
         self.state().effects.clone()
     }
@@ -140,6 +149,11 @@ impl SimHost {
         self.state().advertised.clone()
     }
 
+    /// The moments that the images of snapshots show, by their UIDs.
+    pub fn moments(&self) -> BTreeMap<String, u64> {
+        self.state().moments.clone()
+    }
+
     /// An import of a file or URL of this name finds other bytes than before from now on.
     pub fn replace_source(&self, name: &str, content: u8) {
         self.state().sources.insert(name.to_owned(), content);
@@ -166,6 +180,38 @@ impl SimHost {
 impl State {
     fn count(&mut self, effect: &'static str) {
         *self.effects.entry(effect).or_default() += 1;
+    }
+
+    /// The moment that a disk shows now, and whether a domain that runs has it open.
+    fn moment(&self, disk: &DiskId) -> (u64, bool) {
+        let has = |domain: &&Domain| {
+            domain.spec.disks.iter().any(|there| match &there.volume {
+                Some(uid) => *uid == disk.owner_uid,
+                None => domain.spec.uid == disk.owner_uid && there.name == disk.name,
+            })
+        };
+        let mut up = self.domains.values().filter(|domain| !matches!(domain.state, DomainState::Off(_)));
+        match up.find(has) {
+            Some(domain) => (self.still.get(&domain.spec.uid).copied().unwrap_or(self.clock), true),
+            None => (0, false),
+        }
+    }
+
+    /// Keeps a disk as an image, as it was at this moment.
+    fn keep(&mut self, request: &SnapshotRequest, moment: u64) -> Result<StoredImage, HostError> {
+        let pool = request.pool.name.clone();
+        let Some(disk) = self.disks.get(&(pool.clone(), request.disk.clone())) else {
+            return Err(HostError::retryable("DiskMissing", "the disk is not in the pool"));
+        };
+        let mut bytes = [0; 32];
+        for (byte, from) in bytes.iter_mut().zip(request.image_uid.bytes()) {
+            *byte = from;
+        }
+        let stored = StoredImage { sha256: Sha256::from(bytes), virtual_size: disk.size };
+        self.images.insert((pool, request.image_uid.clone()), stored.clone());
+        self.moments.insert(request.image_uid.clone(), moment);
+        self.count("snapshot");
+        Ok(stored)
     }
 
     /// The VM is about to write to these disks: no other may.

@@ -60,6 +60,7 @@ fn domain(vm: &Desired, mac: &str, bridge: &str) -> Domain {
         memory: "1Gi".parse().unwrap(),
         disks: Vec::new(),
         interfaces: vec![interface],
+        standstill: false,
     };
     Domain { spec, state: DomainState::Running }
 }

@@ -234,6 +234,7 @@ impl Desired {
             memory: self.memory,
             disks,
             interfaces,
+            standstill: false,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   POOL/lock                      held while links, contents or disks change
-//!   POOL/images/sha256/HEX.qcow2   content, by the checksum of its source; read-only
+//!   POOL/images/sha256/HEX.qcow2   content, by the checksum of its source (a snapshot's: of its Image's UID); read-only
 //!   POOL/images/by-uid/UID         symlink to the content of the Image with this UID
 //!   POOL/disks/UID.NAME.qcow2      disk NAME of the VM, or Volume, with this UID; its backing file, if any, is a content
 //!   POOL/files/UID.part            the bytes of the File with this UID that have come so far

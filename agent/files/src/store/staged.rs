@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg, OFlag},
+    unistd::{getegid, geteuid},
 };
 
 use super::{DISK_MODE, Lock, Store, StoreError, doing, names, remove, sync};
@@ -45,6 +46,12 @@ impl Staged {
     /// It, opened.
     pub fn file(&self) -> Result<tokio::fs::File, StoreError> {
         doing("open a file", self.file.try_clone()).map(tokio::fs::File::from_std)
+    }
+
+    /// Takes it back from whomever libvirt has given it to.
+    pub fn own(&self) -> Result<(), StoreError> {
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        doing("take a file back", fchown(&*self.file, Some(user), Some(group)))
     }
 
     /// Gives it its name and its mode once all of it is on the disk.

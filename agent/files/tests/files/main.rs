@@ -7,4 +7,5 @@ mod downloads;
 mod hostile;
 mod images;
 mod pool;
+mod snapshots;
 mod uploads;

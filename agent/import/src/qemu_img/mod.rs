@@ -26,6 +26,8 @@ use verdict::{FILE_TOO_LARGE, judge};
 
 /// The file that is read.
 const SOURCE: &str = "/source";
+/// The backing file of the one that is read.
+const BACKING: &str = "/backing";
 /// The file that is written.
 const TARGET: &str = "/target";
 /// For what only looks at a header, or writes one.
@@ -90,6 +92,9 @@ pub struct Conversion<'a> {
     pub from: &'a Path,
     /// Its format.
     pub format: ImageFormat,
+    /// What it is a clone of: a qcow2 file that everybody may read, which is no clone itself. Only of a qcow2 file; where there
+    /// is none, one that the file may name is looked for in vain.
+    pub backing: Option<&'a Path>,
     /// The file that is written, which must be there.
     pub to: &'a Path,
     /// The format that it is to have, raw or qcow2.
@@ -119,16 +124,23 @@ impl QemuImg {
 
     /// Copies a disk. `percent` is told how far it is.
     pub async fn convert(&self, conversion: Conversion<'_>, mut percent: impl FnMut(u8)) -> Result<(), QemuImgError> {
-        let Conversion { from, format, to, into, virtual_size, max_data } = conversion;
+        let Conversion { from, format, backing, to, into, virtual_size, max_data } = conversion;
         let file_size = match into {
             ImageFormat::Raw => virtual_size,
             _ => max_data.bytes().saturating_add(virtual_size / 1024).saturating_add(TABLES),
         };
         let user = sandbox::stranger();
-        let lent =
+        let mut lent =
             vec![Lent::new(from, SOURCE, Access::Read, user).await?, Lent::new(to, TARGET, Access::Write, user).await?];
+        lent.extend(backing.map(|backing| Lent::shared(backing, BACKING)));
         let mut command = sandbox::command(&self.0, user, &lent, Limits { cpu: CONVERT_CPU, file_size })?;
-        command.args(["convert", "-p", "-f", format.as_str(), "-O", into.as_str(), SOURCE, TARGET]);
+        command.args(["convert", "-p", "-O", into.as_str()]);
+        match backing {
+            // Whatever the file itself says that it is a clone of
+            Some(_) => command.arg(clone_of_backing()),
+            None => command.args(["-f", format.as_str(), SOURCE]),
+        };
+        command.arg(TARGET);
         let mut qemu_img = spawn(&mut command)?;
         let (stdout, stderr) = qemu_img.output();
         let reached = AtomicU8::new(0);
@@ -207,6 +219,13 @@ impl QemuImg {
         let (status, stdout, stderr) = ended?;
         judge(status, &stderr).map(|()| stdout)
     }
+}
+
+/// The clone that is read with its backing file, in words that leave nothing to be read in the file's own header.
+fn clone_of_backing() -> String {
+    let file = |name| format!(r#""file":{{"driver":"file","filename":"{name}"}}"#);
+    let backing = format!(r#"{{"driver":"qcow2","backing":null,{}}}"#, file(BACKING));
+    format!(r#"json:{{"driver":"qcow2","backing":{backing},{}}}"#, file(SOURCE))
 }
 
 fn spawn(command: &mut Command) -> Result<Running, QemuImgError> {

@@ -35,7 +35,7 @@ fn file(dir: &tempfile::TempDir, name: &str) -> PathBuf {
 
 fn conversion<'a>(from: &'a Path, to: &'a Path, into: ImageFormat) -> Conversion<'a> {
     let max_data = Quantity::from_bytes(64 << 10);
-    Conversion { from, format: ImageFormat::Raw, to, into, virtual_size: 1 << 40, max_data }
+    Conversion { from, format: ImageFormat::Raw, backing: None, to, into, virtual_size: 1 << 40, max_data }
 }
 
 #[tokio::test]

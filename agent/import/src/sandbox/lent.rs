@@ -35,6 +35,12 @@ pub struct Lent {
     path: PathBuf,
     name: &'static str,
     access: Access,
+    given: Option<Given>,
+}
+
+/// That a file was given to the sandbox's user.
+#[derive(Debug)]
+struct Given {
     file: File,
     owner: (u32, u32),
     user: u32,
@@ -47,6 +53,11 @@ impl Lent {
         spawn_blocking(move || Self::lend(path, name, access, user)).await.map_err(io::Error::other)?
     }
 
+    /// Shows a file that everybody may read, and that stays whose it is.
+    pub fn shared(path: &Path, name: &'static str) -> Self {
+        Self { path: path.to_owned(), name, access: Access::Read, given: None }
+    }
+
     fn lend(path: PathBuf, name: &'static str, access: Access, user: u32) -> io::Result<Self> {
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
@@ -55,7 +66,8 @@ impl Lent {
             return Err(io::Error::other("no regular file is to be lent to qemu-img"));
         }
         fchown(&file, Some(user), Some(user))?;
-        Ok(Self { path, name, access, file, owner: (metadata.uid(), metadata.gid()), user })
+        let given = Given { file, owner: (metadata.uid(), metadata.gid()), user };
+        Ok(Self { path, name, access, given: Some(given) })
     }
 
     /// Takes all of them back.
@@ -81,9 +93,10 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        let Some(Given { file, owner, user }) = &self.given else { return };
         // libvirt may have given it to somebody meanwhile, who keeps it.
-        let still = self.file.metadata().is_ok_and(|metadata| metadata.uid() == self.user);
-        if still && let Err(error) = fchown(&self.file, Some(self.owner.0), Some(self.owner.1)) {
+        let still = file.metadata().is_ok_and(|metadata| metadata.uid() == *user);
+        if still && let Err(error) = fchown(file, Some(owner.0), Some(owner.1)) {
             tracing::warn!(file = %self.path.display(), %error, "a file still belongs to a user of the sandbox");
         }
     }

@@ -142,10 +142,19 @@ async fn what_it_leaves_behind_dies_with_it() {
     let lab = Lab::new();
     let mark = format!("{}.5", 86_400 + u32::from(rand::random::<u16>()));
     lab.run(&format!("sleep {mark} >/dev/null 2>&1 & exit 0"), LIMITS).await;
-    for process in fs::read_dir("/proc").unwrap().flatten() {
+    let is_it = |process: &fs::DirEntry| {
         let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&command).contains(&mark), "{process:?}");
+        String::from_utf8_lossy(&command).contains(&mark)
+    };
+    // It was killed, which takes a moment
+    let there = || fs::read_dir("/proc").unwrap().flatten().find(is_it);
+    for _ in 0..500 {
+        if there().is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    panic!("{:?} is still there", there());
 }
 
 #[tokio::test]

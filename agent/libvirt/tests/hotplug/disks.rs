@@ -1,27 +1,17 @@
 //! Disks of VMs that run.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 use ucloud_agent_core::{
     Hypervisor as _,
-    hypervisor::{DiskSource, DomainDisk, DomainInterface},
+    hypervisor::{DomainDisk, DomainInterface},
 };
 use ucloud_types::vm::DiskLimits;
 
-use super::{Shell, definition, until};
+use super::{definition, until};
 use crate::{
-    lab::{Lab, interface, small},
-    run, with_guest,
+    lab::{Lab, Shell, interface, small, volume},
+    with_guest,
 };
-
-/// An empty disk of 16 MiB.
-fn volume(lab: &Lab, name: &str) -> Result<DomainDisk> {
-    let path = lab.path(&format!("{name}.qcow2"));
-    run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("16M"))?;
-    let source = DiskSource::Overlay { path, backing: None };
-    Ok(DomainDisk { name: name.into(), volume: Some(format!("uid-of-{name}")), limits: None, source })
-}
 
 #[tokio::test]
 async fn a_guest_sees_disks_come_grow_and_go() -> Result<()> {
@@ -31,7 +21,7 @@ async fn a_guest_sees_disks_come_grow_and_go() -> Result<()> {
     libvirt.start(&vm).await?;
     let mut shell = Shell::of(&lab, &vm).await?;
     let limits = Some(DiskLimits { iops: Some(2000), bandwidth: "50Mi".parse().ok() });
-    let (first, second) = (DomainDisk { limits, ..volume(&lab, "first")? }, volume(&lab, "second")?);
+    let (first, second) = (DomainDisk { limits, ..volume(&lab, "first", "16M")? }, volume(&lab, "second", "16M")?);
     for disk in [&first, &second, &first] {
         libvirt.plug_disk(&vm.uid, disk).await?;
     }
@@ -73,7 +63,7 @@ async fn as_many_disks_as_a_vm_may_have_can_be_plugged_beside_its_interfaces() -
     let libvirt = lab.connect().await?;
     let vm = small();
     libvirt.start(&vm).await?;
-    let disks: Vec<_> = (0..16_u8).map(|number| volume(&lab, &format!("disk{number}"))).collect::<Result<_>>()?;
+    let disks: Vec<_> = (0..16_u8).map(|number| volume(&lab, &format!("disk{number}"), "1M")).collect::<Result<_>>()?;
     for disk in &disks {
         libvirt.plug_disk(&vm.uid, disk).await?;
     }

@@ -2,13 +2,7 @@
 
 mod disks;
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::time::timeout;
@@ -19,7 +13,7 @@ use ucloud_agent_core::{
 use ucloud_agent_libvirt::Libvirt;
 
 use crate::{
-    lab::{Lab, becomes, eventually, interface, running, small},
+    lab::{Lab, Shell, becomes, interface, running, small},
     with_guest,
 };
 
@@ -53,40 +47,6 @@ async fn until(libvirt: &Libvirt, uid: &str, is: impl Fn(&DomainSpec) -> bool) -
         anyhow::Ok(())
     });
     waited.await.context("waited for a minute")?
-}
-
-/// A shell in the guest.
-struct Shell {
-    console: UnixStream,
-    log: PathBuf,
-}
-
-impl Shell {
-    async fn of(lab: &Lab, vm: &DomainSpec) -> Result<Self> {
-        let path = |end: &str| lab.path("console").join(format!("{}.{end}", vm.uid));
-        let log = path("log");
-        eventually("the guest is up", async || {
-            fs::read_to_string(&log).is_ok_and(|said| said.contains("guest: ready"))
-        })
-        .await?;
-        let console = UnixStream::connect(path("sock"))?;
-        // What the guest says is in the log; here it is only taken off QEMU's hands
-        let mut reader = console.try_clone()?;
-        std::thread::spawn(move || while reader.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {});
-        Ok(Self { console, log })
-    }
-
-    /// Runs the command again and again until it succeeds.
-    async fn succeeds(&mut self, command: &str) -> Result<()> {
-        // the mark is put together by the guest's shell, so that its echo of the command does not hold it
-        let mark = format!("done-{}", uuid::Uuid::new_v4());
-        let (begin, end) = mark.split_at(9);
-        writeln!(self.console, "until {command}; do sleep 0.2; done >/dev/null 2>&1; echo {begin}''{end}")?;
-        eventually(&format!("the guest's {command}"), async || {
-            fs::read_to_string(&self.log).is_ok_and(|said| said.contains(&mark))
-        })
-        .await
-    }
 }
 
 #[tokio::test]

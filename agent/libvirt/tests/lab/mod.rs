@@ -1,6 +1,8 @@
 //! A libvirtd of the test's own: in namespaces of its own (mounts, processes, network), so that it meets neither
 //! the host's libvirtd nor another test's, and so that nothing is left when the test ends, however it ends.
 
+mod shell;
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -17,6 +19,8 @@ use ucloud_agent_core::hypervisor::{Domain, DomainDisk, DomainInterface, DomainS
 use ucloud_agent_core::{HostError, Hypervisor as _, hypervisor::DiskSource};
 use ucloud_agent_libvirt::{Libvirt, LibvirtConfig};
 use ucloud_types::Quantity;
+
+pub use shell::Shell;
 
 /// The first process of the namespaces. It carries out the commands that it reads, and when there are no more
 /// (the test has ended), it ends, and the kernel ends all others with it.
@@ -141,12 +145,23 @@ pub fn small() -> DomainSpec {
         memory: Quantity::from_bytes(64 << 20),
         disks: Vec::new(),
         interfaces: Vec::new(),
+        standstill: false,
     }
 }
 
 pub fn disk(path: &Path, backing: &Path) -> DomainDisk {
     let source = DiskSource::Overlay { path: path.into(), backing: Some(backing.into()) };
     DomainDisk { name: "root".into(), volume: None, limits: None, source }
+}
+
+/// An empty disk of this size, with all of its room taken: to copy it takes a while.
+pub fn volume(lab: &Lab, name: &str, size: &str) -> Result<DomainDisk> {
+    let path = lab.path(&format!("{name}.qcow2"));
+    let mut qemu_img = Command::new("qemu-img");
+    qemu_img.args(["create", "-q", "-f", "qcow2", "-o", "preallocation=falloc"]).arg(&path).arg(size);
+    ensure!(qemu_img.status()?.success(), "{qemu_img:?} failed");
+    let source = DiskSource::Overlay { path, backing: None };
+    Ok(DomainDisk { name: name.into(), volume: Some(format!("uid-of-{name}")), limits: None, source })
 }
 
 pub fn interface() -> Result<DomainInterface> {

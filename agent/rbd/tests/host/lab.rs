@@ -45,7 +45,7 @@ where
         run("ip", &["link", "set", "lo", "up"])?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
         let lab = Lab::start()?;
-        runtime.block_on(async { tokio::time::timeout(Duration::from_mins(2), test(lab)).await })?
+        runtime.block_on(async { tokio::time::timeout(Duration::from_mins(4), test(lab)).await })?
     };
     thread::spawn(run).join().unwrap()
 }
@@ -143,6 +143,17 @@ impl Lab {
             name.starts_with("rbd_data.") || name.starts_with("rbd_header.") || name.starts_with("rbd_id.")
         };
         Ok(listed.lines().filter(ours).map(str::to_owned).collect())
+    }
+
+    /// Waits until no object is left. Those of snapshots are removed by the OSD, in its own time.
+    pub async fn no_objects(&self) -> Result<()> {
+        let gone = tokio::time::timeout(Duration::from_mins(1), async {
+            while !self.objects()?.is_empty() {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            anyhow::Ok(())
+        });
+        gone.await.with_context(|| format!("left after a minute: {:?}", self.objects()))?
     }
 
     /// The bytes of an image in the pool.

@@ -6,3 +6,4 @@
 mod faults;
 mod images;
 mod lab;
+mod snapshots;
