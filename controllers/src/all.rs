@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info};
 use ucloud_types::{
-    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, StoragePool, VM, Volume,
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, Snapshot, StoragePool, VM, Volume,
     meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE, ROUTER_LEASE_DURATION_SECONDS},
 };
 
@@ -25,7 +25,7 @@ use crate::{
         metrics::Metrics,
         serve::Readiness,
     },
-    scheduler, security_group, storage_pool, volume,
+    scheduler, security_group, snapshot, storage_pool, volume,
 };
 
 /// A controller's name.
@@ -41,6 +41,8 @@ pub enum ControllerName {
     Image,
     /// Says how volumes are, and frees those of VMs that are gone.
     Volume,
+    /// Decides what snapshots are made of, and who takes them.
+    Snapshot,
     /// Sums storage pools.
     StoragePool,
     /// Marks silent hosts.
@@ -57,12 +59,13 @@ pub enum ControllerName {
 
 impl ControllerName {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Scheduler,
         Self::Network,
         Self::File,
         Self::Image,
         Self::Volume,
+        Self::Snapshot,
         Self::StoragePool,
         Self::Host,
         Self::Namespace,
@@ -78,6 +81,7 @@ impl ControllerName {
             Self::File => "file",
             Self::Image => "image",
             Self::Volume => "volume",
+            Self::Snapshot => "snapshot",
             Self::StoragePool => "storage-pool",
             Self::Host => "host",
             Self::Namespace => "namespace",
@@ -241,6 +245,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
     let files: Cache<File> = feeds.all();
     let storage_pools: Cache<StoragePool> = feeds.all();
     let volumes: Cache<Volume> = feeds.all();
+    let snapshots: Cache<Snapshot> = feeds.all();
     let leases: Cache<Lease> = feeds.cache(Api::namespaced(feeds.client.clone(), HOSTS_NAMESPACE));
     let mut start = |name: &ControllerName| -> BoxFuture<'static, ()> {
         let span = tracing::info_span!("controller", name = name.as_str());
@@ -250,6 +255,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     vms: vms.clone(),
                     hosts: hosts.clone(),
                     volumes: volumes.clone(),
+                    images: images.clone(),
                     pools: storage_pools.clone(),
                 };
                 Box::pin(scheduler::run(runtime, &caches).instrument(span))
@@ -275,6 +281,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                 let caches = image::Caches {
                     images: images.clone(),
                     files: files.clone(),
+                    snapshots: snapshots.clone(),
                     pools: storage_pools.clone(),
                     hosts: hosts.clone(),
                     vms: vms.clone(),
@@ -291,6 +298,16 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     images: images.clone(),
                 };
                 Box::pin(volume::run(runtime, &caches).instrument(span))
+            }
+            ControllerName::Snapshot => {
+                let caches = snapshot::Caches {
+                    snapshots: snapshots.clone(),
+                    vms: vms.clone(),
+                    volumes: volumes.clone(),
+                    images: images.clone(),
+                    hosts: hosts.clone(),
+                };
+                Box::pin(snapshot::run(runtime, &caches).instrument(span))
             }
             ControllerName::StoragePool => {
                 Box::pin(storage_pool::run(runtime, &storage_pools, &hosts).instrument(span))

@@ -51,7 +51,7 @@ pub fn check_network_pool(pool: &str, lister: &dyn Lister) -> Result<(), String>
     check_unused("the pool is in use by", "delete them first", &[("NetworkAllocation", allocations)])
 }
 
-/// Whether no VM is bound to a Host, and no Volume is there alone. Those that are being deleted do not keep it: when a host
+/// Whether no VM is bound to a Host, and no Volume or image of a snapshot is there alone. Those that are being deleted do not keep it: when a host
 /// never returns, its end is theirs.
 pub fn check_host(host: &str, lister: &dyn Lister) -> Result<(), String> {
     let bound = users(lister, "vms", |vm| vm["status"]["binding"]["host"] == host);
@@ -60,7 +60,15 @@ pub fn check_host(host: &str, lister: &dyn Lister) -> Result<(), String> {
     let kept = users(lister, "volumes", |volume| {
         volume["status"]["host"] == host && !meta::is_terminating(volume) && !shared(pool_of(&volume["spec"]))
     });
-    let users = [("VM", bound), ("Volume", kept)];
+    // of other images there is a source
+    let taken = users(lister, "images", |image| {
+        image["spec"]["source"]["snapshot"].is_object()
+            && image["status"]["importer"] == host
+            && image["status"]["sha256"].is_string()
+            && !meta::is_terminating(image)
+            && !shared(pool_of(&image["spec"]))
+    });
+    let users = [("VM", bound), ("Volume", kept), ("Image", taken)];
     check_unused("the host has", "delete them first, and what they have on it with them", &users)
 }
 
@@ -151,8 +159,17 @@ mod tests {
             .with("volumes", volume("anywhere", "ceph"))
             .with("volumes", leaving);
         assert_eq!(check_host("h1", &objects), Ok(()));
+        let image = |source: &Value| json!({"metadata": {"name": "kept-root", "namespace": "p"}, "spec": {"source": source}, "status": {"importer": "h1", "sha256": "x"}});
+        let objects = objects.with("images", image(&json!({"http": {"url": "http://h/a"}})));
+        assert_eq!(check_host("h1", &objects), Ok(()));
+        let of_snapshot = json!({"snapshot": {"name": "kept", "disk": "root"}});
+        let objects = objects.with("images", image(&of_snapshot));
+        assert!(check_host("h1", &objects).unwrap_err().starts_with("the host has Image p/kept-root; "));
         let why = check_host("h1", &objects.with("volumes", volume("data", "default"))).unwrap_err();
-        assert_eq!(why, "the host has Volume p/data; delete them first, and what they have on it with them");
+        assert_eq!(
+            why,
+            "the host has Volume p/data, Image p/kept-root; delete them first, and what they have on it with them"
+        );
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub const INTERFACES_READY: &str = "InterfacesReady";
 pub const DISKS_READY: &str = "DisksReady";
 /// The host has removed the bytes of the volume. It is there only while it has not been able to.
 pub const REMOVED: &str = "Removed";
+/// The snapshot was taken: what it shows is kept.
+pub const TAKEN: &str = "Taken";
+/// The reason why a Snapshot is not Taken while its host is at work on it, or may have left something half done.
+pub const TAKING: &str = "Taking";
 /// The network's gateway is up on its router (networks with address management alone have it).
 pub const ROUTED: &str = "Routed";
 /// The object is being deleted; the message says what is left and who holds it.

@@ -78,6 +78,9 @@ pub struct ImageSource {
     /// A File that somebody uploads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<UploadSource>,
+    /// A disk in a Snapshot. Such images are made by the snapshot, and by nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotSource>,
 }
 
 /// A source on a web server.
@@ -106,6 +109,16 @@ pub struct UploadSource {
     /// The name of a File in the image's namespace. It is imported once it is complete, and must stay as long as hosts
     /// may need a copy of the image.
     pub file: String,
+}
+
+/// A disk in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotSource {
+    /// The name of the Snapshot, in the image's namespace.
+    pub name: String,
+    /// The name of the disk in it.
+    pub disk: String,
 }
 
 /// The format of a disk image, complete in one file.
@@ -247,7 +260,7 @@ pub struct ImageStatus {
     pub virtual_size: Option<Quantity>,
 
     /// The checksum of the source as it is published (compressed, where it is), as it was found to be. Every host's copy
-    /// must have it.
+    /// must have it. The bytes of a snapshot are not summed: this is a number of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
 

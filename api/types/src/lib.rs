@@ -21,6 +21,7 @@ pub mod network_pool;
 pub mod prefix;
 pub mod quantity;
 pub mod security_group;
+pub mod snapshot;
 pub mod storage_pool;
 pub mod vm;
 pub mod vni;
@@ -37,6 +38,7 @@ pub use network_pool::{NetworkPool, NetworkPoolSpec, NetworkPoolStatus};
 pub use prefix::Ipv6Prefix;
 pub use quantity::Quantity;
 pub use security_group::{SecurityGroup, SecurityGroupSpec, SecurityGroupStatus};
+pub use snapshot::{Snapshot, SnapshotSpec, SnapshotStatus};
 pub use storage_pool::{StoragePool, StoragePoolSpec, StoragePoolStatus};
 pub use vm::{VM, VMSpec, VMStatus};
 pub use vni::Vni;
@@ -56,6 +58,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         NetworkAllocation::crd(),
         NetworkPool::crd(),
         SecurityGroup::crd(),
+        Snapshot::crd(),
         StoragePool::crd(),
         VM::crd(),
         Volume::crd(),

@@ -14,6 +14,9 @@ pub const NETWORK_FINALIZER: &str = "ucloud.ungleich.ch/network";
 /// Held by the image controller, until no host keeps the image.
 pub const IMAGE_FINALIZER: &str = "ucloud.ungleich.ch/image";
 
+/// Held by the snapshot controller, until no host is taking the snapshot any more.
+pub const SNAPSHOT_FINALIZER: &str = "ucloud.ungleich.ch/snapshot";
+
 /// The namespace whose images every project may use, as `images/NAME`.
 pub const IMAGES_NAMESPACE: &str = "images";
 /// The namespace of the hosts' heartbeat Leases; each is named as its host.

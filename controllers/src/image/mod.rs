@@ -13,7 +13,7 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use ucloud_types::{
-    File, Host, Image, StoragePool, VM, Volume,
+    File, Host, Image, Snapshot, StoragePool, VM, Volume,
     condition::READY,
     meta::{IMAGE_FINALIZER, IMAGES_NAMESPACE},
 };
@@ -33,6 +33,8 @@ pub struct Caches {
     pub images: Cache<Image>,
     /// What some of them are made of.
     pub files: Cache<File>,
+    /// What others are made of.
+    pub snapshots: Cache<Snapshot>,
     /// Where they are kept.
     pub pools: Cache<StoragePool>,
     /// Who imports them and has copies.
@@ -47,7 +49,7 @@ pub struct Caches {
 pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
     let references = |images: Vec<Arc<Image>>| images.into_iter().map(|image| ObjectRef::from_obj(&*image));
     let (by_pool, by_host, by_vm) = (caches.images.clone(), caches.images.clone(), caches.images.clone());
-    let (by_file, by_volume) = (caches.images.clone(), caches.images.clone());
+    let (by_file, by_volume, by_snapshot) = (caches.images.clone(), caches.images.clone(), caches.images.clone());
     let controller = Controller::new(NAME, runtime, &caches.images)
         .watch(&caches.pools, move |change: &Change<StoragePool>| {
             let pool = change.object().map(|pool| pool.name_any());
@@ -71,6 +73,15 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
             images.retain(|image| {
                 let source = image.spec.source.upload.as_ref();
                 source.map(|source| (image.namespace(), source.file.clone())) == file
+            });
+            references(images)
+        })
+        .watch(&caches.snapshots, move |change: &Change<Snapshot>| {
+            let snapshot = change.object().map(|snapshot| (snapshot.namespace(), snapshot.name_any()));
+            let mut images = if change.differs(plan::snapshot_aspect) { by_snapshot.all() } else { Vec::new() };
+            images.retain(|image| {
+                let source = image.spec.source.snapshot.as_ref();
+                source.map(|source| (image.namespace(), source.name.clone())) == snapshot
             });
             references(images)
         })
@@ -110,7 +121,14 @@ impl Images {
         let pool_exists = self.caches.pools.get(None, image.spec.effective_pool()).is_some();
         let upload = image.spec.source.upload.as_ref();
         let file = upload.and_then(|upload| self.caches.files.get(image.namespace().as_deref(), &upload.file));
-        let status = plan::plan(&image, pool_exists, &self.caches.hosts.all(), file.as_deref());
+        let hosts = self.caches.hosts.all();
+        let status = match &image.spec.source.snapshot {
+            Some(source) => {
+                let snapshot = self.caches.snapshots.get(image.namespace().as_deref(), &source.name);
+                plan::of_snapshot(&image, snapshot.as_deref(), &hosts)
+            }
+            None => plan::plan(&image, pool_exists, &hosts, file.as_deref()),
+        };
         self.reports.write(&image, &status).await.map(|_| ())
     }
 

@@ -8,8 +8,8 @@ use std::{hash::Hasher as _, sync::Arc};
 use fnv::FnvHasher;
 use kube::ResourceExt as _;
 use ucloud_types::{
-    File, Host, Image, ImageStatus,
-    condition::{Finding, READY, TERMINATING, Verdict, get, is_true},
+    File, Host, Image, ImageStatus, Snapshot,
+    condition::{Finding, READY, TAKEN, TERMINATING, Verdict, get, is_true},
     host::HostImage,
     image::ImagePhase,
 };
@@ -33,6 +33,12 @@ pub fn file_aspect(file: &File) -> (bool, Option<String>, Option<String>) {
     let status = file.status.clone().unwrap_or_default();
     let said = get(&status.conditions, READY).map(|ready| ready.message.clone());
     (is_complete(file), said, status.host)
+}
+
+/// What of a Snapshot its images can depend on: whether it was taken, and which host takes it.
+pub fn snapshot_aspect(snapshot: &Snapshot) -> (bool, Option<String>) {
+    let status = snapshot.status.clone().unwrap_or_default();
+    (is_true(&status.conditions, TAKEN), status.host)
 }
 
 fn is_complete(file: &File) -> bool {
@@ -100,6 +106,31 @@ pub fn plan(image: &Image, pool_exists: bool, hosts: &[Arc<Host>], file: Option<
     match images.into_iter().find(|entry| entry.uid == uid_of(image)) {
         Some(entry) => take_over(image, status, &name, entry),
         None => pending(image, status, "Importing", format!("host {name} is about to import it")),
+    }
+}
+
+/// The status of an image of a snapshot: its host has it, and nobody may use it before all of the snapshot was taken.
+pub fn of_snapshot(image: &Image, snapshot: Option<&Snapshot>, hosts: &[Arc<Host>]) -> ImageStatus {
+    let mut status = status_of(image);
+    status.observed_generation = image.metadata.generation;
+    if status.sha256.is_some() {
+        return imported(image, status);
+    }
+    let is_its = |snapshot: &&Snapshot| image.owner_references().iter().any(|owner| owner.uid == uid_of(*snapshot));
+    let Some(snapshot) = snapshot.filter(is_its) else {
+        let message = "the Snapshot that it is of is gone: delete the image".to_owned();
+        return pending(image, status, "SnapshotNotFound", message);
+    };
+    let (taken, host) = snapshot_aspect(snapshot);
+    status.importer.clone_from(&host);
+    let Some(host) = host.filter(|_| taken) else {
+        let message = format!("Snapshot {} was not taken yet", snapshot.name_any());
+        return pending(image, status, "SnapshotNotTaken", message);
+    };
+    let reported = hosts.iter().find(|known| known.name_any() == host).and_then(|host| host.status.as_ref());
+    match reported.and_then(|status| status.images.iter().find(|entry| entry.uid == uid_of(image))) {
+        Some(entry) if entry.phase == ImagePhase::Ready => take_over(image, status, &host, entry),
+        _ => pending(image, status, "Importing", format!("host {host} is about to report it")),
     }
 }
 

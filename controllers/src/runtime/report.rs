@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde_json::Value;
 use ucloud_types::{
     File, FileStatus, Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus,
-    SecurityGroup, SecurityGroupStatus, StoragePool, StoragePoolStatus, VM, VMStatus, Volume, VolumeStatus,
+    SecurityGroup, SecurityGroupStatus, Snapshot, SnapshotStatus, StoragePool, StoragePoolStatus, VM, VMStatus, Volume,
+    VolumeStatus,
     condition::{self, Condition, Finding, TERMINATING, Verdict},
 };
 
@@ -51,10 +52,11 @@ macro_rules! reported {
 
 reported!(File, FileStatus);
 reported!(Host, HostStatus);
-reported!(Image, ImageStatus, on its way: &["Importing", "FileNotFound", "FileIncomplete"]);
+reported!(Image, ImageStatus, on its way: &["Importing", "FileNotFound", "FileIncomplete", "SnapshotNotTaken"]);
 reported!(Network, NetworkStatus, on its way: &["GatewayPending"]);
 reported!(NetworkPool, NetworkPoolStatus);
 reported!(SecurityGroup, SecurityGroupStatus);
+reported!(Snapshot, SnapshotStatus, on its way: &["Taking", "NoHost", "NoDisks", "GivingUp"]);
 reported!(StoragePool, StoragePoolStatus);
 reported!(VM, VMStatus, on its way: &["Halted"]);
 reported!(Volume, VolumeStatus, on its way: &["Pending"]);

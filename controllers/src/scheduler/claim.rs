@@ -55,9 +55,11 @@ pub struct Claim {
     pub pools: BTreeSet<String>,
     /// The Volumes that it has as disks, each with the disk's name.
     pub volumes: BTreeMap<String, String>,
-    /// One of them that is not to be had, once they were looked up.
+    /// The images that its own disks are clones of, by namespace and name.
+    pub images: BTreeSet<(String, String)>,
+    /// One of its Volumes that is not to be had, once they were looked up.
     pub missing: Option<Missing>,
-    /// The host that alone has the bytes of a Volume, by the Volume's name, once they were looked up.
+    /// The host that alone has the bytes of something, by what that is, such as `Volume data`, once they were looked up.
     pub pins: BTreeMap<String, String>,
     /// The VM's interfaces.
     pub nics: BTreeSet<Nic>,
@@ -82,6 +84,13 @@ impl Claim {
             selector: vm.spec.host_selector.clone(),
             pools: vm.spec.disks.iter().filter_map(|disk| disk.effective_pool()).map(str::to_owned).collect(),
             volumes: vm.spec.disks.iter().filter_map(|disk| Some((disk.volume.clone()?, disk.name.clone()))).collect(),
+            images: vm
+                .spec
+                .disks
+                .iter()
+                .filter_map(|disk| disk.image.as_ref())
+                .map(|image| owned(image.resolve(&namespace)))
+                .collect(),
             missing: None,
             pins: BTreeMap::new(),
             namespace,
@@ -96,6 +105,10 @@ impl Claim {
         self.nics.extend(before.nics.iter().cloned());
         self
     }
+}
+
+fn owned((namespace, name): (&str, &str)) -> (String, String) {
+    (namespace.to_owned(), name.to_owned())
 }
 
 /// Whether the VM may still run by an older spec: its agent has not seen the present one, or says that only a restart

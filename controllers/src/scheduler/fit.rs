@@ -67,7 +67,7 @@ enum Lack {
     Label(String),
     Pool(String),
     /// A volume, which is on another host.
-    Volume(String, String),
+    Bytes(String, String),
     Cpus,
     Memory,
 }
@@ -96,8 +96,8 @@ fn lack(claim: &Claim, (host, offer): (&str, &Offer), (cpus, memory): (u64, u64)
     if let Some(pool) = claim.pools.iter().find(|pool| !offer.pools.contains(*pool)) {
         return Some(Lack::Pool(pool.clone()));
     }
-    if let Some((volume, elsewhere)) = claim.pins.iter().find(|(_, pinned)| *pinned != host) {
-        return Some(Lack::Volume(volume.clone(), elsewhere.clone()));
+    if let Some((what, elsewhere)) = claim.pins.iter().find(|(_, pinned)| *pinned != host) {
+        return Some(Lack::Bytes(what.clone(), elsewhere.clone()));
     }
     if claim.cpus > cpus {
         return Some(Lack::Cpus);
@@ -216,7 +216,7 @@ impl Lacks {
             Lack::Schedulable => format!("{count} {is} unschedulable"),
             Lack::Label(label) => format!("{count} {lacks} the label {label}"),
             Lack::Pool(pool) => format!("{count} {lacks} the pool {pool}"),
-            Lack::Volume(volume, host) => format!("{count} {lacks} Volume {volume}, which is on host {host}"),
+            Lack::Bytes(what, host) => format!("{count} {lacks} {what}, which is on host {host}"),
             Lack::Cpus => format!("{count} {lacks} CPUs (need {}, most free {})", claim.cpus, self.most_cpus),
             Lack::Memory => format!(
                 "{count} {lacks} memory (need {}, most free {})",
@@ -295,7 +295,7 @@ mod tests {
     fn a_volume_is_where_it_is() {
         let snapshot = snapshot(&[host("a", 8, 64), host("b", 8, 64), host("c", 8, 64)]);
         let mut claim = Claim::of(&vm_with_volume("v", "data"));
-        claim.pins.insert("data".into(), "b".into());
+        claim.pins.insert("Volume data".into(), "b".into());
         assert_eq!(choose(&snapshot, &claim), Ok("b".into()));
         assert!(!Trial::of(&snapshot, "a").unwrap().take(&claim) && Trial::of(&snapshot, "b").unwrap().take(&claim));
         claim.cpus = 9;

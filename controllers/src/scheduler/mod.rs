@@ -30,7 +30,7 @@ use kube::{
 };
 use tokio::sync::Notify;
 use ucloud_types::{
-    Host, StoragePool, VM, Volume,
+    Host, Image, StoragePool, VM, Volume,
     condition::{Finding, SCHEDULED, TERMINATING, Verdict},
     vm::RunStrategy,
 };
@@ -69,7 +69,9 @@ pub struct Caches {
     pub hosts: Cache<Host>,
     /// What VMs have as disks.
     pub volumes: Cache<Volume>,
-    /// Where volumes are kept.
+    /// What their disks are made of.
+    pub images: Cache<Image>,
+    /// Where volumes and images are kept.
     pub pools: Cache<StoragePool>,
 }
 
@@ -79,9 +81,10 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
     let refresh = Arc::new(Notify::new());
     let (vm_state, vm_refresh) = (Arc::clone(&state), Arc::clone(&refresh));
     let (host_state, host_refresh) = (Arc::clone(&state), Arc::clone(&refresh));
-    let (volume_state, pool_state) = (Arc::clone(&state), Arc::clone(&state));
+    let (volume_state, image_state, pool_state) = (Arc::clone(&state), Arc::clone(&state), Arc::clone(&state));
     let controller = Controller::new(NAME, runtime, &caches.vms)
         .watch(&caches.volumes, move |change: &Change<Volume>| lock(&volume_state).volume_changed(change))
+        .watch(&caches.images, move |change: &Change<Image>| lock(&image_state).image_changed(change))
         .watch(&caches.pools, move |change: &Change<StoragePool>| lock(&pool_state).pool_changed(change))
         .watch(&caches.vms, move |change: &Change<VM>| wake(&vm_refresh, lock(&vm_state).vm_changed(change)))
         .watch(&caches.hosts, move |change: &Change<Host>| {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use kube::runtime::reflector::ObjectRef;
-use ucloud_types::{StoragePool, VM, Volume};
+use ucloud_types::{Image, StoragePool, VM, Volume};
 
 use super::{
     claim::{Claim, Offer},
@@ -135,11 +135,18 @@ impl State {
         self.waiting.values().filter(named).map(reference).collect()
     }
 
+    /// Takes in a change of an image: who waits and needs it decides again.
+    pub fn image_changed(&mut self, change: &Change<Image>) -> Vec<ObjectRef<VM>> {
+        let Some(key) = self.volumes.image_changed(change) else { return Vec::new() };
+        let needs = |claim: &&Claim| claim.images.contains(&key) || !claim.volumes.is_empty();
+        self.waiting.values().filter(needs).map(reference).collect()
+    }
+
     /// Takes in a change of a pool: it may be another host's volumes that can be had, or only one host's.
     pub fn pool_changed(&mut self, change: &Change<StoragePool>) -> Vec<ObjectRef<VM>> {
         let matters = self.volumes.pool_changed(change);
-        let with_volumes = |claim: &&Claim| matters && !claim.volumes.is_empty();
-        self.waiting.values().filter(with_volumes).map(reference).collect()
+        let concerned = |claim: &&Claim| matters && !(claim.volumes.is_empty() && claim.images.is_empty());
+        self.waiting.values().filter(concerned).map(reference).collect()
     }
 
     /// All that wait.

@@ -1,12 +1,13 @@
-//! Where Volumes are, as far as that decides where VMs can go.
+//! Where Volumes, and images of snapshots, are, as far as that decides where VMs can go.
 //!
 //! A volume that was made in a pool that hosts do not share is on one host, and so are the VMs that have it. One that was not
-//! made yet goes where its first VM goes.
+//! made yet goes where its first VM goes, unless it is to be made of an image of a snapshot: in such a pool that is on one host,
+//! too. All other images a host fetches itself.
 
 use std::collections::{HashMap, HashSet};
 
 use kube::ResourceExt as _;
-use ucloud_types::{StoragePool, Volume};
+use ucloud_types::{Image, StoragePool, Volume};
 
 use super::claim::{Claim, Missing};
 use crate::runtime::{Change, is_deleting};
@@ -16,6 +17,8 @@ use crate::runtime::{Change, is_deleting};
 struct Place {
     pool: String,
     host: Option<String>,
+    /// What it is to be made of, by namespace and name.
+    image: Option<(String, String)>,
     deleting: bool,
 }
 
@@ -24,6 +27,8 @@ struct Place {
 pub struct Volumes {
     /// By namespace and name.
     places: HashMap<(String, String), Place>,
+    /// The pool and the host of images of snapshots, by namespace and name.
+    images: HashMap<(String, String), (String, String)>,
     shared: HashSet<String>,
 }
 
@@ -35,6 +40,7 @@ impl Volumes {
         let place = change.new.as_deref().map(|volume| Place {
             pool: volume.spec.effective_pool().to_owned(),
             host: volume.status.as_ref().and_then(|status| status.host.clone()),
+            image: volume.spec.image().map(|image| image.resolve(&key.0)).map(|(n, i)| (n.to_owned(), i.to_owned())),
             deleting: is_deleting(volume),
         });
         let before = match place.clone() {
@@ -42,6 +48,26 @@ impl Volumes {
             None => self.places.remove(&key),
         };
         (before != place).then_some(key)
+    }
+
+    /// Takes in a change of an image. Tells its namespace and name if that matters to VMs.
+    pub fn image_changed(&mut self, change: &Change<Image>) -> Option<(String, String)> {
+        let image = change.object()?;
+        let key = (image.namespace().unwrap_or_default(), image.name_any());
+        let place =
+            change.new.as_deref().filter(|image| image.spec.source.snapshot.is_some()).and_then(|image| {
+                Some((image.spec.effective_pool().to_owned(), image.status.as_ref()?.importer.clone()?))
+            });
+        let before = match place.clone() {
+            Some(place) => self.images.insert(key.clone(), place),
+            None => self.images.remove(&key),
+        };
+        (before != place).then_some(key)
+    }
+
+    /// The host that alone has this image.
+    fn host_of_image(&self, image: &(String, String)) -> Option<&String> {
+        self.images.get(image).filter(|(pool, _)| !self.shared.contains(pool)).map(|(_, host)| host)
     }
 
     /// Takes in a change of a pool, and tells whether that matters to VMs. A pool that is not there is taken for one that hosts
@@ -54,7 +80,7 @@ impl Volumes {
         }
     }
 
-    /// Adds to the claim what its volumes ask of a host.
+    /// Adds to the claim what its volumes and images ask of a host.
     pub fn resolve(&self, claim: &mut Claim) {
         for (volume, disk) in &claim.volumes {
             let place = self.places.get(&(claim.namespace.clone(), volume.clone()));
@@ -64,8 +90,15 @@ impl Volumes {
                 continue;
             };
             claim.pools.insert(place.pool.clone());
-            if let Some(host) = place.host.as_ref().filter(|_| !self.shared.contains(&place.pool)) {
-                claim.pins.insert(volume.clone(), host.clone());
+            let own = place.host.as_ref().filter(|_| !self.shared.contains(&place.pool));
+            let source = place.image.as_ref().filter(|_| place.host.is_none());
+            if let Some(host) = own.or_else(|| source.and_then(|image| self.host_of_image(image))) {
+                claim.pins.insert(format!("Volume {volume}"), host.clone());
+            }
+        }
+        for image in &claim.images {
+            if let Some(host) = self.host_of_image(image) {
+                claim.pins.insert(format!("Image {}", image.1), host.clone());
             }
         }
     }
@@ -105,7 +138,7 @@ mod tests {
         let made = volume("data", "fast", Some("h1"));
         assert_eq!(volumes.changed(&new(made.clone())), Some(("default".to_owned(), "data".to_owned())));
         assert_eq!(volumes.changed(&new(made)), None, "the same again is no news");
-        assert_eq!(resolved(&volumes).pins, BTreeMap::from([("data".to_owned(), "h1".to_owned())]));
+        assert_eq!(resolved(&volumes).pins, BTreeMap::from([("Volume data".to_owned(), "h1".to_owned())]));
 
         let pool: StoragePool = serde_json::from_value(json!({
             "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "StoragePool", "metadata": {"name": "fast"},
@@ -115,6 +148,26 @@ mod tests {
         assert!(volumes.pool_changed(&new(pool.clone())));
         assert!(resolved(&volumes).pins.is_empty(), "any host sees it");
         assert!(!volumes.pool_changed(&new(pool)));
+    }
+
+    #[test]
+    fn an_image_of_a_snapshot_pins_where_hosts_do_not_share_its_pool() {
+        let image = |source: &serde_json::Value| -> Image {
+            serde_json::from_value(json!({
+                "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Image",
+                "metadata": {"name": "kept-root", "namespace": "default"},
+                "spec": {"source": source, "format": "raw", "pool": "fast"}, "status": {"importer": "h1"},
+            }))
+            .unwrap()
+        };
+        let mut volumes = Volumes::default();
+        let mut claim = Claim::of(&vm_with_volume("web", "data"));
+        claim.images.insert(("default".to_owned(), "kept-root".to_owned()));
+        assert_eq!(volumes.image_changed(&new(image(&json!({"http": {"url": "http://h/a"}})))), None);
+        let key = volumes.image_changed(&new(image(&json!({"snapshot": {"name": "kept", "disk": "root"}}))));
+        assert_eq!(key, Some(("default".to_owned(), "kept-root".to_owned())));
+        volumes.resolve(&mut claim);
+        assert_eq!(claim.pins, BTreeMap::from([("Image kept-root".to_owned(), "h1".to_owned())]));
     }
 
     #[test]

@@ -4,10 +4,13 @@ use std::panic::AssertUnwindSafe;
 
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, api::PostParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use ucloud_types::{Image, Network, NetworkPool, StoragePool, VM, condition, condition::READY};
+use ucloud_types::{File, Image, Network, NetworkPool, Snapshot, StoragePool, VM, Volume, condition, condition::READY};
 
 use crate::{
     faults::{Counter, Crash, Fate, dying, line},
@@ -21,13 +24,25 @@ const AT_ONCE: usize = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_lives_and_goes_whenever_the_controllers_die() {
-    let total = life(usize::MAX, Crash::AfterReply).await;
-    assert!(total >= 15, "finalizers, statuses, allocation, binding, deletions: {total}");
+    // finalizers, statuses, allocation, binding, deletions
+    at_every_write(15, live).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_volumes_and_snapshots_live_and_go_whenever_the_controllers_die() {
+    // finalizers, hosts, statuses, images, reclaiming, deletions
+    at_every_write(15, live_with_storage).await;
+}
+
+/// The life as it is without a crash, which takes `least` writes at least, and with one after each of them.
+async fn at_every_write(least: usize, live: impl AsyncFn(&Cloud)) {
+    let total = life(usize::MAX, Crash::AfterReply, &live).await;
+    assert!(total >= least, "{total}");
     let lives =
         [Crash::AfterReply, Crash::BeforeReply].into_iter().flat_map(|crash| (1..=total).map(move |n| (n, crash)));
     futures::stream::iter(lives)
         .for_each_concurrent(AT_ONCE, async |(writes, crash)| {
-            let lived = AssertUnwindSafe(life(writes, crash)).catch_unwind().await;
+            let lived = AssertUnwindSafe(life(writes, crash, &live)).catch_unwind().await;
             assert!(lived.is_ok(), "a crash after write {writes}, {crash:?}");
         })
         .await;
@@ -37,9 +52,9 @@ fn is_ready<S>(status: Option<&S>, conditions: impl Fn(&S) -> &[condition::Condi
     status.is_some_and(|status| condition::is_true(conditions(status), READY))
 }
 
-/// The life of a project with everything in it, from nothing to nothing; the controllers die after so many writes, and
-/// others take over. Tells how many writes there were.
-async fn life(writes: usize, crash: Crash) -> usize {
+/// A life from nothing to nothing; the controllers die after so many writes, and others take over. Tells how many writes
+/// there were.
+async fn life(writes: usize, crash: Crash, live: &impl AsyncFn(&Cloud)) -> usize {
     let cloud = Cloud::start().await;
     let (counter, dead) = (Counter::default(), CancellationToken::new());
     let first = line(cloud.client().await, dying(counter.clone(), writes, crash, dead.clone()));
@@ -60,6 +75,7 @@ async fn life(writes: usize, crash: Crash) -> usize {
     counter.get()
 }
 
+/// The life of a project with everything in it but what follows.
 async fn live(cloud: &Cloud) {
     cloud.network_pool("default", 4).await;
     cloud.storage_pool("default").await;
@@ -97,4 +113,94 @@ async fn live(cloud: &Cloud) {
     until_gone(&namespaces, "p").await;
     eventually("no allocation is left", async || cloud.allocated().await.is_empty()).await;
     until(&cloud.network_pools(), "default", "all of it is free", uses(0)).await;
+}
+
+/// What the agent of h1 says, as agents write: its part of a status, on the newest version.
+async fn says<K>(cloud: &Cloud, name: &str, status: serde_json::Value)
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let agent: Api<K> = Api::namespaced(cloud.api.agent("h1").await.unwrap(), "default");
+    let config =
+        json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "status": status});
+    agent.patch_status(name, &PatchParams::apply("ucloud-agent").force(), &Patch::Apply(config)).await.unwrap();
+}
+
+/// Lets go what the agent of h1 has removed.
+async fn lets_go<K>(cloud: &Cloud, name: &str)
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + 'static,
+{
+    let api: Api<K> = Api::namespaced(cloud.admin.clone(), "default");
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+}
+
+fn finding(type_: &str, status: &str, reason: &str) -> serde_json::Value {
+    json!([{"type": type_, "status": status, "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+}
+
+/// A File that is uploaded, a Volume that goes with its VM, and a Snapshot of both that outlives them.
+async fn live_with_storage(cloud: &Cloud) {
+    cloud.storage_pool("default").await;
+    cloud.host("h1", 8, "16Gi").await;
+    set_status(&cloud.hosts(), "h1", json!({"streamPort": 9402})).await;
+    let files: Api<File> = Api::namespaced(cloud.admin.clone(), "default");
+    let volumes: Api<Volume> = Api::namespaced(cloud.admin.clone(), "default");
+    let snapshots: Api<Snapshot> = Api::namespaced(cloud.admin.clone(), "default");
+    create(&volumes, "data", json!({"size": "1Gi", "reclaimPolicy": "Delete"})).await;
+    create(&files, "iso", json!({"size": "1"})).await;
+    let mut spec = vm_spec("1Gi", &[]);
+    spec["disks"] = json!([{"name": "root", "image": "debian"}, {"name": "data", "volume": "data"}]);
+    create(&cloud.vms(), "web", spec).await;
+
+    until(&files, "iso", "it has a host", |file| file.status.as_ref().is_some_and(|s| s.host.is_some())).await;
+    says::<File>(cloud, "iso", json!({"received": "1", "conditions": finding("Ready", "True", "Complete")})).await;
+    let vm = until(&cloud.vms(), "web", "it is bound", |vm| host_of(vm).is_some()).await;
+    until(&volumes, "data", "it may be made", |volume| !volume.finalizers().is_empty()).await;
+    let has = json!({"attachment": {"vm": "web", "vmUid": vm.metadata.uid, "host": "h1", "epoch": 1}, "host": "h1", "size": "1Gi"});
+    says::<Volume>(cloud, "data", has).await;
+    create(&snapshots, "kept", json!({"vm": "web"})).await;
+    let disks = json!([{"name": "root", "pool": "default", "size": "1Gi"}, {"name": "data", "pool": "default", "volume": "data", "size": "1Gi"}]);
+    set_status(&cloud.vms(), "web", json!({"disks": disks})).await;
+
+    until(&snapshots, "kept", "h1 is to take it", |s| s.status.as_ref().is_some_and(|s| s.disks.len() == 2)).await;
+    let mut copies = Vec::new();
+    for name in ["kept-root", "kept-data"] {
+        let image = until(&cloud.images(), name, "it is there", |_| true).await;
+        let sum = format!("sha256:{}", "a".repeat(64));
+        copies.push(json!({"uid": image.metadata.uid, "phase": "Ready", "sha256": sum, "virtualSize": "1Gi"}));
+    }
+    says::<Snapshot>(cloud, "kept", json!({"conditions": finding("Taken", "False", "Taking")})).await;
+    set_status(&cloud.hosts(), "h1", json!({"images": copies})).await;
+    says::<Snapshot>(cloud, "kept", json!({"conditions": finding("Taken", "True", "Taken")})).await;
+    until(&snapshots, "kept", "it is ready", |s| is_ready(s.status.as_ref(), |s| &s.conditions)).await;
+    assert_eq!(cloud.images().list(&ListParams::default()).await.unwrap().items.len(), 2, "one image for each disk");
+
+    delete(&cloud.vms(), "web").await;
+    lets_go::<VM>(cloud, "web").await;
+    until(&volumes, "data", "it goes with its VM", |volume| volume.metadata.deletion_timestamp.is_some()).await;
+    until(&volumes, "data", "nobody has it", |v| v.status.as_ref().is_some_and(|s| s.attachment.is_none())).await;
+    lets_go::<Volume>(cloud, "data").await;
+    until_gone(&volumes, "data").await;
+    assert!(is_ready(snapshots.get("kept").await.unwrap().status.as_ref(), |s| &s.conditions));
+    delete(&files, "iso").await;
+    lets_go::<File>(cloud, "iso").await;
+    until_gone(&files, "iso").await;
+    delete(&snapshots, "kept").await;
+    until_gone(&snapshots, "kept").await;
+    for name in ["kept-root", "kept-data"] {
+        until(&cloud.images(), name, "it is to go", |image| image.metadata.deletion_timestamp.is_some()).await;
+    }
+    set_status(&cloud.hosts(), "h1", json!({"images": []})).await;
+    for name in ["kept-root", "kept-data"] {
+        until_gone(&cloud.images(), name).await;
+    }
 }

@@ -18,6 +18,7 @@ mod quotas;
 mod routers;
 mod scheduling;
 mod security_groups;
+mod snapshots;
 mod support;
 mod volumes;
 mod writes;

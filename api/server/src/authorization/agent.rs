@@ -21,7 +21,7 @@ use ucloud_types::{
 use super::{NO_RULE, Refusal, change::only_removes_finalizer, volume};
 
 const HOST_OF_VM: &str = "status.binding.host";
-const HOST_OF_FILE: &str = "status.host";
+const STATUS_HOST: &str = "status.host";
 
 /// Whether the user's certificate is that of an agent.
 pub fn is_one(user: &UserInfo) -> bool {
@@ -39,12 +39,20 @@ pub fn authorize(host: &str, request: &Attributes<'_>, lister: &dyn Lister) -> R
             require_bound(host, vm.as_ref())
         }
         (GROUP, "files", "", "list" | "watch") => {
-            let selected = request.field_selector.required_value(HOST_OF_FILE) == Some(host);
-            require(selected, || format!("an agent sees the Files on its host alone: select {HOST_OF_FILE}={host}"))
+            let selected = request.field_selector.required_value(STATUS_HOST) == Some(host);
+            require(selected, || format!("an agent sees the Files on its host alone: select {STATUS_HOST}={host}"))
         }
         (GROUP, "files", "" | "status", "get" | "update" | "patch") => {
             let file = lister.get(GROUP, "files", Some(request.namespace), request.name);
             require_kept(host, file.as_ref())
+        }
+        (GROUP, "snapshots", "", "list" | "watch") => {
+            let selected = request.field_selector.required_value(STATUS_HOST) == Some(host);
+            require(selected, || format!("an agent sees the Snapshots of its host alone: select {STATUS_HOST}={host}"))
+        }
+        (GROUP, "snapshots", "status", "get" | "update" | "patch") => {
+            let snapshot = lister.get(GROUP, "snapshots", Some(request.namespace), request.name);
+            require_taken_here(host, snapshot.as_ref())
         }
         (GROUP, "files", "content", "get") => require_source(host, request.namespace, request.name, lister),
         (GROUP, "hosts", "", "list" | "watch") => {
@@ -91,6 +99,14 @@ pub fn authorize_object(
         ("files", "", Some(old), Some(new)) => {
             require_kept(host, Some(old))?;
             require_release("File", old, new)
+        }
+        // which host takes a snapshot is the controllers' to say, and what it is made of
+        ("snapshots", "status", Some(old), Some(new)) => {
+            require_taken_here(host, Some(old))?;
+            require_taken_here(host, Some(new))?;
+            let decided =
+                |snapshot: &Value| (snapshot["status"]["disks"].clone(), snapshot["status"]["sourceUid"].clone());
+            require(decided(old) == decided(new), || "an agent does not decide what a snapshot is made of".to_owned())
         }
         ("volumes", "status", Some(old), Some(new)) => volume::check_status(host, request.namespace, old, new, lister),
         ("volumes", "", Some(old), Some(new)) => volume::check_release(host, old, new),
@@ -168,6 +184,12 @@ fn require_bound(host: &str, vm: Option<&Value>) -> Result<(), Refusal> {
 fn require_kept(host: &str, file: Option<&Value>) -> Result<(), Refusal> {
     let kept = file.and_then(|file| file.pointer("/status/host")).and_then(Value::as_str) == Some(host);
     require(kept, || format!("no such File is on host {host:?}"))
+}
+
+/// The same of a Snapshot.
+fn require_taken_here(host: &str, snapshot: Option<&Value>) -> Result<(), Refusal> {
+    let here = snapshot.and_then(|snapshot| snapshot.pointer("/status/host")).and_then(Value::as_str) == Some(host);
+    require(here, || format!("host {host:?} takes no such Snapshot"))
 }
 
 /// The bytes of a File are for those hosts alone that import an image of it, or run a VM with a disk or a Volume of one.
@@ -289,6 +311,37 @@ mod tests {
             let mut larger = file(host, &[]);
             larger["spec"]["size"] = json!("2");
             assert!(!patch.allowed(Some(&held), Some(&larger), &objects));
+        }
+    }
+
+    #[test]
+    fn it_reports_on_the_snapshots_that_its_host_takes_and_decides_nothing_of_them() {
+        let user = agent();
+        for (selector, allowed) in [("status.host=h1", true), ("", false), ("status.host=h2", false)] {
+            let selector = FieldSelector::parse(selector).unwrap();
+            let decision = Request::new(&user, "watch", "snapshots").selector(&selector).decide();
+            assert_eq!(decision == Decision::Allow, allowed, "{selector:?}");
+        }
+        let snapshot = |host: &str, disk: &str| {
+            json!({"metadata": {"name": "kept", "namespace": "default"}, "spec": {"vm": "web"},
+                "status": {"host": host, "sourceUid": "vm-uid", "disks": [{"name": disk}]}})
+        };
+        let old = snapshot("h1", "root");
+        let objects = Objects::default().with("snapshots", old.clone());
+        let status =
+            |verb| Request::new(&user, verb, "snapshots").subresource("status").namespace("default").name("kept");
+        assert_eq!(status("get").decide_with(&objects), Decision::Allow);
+        assert!(status("patch").allowed(Some(&old), Some(&old), &objects));
+        for new in [snapshot("h2", "root"), snapshot("h1", "other")] {
+            assert!(!status("patch").allowed(Some(&old), Some(&new), &objects), "{new}");
+        }
+        let theirs = snapshot("h2", "root");
+        let objects = Objects::default().with("snapshots", theirs.clone());
+        assert_ne!(status("get").decide_with(&objects), Decision::Allow);
+        assert!(!status("patch").allowed(Some(&theirs), Some(&theirs), &objects));
+        for verb in ["patch", "delete", "create", "get"] {
+            let request = Request::new(&user, verb, "snapshots").namespace("default").name("kept");
+            assert_ne!(request.decide_with(&objects), Decision::Allow, "{verb}");
         }
     }
 

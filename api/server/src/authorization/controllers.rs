@@ -18,10 +18,10 @@ use super::{
 };
 
 /// Kinds on which controllers hold finalizers: what else changes in them is judged with the objects.
-const HELD: [&str; 5] = ["vms", "networks", "images", "files", "volumes"];
+const HELD: [&str; 6] = ["vms", "networks", "images", "files", "volumes", "snapshots"];
 
 /// What they may write anywhere: group, resources, verbs.
-const WRITES: [(&str, &[&str], &[&str]); 9] = [
+const WRITES: [(&str, &[&str], &[&str]); 10] = [
     (
         GROUP,
         &[
@@ -31,6 +31,7 @@ const WRITES: [(&str, &[&str], &[&str]); 9] = [
             "networkpools/status",
             "networks/status",
             "securitygroups/status",
+            "snapshots/status",
             "storagepools/status",
             "vms/status",
             "volumes/status",
@@ -40,6 +41,8 @@ const WRITES: [(&str, &[&str], &[&str]); 9] = [
     (GROUP, &HELD, &["update", "patch"]),
     (GROUP, &["vms/binding"], &["create"]),
     (GROUP, &["networkallocations"], &["create", "delete"]),
+    // the disks in a snapshot
+    (GROUP, &["images"], &["create"]),
     // those that are to go with their VMs
     (GROUP, &["volumes"], &["delete"]),
     ("", &["events"], &["create", "update", "patch"]),
@@ -89,6 +92,10 @@ pub fn authorize_object(
         })
     };
     match (old, new) {
+        (None, Some(new)) if request.resource == "images" => {
+            let of_snapshot = new.pointer("/spec/source/snapshot").is_some() && has_owners(new);
+            if of_snapshot { Ok(()) } else { Err("controllers make no images but those of snapshots".to_owned()) }
+        }
         (Some(old), None) => {
             let allowed = own(&["delete"]) || has_owners(old) || is_terminating(request.namespace, lister);
             if allowed { Ok(()) } else { Err("controllers delete nothing that has no owner".to_owned()) }

@@ -33,6 +33,8 @@ fn agent(host: &str, namespace: &str) -> Vec<Rule> {
             &["vms", "vms/status", "files", "files/status", "volumes", "volumes/status"],
             &[],
         ),
+        resources(&["list", "watch"], GROUP, &["snapshots"], &[]),
+        resources(&["get", "update", "patch"], GROUP, &["snapshots/status"], &[]),
         resources(&["get"], GROUP, &["files/content"], &[]),
         resources(&["get", "list", "watch", "create"], GROUP, &["hosts"], &[host]),
         resources(&["get", "update", "patch"], GROUP, &["hosts/status"], &[host]),

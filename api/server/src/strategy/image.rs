@@ -22,7 +22,7 @@ impl Strategy for ImageStrategy {
     fn validate_update(&self, _: &Context<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
         match (typed::<Image>(new), typed::<Image>(old)) {
             (Ok(new), Ok(old)) => {
-                let mut errors = validate(&new);
+                let mut errors = Vec::new();
                 let (old, new) = (&old.spec, &new.spec);
                 check_immutable("spec.source", &old.source, &new.source, ADVICE, &mut errors);
                 check_immutable("spec.format", &old.format, &new.format, ADVICE, &mut errors);
@@ -49,6 +49,17 @@ fn validate(image: &Image) -> Vec<FieldError> {
     }
     if let Some(source) = &image.spec.source.upload {
         check_name(FieldPath::new("spec.source.upload.file"), &source.file, &mut errors);
+    }
+    if let Some(source) = &image.spec.source.snapshot {
+        let owners = image.metadata.owner_references.iter().flatten();
+        let is_its = owners.filter(|owner| owner.kind == "Snapshot").any(|owner| owner.name == source.name);
+        if !is_its {
+            let why = format!(
+                "a snapshot makes its images itself: use those that Snapshot {} names in status.disks, or make a snapshot",
+                source.name
+            );
+            errors.push(FieldError::forbidden(FieldPath::new("spec.source.snapshot"), &why));
+        }
     }
     if let Some(pool) = &image.spec.pool {
         check_name(FieldPath::new("spec.pool"), pool, &mut errors);
