@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     networks::{self, Networks},
     shared::Shared,
+    snapshots::{self, Snapshots},
     streams::{self, Streams},
     triggers::{self, Wake},
     vm::{self, Memories},
@@ -107,6 +108,7 @@ impl Agent {
             images: images::Images::default(),
             files: files::Files::default(),
             volumes: Volumes::default(),
+            snapshots: Snapshots::default(),
             stream_port: streams.as_ref().map(Streams::port),
             isolation: Isolation::default(),
             events,
@@ -129,6 +131,7 @@ impl Agent {
         tasks.spawn(images::run(Arc::clone(&shared)));
         tasks.spawn(files::run(Arc::clone(&shared)));
         tasks.spawn(volumes::run(Arc::clone(&shared)));
+        tasks.spawn(snapshots::run(Arc::clone(&shared)));
         if let Some(streams) = streams {
             tasks.spawn(streams::serve(Arc::clone(&shared), streams));
         }

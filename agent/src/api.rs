@@ -11,8 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::fmt::Debug;
 use ucloud_types::{
-    File, FileStatus, Host, HostStatus, VM, VMStatus, Volume, VolumeStatus,
-    condition::{READY, REMOVED, SCHEDULED},
+    File, FileStatus, Host, HostStatus, Snapshot, SnapshotStatus, VM, VMStatus, Volume, VolumeStatus,
+    condition::{READY, REMOVED, SCHEDULED, TAKEN},
 };
 
 /// The name under which the agents own what they report. A VM's moves with it from host to host.
@@ -118,6 +118,26 @@ impl ApiServer {
         self.report(&self.namespaced(namespace), (name, volume, version), status, next, agents_own).await
     }
 
+    /// The Snapshot as it is now.
+    pub async fn read_snapshot(&self, snapshot: &Snapshot) -> Result<Snapshot, ApiError> {
+        let (namespace, name) = names(snapshot);
+        self.call(self.namespaced::<Snapshot>(namespace).get_status(name)).await
+    }
+
+    /// Applies the agent's part of the Snapshot's status `next`, if that changes it and if the Snapshot is still the same
+    /// one; and, where that is the `proof` that it is still to be taken, if it is still as `snapshot`.
+    pub async fn report_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        next: &SnapshotStatus,
+        proof: bool,
+    ) -> Result<Option<Snapshot>, ApiError> {
+        let (namespace, name) = names(snapshot);
+        let version = snapshot.metadata.resource_version.as_deref().filter(|_| proof);
+        let status = snapshot.status.as_ref();
+        self.report(&self.namespaced(namespace), (name, snapshot, version), status, next, takers_own).await
+    }
+
     /// Applies the Host's status `next`, if that changes it and if the Host is still the same one. What others wrote
     /// meanwhile is no reason not to: the agent knows best how its host is.
     pub async fn report_host(&self, host: &Host, next: &HostStatus) -> Result<Option<Host>, ApiError> {
@@ -178,6 +198,17 @@ fn files_own(mut status: Value) -> Value {
         map.remove("host");
         if let Some(conditions) = map.get_mut("conditions").and_then(Value::as_array_mut) {
             conditions.retain(|condition| condition["type"] == READY);
+        }
+    }
+    status
+}
+
+/// What of a Snapshot's status the host that takes it writes.
+fn takers_own(mut status: Value) -> Value {
+    if let Some(map) = status.as_object_mut() {
+        map.retain(|field, _| ["takenAt", "consistency", "conditions"].contains(&field.as_str()));
+        if let Some(conditions) = map.get_mut("conditions").and_then(Value::as_array_mut) {
+            conditions.retain(|condition| condition["type"] == TAKEN);
         }
     }
     status

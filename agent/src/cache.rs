@@ -18,7 +18,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
-use ucloud_types::{File, Host, Image, Network, SecurityGroup, StoragePool, VM, Volume, host::HostNetwork};
+use ucloud_types::{File, Host, Image, Network, SecurityGroup, Snapshot, StoragePool, VM, Volume, host::HostNetwork};
 
 use crate::triggers::Wake;
 
@@ -208,6 +208,8 @@ pub struct Caches {
     pub files: Cache<File>,
     /// All volumes.
     pub volumes: Cache<Volume>,
+    /// The snapshots that this host takes.
+    pub snapshots: Cache<Snapshot>,
     /// All security groups.
     pub groups: Cache<SecurityGroup>,
     /// All storage pools.
@@ -256,14 +258,15 @@ impl Caches {
             wake_users.users(&bound, |vm| uses_pool(vm, pool));
         });
         let kept = all().fields(&format!("status.host={host}"));
-        let files = Cache::start(tasks, source(), kept, same_version, always, |_: &File| {});
+        let files = Cache::start(tasks, source(), kept.clone(), same_version, always, |_: &File| {});
+        let snapshots = Cache::start(tasks, source(), kept, same_version, always, |_: &Snapshot| {});
         let own = all().fields(&format!("metadata.name={host}"));
         let host = Cache::start(tasks, source(), own, same_version, always, |_: &Host| {});
         let (wake_users, bound) = (wake.clone(), vms.store());
         let groups = Cache::start(tasks, source(), all(), same_version, always, move |group: &SecurityGroup| {
             wake_users.users(&bound, |vm| uses_group(vm, group));
         });
-        Self { vms, networks, images, files, volumes, groups, pools, host }
+        Self { vms, networks, images, files, volumes, snapshots, groups, pools, host }
     }
 
     /// Waits until all of them are complete.
@@ -273,6 +276,7 @@ impl Caches {
         self.images.synced().await?;
         self.files.synced().await?;
         self.volumes.synced().await?;
+        self.snapshots.synced().await?;
         self.groups.synced().await?;
         self.pools.synced().await?;
         self.host.synced().await

@@ -25,6 +25,7 @@ mod limit;
 mod metrics;
 pub mod networks;
 mod shared;
+mod snapshots;
 pub mod streams;
 mod triggers;
 pub mod vm;

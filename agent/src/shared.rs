@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     Config, Machine, api::ApiServer, cache::Caches, events::Events, files::Files, images::Images, isolation::Isolation,
-    metrics::Metrics, networks::Networks, triggers::Wake, vm::Memories, volumes::Volumes,
+    metrics::Metrics, networks::Networks, snapshots::Snapshots, triggers::Wake, vm::Memories, volumes::Volumes,
 };
 
 /// What the parts of an agent share.
@@ -19,6 +19,7 @@ pub struct Shared {
     pub images: Images,
     pub files: Files,
     pub volumes: Volumes,
+    pub snapshots: Snapshots,
     /// Where the bytes of Files are taken and given.
     pub stream_port: Option<u16>,
     pub isolation: Isolation,

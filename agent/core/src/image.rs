@@ -90,7 +90,18 @@ pub fn wanted(
     let known = status.and_then(|status| status.sha256.as_ref());
     let pinned = known.or(image.spec.checksum.as_ref());
     let importer = status.and_then(|status| status.importer.as_deref()) == Some(host);
-    let may_follow = if found.is_some_and(|pool| pool.spec.is_shared()) { known.is_some() } else { pinned.is_some() };
+    let shared = found.is_some_and(|pool| pool.spec.is_shared());
+    if image.spec.source.snapshot.is_some() && !(shared && known.is_some()) {
+        // Whoever takes the snapshot has it, and nobody else can come to have it
+        return match status.and_then(|status| status.importer.as_deref()).filter(|_| used_here && !importer) {
+            Some(elsewhere) if !shared => Err(Blocker::new(
+                reason::IMAGE_NOT_READY,
+                format!("an image of a snapshot in StoragePool {name} is on host {elsewhere} alone"),
+            )),
+            _ => Ok(None),
+        };
+    }
+    let may_follow = if shared { known.is_some() } else { pinned.is_some() };
     let wanted = importer || (used_here && may_follow);
     if !wanted || image.metadata.deletion_timestamp.is_some() {
         return Ok(None);

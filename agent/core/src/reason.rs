@@ -51,6 +51,9 @@ pub const VOLUME_IN_USE: &str = "VolumeInUse";
 /// A volume that is named is on another host.
 pub const VOLUME_ELSEWHERE: &str = "VolumeElsewhere";
 
+/// The disks are being taken for a snapshot.
+pub const SNAPSHOT_BEING_TAKEN: &str = "SnapshotBeingTaken";
+
 /// An image stays because disks are clones of it.
 pub const IN_USE: &str = "InUse";
 

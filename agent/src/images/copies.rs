@@ -83,6 +83,15 @@ impl Images {
         self.read(|copies| copies.iter().map(|(uid, copy)| copy.report(uid)).collect())
     }
 
+    /// Copies that came to be by other means than an import, each with its pool and the Image's UID.
+    pub fn add(&self, made: impl IntoIterator<Item = (Pool, (String, StoredImage))>) {
+        self.change(|copies| {
+            copies.extend(
+                made.into_iter().map(|(pool, (uid, stored))| (uid, Copy::new(Some(pool), None, Stage::Ready(stored)))),
+            );
+        });
+    }
+
     pub(super) fn read<T>(&self, read: impl FnOnce(&BTreeMap<String, Copy>) -> T) -> T {
         read(&self.copies.lock().unwrap_or_else(PoisonError::into_inner))
     }

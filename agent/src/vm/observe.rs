@@ -61,6 +61,8 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
         networks.iter().map(|network| network.as_deref().and_then(of)).collect()
     });
     let networks: Vec<_> = networks.iter().map(Option::as_deref).collect();
+    let held = shared.volumes.held(shared, desired);
+    let own: Vec<_> = held.iter().map(|volume| volume.uid.clone()).chain([desired.uid.clone()]).collect();
 
     let mut facts = Facts { restarts, ..Facts::default() };
     if let (Some(domain), Ok(present)) = (&domain, &present) {
@@ -74,14 +76,18 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
     let network_blockers = network_blockers(desired, &networks);
     let (disk_blockers, disk_states) =
         disks::look(shared, desired, found.as_deref().unwrap_or_default(), &memory, &mut facts);
+    let taken = shared.snapshots.hold(own.iter().map(String::as_str)).filter(|_| !runs);
+    let taken = taken.map(|snapshot| {
+        Blocker::new(reason::SNAPSHOT_BEING_TAKEN, format!("it waits until Snapshot {snapshot} was taken of its disks"))
+    });
     let blockers = network_blockers.iter().chain(&disk_blockers).flatten().cloned();
     let observed = Observed {
         domain,
-        blockers: blockers.chain(missing_groups(shared, desired)).collect(),
+        blockers: blockers.chain(missing_groups(shared, desired)).chain(taken).collect(),
         network_blockers,
         disk_blockers,
         disk_states,
-        volumes: shared.volumes.held(shared, desired),
+        volumes: held,
         disks: found.map(|found| found.into_iter().filter(|disk| disk.id.owner_uid == desired.uid).collect()),
         own_networks,
         devices,

@@ -12,6 +12,7 @@ mod isolation;
 mod life;
 mod restarts;
 mod routers;
+mod snapshots;
 mod volumes;
 mod waiting;
 mod world;

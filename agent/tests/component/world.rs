@@ -146,6 +146,8 @@ impl World {
                 ControllerName::File,
                 ControllerName::Image,
                 ControllerName::Volume,
+                ControllerName::Snapshot,
+                ControllerName::GarbageCollector,
             ]),
             election: None,
             host_lease_duration: Duration::from_hours(1),
