@@ -70,6 +70,13 @@ pub enum Command {
     #[command(after_help = "Examples:\n  ucloudctl detach web data\n  \
                             ucloudctl wait --for=jsonpath={.status.phase}=Available volume/data")]
     Detach(Detach),
+    /// Keeps the disks of a VM, or a volume, as they are at this moment; the VM may run
+    #[command(after_help = "Examples:\n  ucloudctl snapshot web before-upgrade\n  \
+                            ucloudctl snapshot volume/data monday")]
+    Snapshot(Snapshot),
+    /// Makes a VM of a snapshot, as the VM is of which it was taken
+    #[command(after_help = "Example:\n  ucloudctl restore before-upgrade web-2")]
+    Restore(Restore),
     /// Connects to a VM's serial console, on the host that runs it (Ctrl-] leaves)
     #[command(after_help = "Examples:\n  ucloudctl console web\n  ucloudctl console web --log --lines 50")]
     Console(Console),
@@ -242,6 +249,28 @@ pub struct Detach {
     pub vm: String,
     /// The Volume's name
     pub volume: String,
+}
+
+#[derive(Args)]
+pub struct Snapshot {
+    /// The VM's name, or volume/NAME
+    pub source: String,
+    /// The name of the Snapshot
+    pub name: String,
+    /// How long to wait until it was taken, such as 90s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
+    pub timeout: Duration,
+    /// What was taken, as JSON
+    #[arg(long, short, value_enum)]
+    pub output: Option<Structured>,
+}
+
+#[derive(Args)]
+pub struct Restore {
+    /// The name of the Snapshot
+    pub snapshot: String,
+    /// The name of the VM to make
+    pub vm: String,
 }
 
 #[derive(Subcommand)]

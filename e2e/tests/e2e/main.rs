@@ -10,6 +10,7 @@ mod faults;
 mod life;
 mod quickstart;
 mod readme;
+mod snapshots;
 mod uploads;
 mod volumes;
 
@@ -40,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         bad_input::TESTS,
         uploads::TESTS,
         volumes::TESTS,
+        snapshots::TESTS,
         faults::TESTS,
         ceph::TESTS,
         quickstart::LAST,

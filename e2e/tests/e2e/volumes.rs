@@ -21,13 +21,14 @@ fn volume(name: &str, spec: &str) -> String {
 }
 
 /// Finds the disk with this serial number in a guest.
-fn device(guest: &mut Guest, serial: &str) -> anyhow::Result<String> {
+pub fn device(guest: &mut Guest, serial: &str) -> anyhow::Result<String> {
     let find = format!("for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" != {serial} ] || echo ${{d##*/}}; done");
     let said = guest.until(&find, |said| said.trim().starts_with("vd"))?;
     Ok(said.trim().to_owned())
 }
 
-fn guest(ucloud: &Installation, vm: &str) -> anyhow::Result<Guest> {
+/// A shell in the guest of this VM.
+pub fn guest(ucloud: &Installation, vm: &str) -> anyhow::Result<Guest> {
     ucloud.ready(&format!("vm/{vm}"))?;
     Guest::on(&ucloud.data.join(format!("agent/console/{}.sock", ucloud.uid(&format!("vm/{vm}"))?)))
 }

@@ -9,6 +9,7 @@ mod file;
 mod get;
 mod image;
 mod power;
+mod snapshot;
 mod version;
 mod volume;
 mod wait;
@@ -38,6 +39,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Start(options) => power::run(&server, &options, "start", "start requested").await,
         Command::Stop(options) => power::run(&server, &options, "stop", "shutdown requested").await,
         Command::Restart(options) => power::run(&server, &options, "restart", "restart requested").await,
+        Command::Snapshot(options) => snapshot::take(&server, &options).await,
+        Command::Restore(options) => snapshot::restore(&server, &options).await,
         Command::Attach(options) => volume::attach(&server, &options).await,
         Command::Detach(options) => volume::detach(&server, &options).await,
         Command::Console(options) => console::run(&server, &options).await,
