@@ -267,3 +267,35 @@ async fn an_agent_that_is_killed_at_any_step_goes_on_where_it_was() {
         assert_eq!(host.violations(), [""; 0], "{method:?}");
     }
 }
+
+/// Pattern 1: the end of a volume is not the end of the next one of its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_is_made_again_under_its_name_keeps_its_own_bytes() {
+    let world = World::start().await;
+    let (host, agent) = with_host(&world).await;
+    let first = make(&world, "data", json!({"size": "1Gi"})).await;
+    world.bound_vm("web", &host, disks(&["data"])).await;
+    world.wait_running("web").await;
+    until_user(&world, "data", Some("web")).await;
+    // Its bytes are removed while the agent hears nothing more of it: the next one does it again
+    host.inject(Fault { method: Method::RemoveDisk, when: When::Nth(1), effect: Effect::Hang });
+    let mut hanging = host.hanging();
+    let _ = hanging.borrow_and_update();
+    world.respecify("web", disks(&[])).await;
+    until_user(&world, "data", None).await;
+    volumes(&world).delete("data", &DeleteParams::default()).await.unwrap();
+    hanging.changed().await.unwrap();
+    agent.kill().await;
+    let _agent = world.agent(&host).await;
+    world.wait_deleted(&volumes(&world), &first).await;
+    let second = make(&world, "data", json!({"size": "1Gi"})).await;
+    world.respecify("web", disks(&["data"])).await;
+    until_user(&world, "data", Some("web")).await;
+    until_disks(&world, "web", &["root", "data"]).await;
+    let vm = world.vms().get("web").await.unwrap();
+    let domain = host.domain_of(&uid(&vm)).unwrap();
+    let has: Vec<_> = domain.spec.disks.iter().filter_map(|disk| disk.volume.clone()).collect();
+    assert_eq!(has, [second.uid().unwrap()]);
+    assert_eq!((effect(&host, "make disk"), effect(&host, "remove disk"), host.contents()[1]), (3, 1, 2));
+    assert_eq!(host.violations(), [""; 0]);
+}

@@ -9,7 +9,7 @@ mod plan;
 use std::sync::Arc;
 
 use kube::{
-    Client, ResourceExt as _,
+    Client, ResourceExt,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use ucloud_types::{
@@ -66,7 +66,7 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
         })
         .watch(&caches.hosts, move |change: &Change<Host>| {
             let left = change.old.as_deref().filter(|_| change.new.is_none());
-            let Some(name) = left.map(|host| host.name_any()) else { return Vec::new() };
+            let Some(name) = left.map(ResourceExt::name_any) else { return Vec::new() };
             let mut all = by_host.all();
             let is_its = |snapshot: &Snapshot| host_of(snapshot) == Some(name.as_str());
             all.retain(|snapshot| is_deleting(&**snapshot) && is_its(snapshot));

@@ -83,12 +83,9 @@ pub fn plan(snapshot: &Snapshot, source: &Source, images: &[Arc<Image>]) -> Snap
         let message = format!("{name} was deleted before the snapshot was taken: make a new snapshot");
         return said(snapshot, status, SnapshotPhase::Failed, "SourceGone", message);
     }
-    let uid = match source.uid() {
-        Some(uid) => uid.to_owned(),
-        None => {
-            let message = format!("{name} does not exist: create it, or make a snapshot of something else");
-            return said(snapshot, status, SnapshotPhase::Pending, "SourceNotFound", message);
-        }
+    let Some(uid) = source.uid().map(str::to_owned) else {
+        let message = format!("{name} does not exist: create it, or make a snapshot of something else");
+        return said(snapshot, status, SnapshotPhase::Pending, "SourceNotFound", message);
     };
     if status.disks.is_empty() {
         status.disks = match disks(snapshot, source) {
