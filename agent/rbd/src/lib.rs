@@ -43,8 +43,10 @@ use ucloud_agent_import::{
 };
 use ucloud_types::{Quantity, image::ImageFormat};
 
-use cluster::{Cluster, IoCtx};
 use error::RbdError;
+
+pub use cluster::{Cluster, IoCtx};
+pub use error::CephError;
 
 /// What [`Rbd`] needs to know of the host.
 #[derive(Clone, Debug)]

@@ -1,4 +1,5 @@
-//! `ucloud-bench`: measures ucloud. `cargo xtask bench api` builds it and the server, and runs it.
+//! `ucloud-bench`: measures ucloud. `cargo xtask bench api` builds it and the server, and runs it; `cargo xtask bench storage`
+//! makes what [`storage`] needs besides.
 //!
 //! `settings` is what the user asked for; `subject` is the server that is measured (one of our own, or any other);
 //! `http` talks to it; `load` drives it in closed loops; `run` goes through the steps; `results` keeps every figure,
@@ -15,6 +16,7 @@ mod results;
 mod run;
 mod settings;
 mod steps;
+mod storage;
 mod subject;
 mod targets;
 mod terminal;
@@ -28,13 +30,10 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let settings::Cli { command: settings::Command::Api(arguments) } = settings::Cli::parse();
-    // One thread: the generator must leave the cores to what it measures.
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
-        .and_then(|runtime| runtime.block_on(until_told_to_stop(arguments)));
+    let result = match settings::Cli::parse().command {
+        settings::Command::Api(arguments) => api(arguments),
+        settings::Command::Storage(arguments) => storage::run(&arguments),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -42,6 +41,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn api(arguments: settings::ApiArgs) -> anyhow::Result<()> {
+    // One thread: the generator must leave the cores to what it measures.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(until_told_to_stop(arguments))
 }
 
 /// Whatever ends the run, what it started and made is ended and removed.

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::kind::Kind;
 use crate::steps::Workload;
+use crate::storage::StorageArgs;
 
 /// Measures ucloud.
 #[derive(Parser)]
@@ -29,6 +30,8 @@ pub enum Command {
         cargo xtask bench api --only raw-etcd,create --rounds 5\n  \
         cargo xtask bench api --kubeconfig ~/.kube/config --context kind --kind configmap")]
     Api(ApiArgs),
+    /// Measures disks and images in Ceph. hack/bench/storage makes all that this needs.
+    Storage(StorageArgs),
 }
 
 #[derive(Args)]

@@ -96,7 +96,7 @@ pub fn show_targets(comparisons: &[Comparison]) {
 }
 
 /// The first column is of words, the others of figures.
-fn print_table(rows: &[Vec<String>]) {
+pub fn print_table(rows: &[Vec<String>]) {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     for row in rows {
         let cells = row.iter().enumerate().map(|(column, cell)| match column {

@@ -16,10 +16,11 @@ struct Metadata {
 /// Returns only when it fails.
 pub fn run(root: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
     let (what, options) = arguments.split_first().context("nothing to measure")?;
-    if what == "net" {
+    if what == "net" || what == "storage" {
         // it is about commands on hosts, so it is a script
-        let error = Command::new(root.join("hack/bench/net")).args(options).exec();
-        return Err(error).context("cannot run hack/bench/net");
+        let script = root.join("hack/bench").join(what);
+        let error = Command::new(&script).args(options).exec();
+        return Err(error).with_context(|| format!("cannot run {}", script.display()));
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(&cargo)

@@ -37,8 +37,8 @@ const RULES: &[(&str, &[&str])] = &[
     ("ucloudctl", &["ucloud-types"]),
     ("ucloud-e2e", &["ucloud-types"]),
     ("xtask", &["ucloud-types"]),
-    // it measures from outside, over the wire
-    ("ucloud-bench", &[]),
+    // it measures the API server from outside, over the wire, and storage by what agents call
+    ("ucloud-bench", &["ucloud-agent-core", "ucloud-agent-import", "ucloud-agent-rbd", "ucloud-types"]),
 ];
 
 const ADAPTER: &[&str] = &["ucloud-agent-core", "ucloud-types"];

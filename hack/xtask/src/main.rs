@@ -27,7 +27,7 @@ enum Task {
     /// Checks that generated files are up to date, who depends on whom, and that nothing was left undone.
     Check,
     /// Measures a part of ucloud, once that and the benchmark are built: `cargo xtask bench api --help`,
-    /// `cargo xtask bench net --help`.
+    /// `cargo xtask bench net --help`, `cargo xtask bench storage --help`.
     Bench {
         /// What to measure, and how.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
