@@ -138,6 +138,9 @@ pub fn ensure_content<'a>(
         created => created?,
     }
     let image = pool.open(&name, Access::Write)?;
+    // Until it has seen a flush, librbd lets each write wait for the one before (rbd_cache_writethrough_until_flush). From
+    // then on several are on their way at once, and what has failed of them is told by the next flush.
+    image.flush()?;
     copy(raw, &image, percent)?;
     image.flush()?;
     image.snapshot(PUBLISHED)?;

@@ -227,18 +227,17 @@ impl Source {
         if self.size.is_some_and(|size| size > limit.bytes()) {
             return Err(FetchError::TooLarge(limit));
         }
-        let mut source = Hashed { source: self, hasher: Hasher::new(), size: 0, limit, received };
+        let mut source = Hashed { source: self, sum: Sum { hasher: Hasher::new(), size: 0, limit, received } };
         let mut target = Target::new(file, limit);
         if let Some(compression) = compression {
             let (packed, unpacker) = duplex(BUFFER);
             tokio::try_join!(source.send(packed), unpack(unpacker, compression, &mut target))?;
         } else {
-            while let Some(bytes) = source.next().await? {
-                target.write(&bytes).await?;
-            }
+            source.copy(&mut target).await?;
         }
         target.finish().await?;
-        Ok(Fetched { sha256: Sha256::from(<[u8; 32]>::from(source.hasher.finalize())), size: source.size })
+        let Sum { hasher, size, .. } = source.sum;
+        Ok(Fetched { sha256: Sha256::from(<[u8; 32]>::from(hasher.finalize())), size })
     }
 }
 
@@ -254,24 +253,51 @@ impl From<TargetError> for FetchError {
 /// A source of which each byte is counted and goes into the checksum.
 struct Hashed<F> {
     source: Source,
+    sum: Sum<F>,
+}
+
+/// What has come so far.
+struct Sum<F> {
     hasher: Hasher,
     size: u64,
     limit: Quantity,
     received: F,
 }
 
+impl<F: FnMut(u64)> Sum<F> {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+        self.size += bytes.len() as u64;
+        if self.size > self.limit.bytes() {
+            return Err(FetchError::TooLarge(self.limit));
+        }
+        self.hasher.update(bytes);
+        (self.received)(self.size);
+        Ok(())
+    }
+}
+
 impl<F: FnMut(u64)> Hashed<F> {
     async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         let next = self.source.next().await?;
         if let Some(bytes) = &next {
-            self.size += bytes.len() as u64;
-            if self.size > self.limit.bytes() {
-                return Err(FetchError::TooLarge(self.limit));
-            }
-            self.hasher.update(bytes);
-            (self.received)(self.size);
+            self.sum.add(bytes)?;
         }
         Ok(next)
+    }
+
+    /// Copies everything to `target`.
+    async fn copy(&mut self, target: &mut Target) -> Result<(), FetchError> {
+        let Self { source, sum } = self;
+        let mut next = source.next().await?;
+        while let Some(bytes) = next {
+            // The next ones come while these are counted and written.
+            let write = async {
+                sum.add(&bytes)?;
+                Ok(target.write(&bytes).await?)
+            };
+            (next, ()) = tokio::try_join!(source.next(), write)?;
+        }
+        Ok(())
     }
 
     /// Hands everything on to whoever unpacks it, who sees the end when there is no more.

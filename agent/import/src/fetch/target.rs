@@ -64,13 +64,12 @@ impl Target {
         written.map_err(failed)
     }
 
-    /// Returns when all bytes are on the disk.
+    /// Returns when all bytes can be read. They need not outlive the machine: after its end they are fetched again.
     pub async fn finish(mut self) -> Result<(), TargetError> {
         self.write_piece().await?;
         // Waits for the last write, which would else report its failure to nobody.
         self.file.flush().await.map_err(failed)?;
-        self.file.set_len(self.size).await.map_err(failed)?;
-        self.file.sync_all().await.map_err(failed)
+        self.file.set_len(self.size).await.map_err(failed)
     }
 }
 

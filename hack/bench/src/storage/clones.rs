@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
 use ucloud_agent_core::{
-    BlockStore as _, HostError,
+    BlockStore as _,
     block_store::{Content, DiskId, DiskRequest, Pool},
 };
 use ucloud_agent_rbd::{Cluster, Rbd};
@@ -35,7 +35,7 @@ pub async fn measure(rbd: &Rbd, ceph: &Ceph, arguments: &StorageArgs, report: &m
     one_by_one(rbd, ceph, parent, arguments.disks, report).await?;
     at_once(rbd, ceph, parent, arguments.at_once, report).await?;
     rbd.remove_image(&pool, IMAGE).await?;
-    Ok(ceph.cleared().await?)
+    ceph.cleared().await
 }
 
 fn disk(pool: &Pool, index: u32) -> DiskRequest {
@@ -96,7 +96,7 @@ async fn at_once(rbd: &Rbd, ceph: &Ceph, parent: &str, disks: u32, report: &mut 
     let one_after_the_other = timed(|| (0..disks).try_for_each(|index| by_program(ceph, parent, index)))?.1;
 
     let began = Instant::now();
-    try_join_all(requests.iter().map(|request| rbd.remove_disk(&pool, &request.id))).await.map_err(whole)?;
+    try_join_all(requests.iter().map(|request| rbd.remove_disk(&pool, &request.id))).await?;
     let removed = began.elapsed().as_secs_f64();
     let remove = |index| ceph.ask("rbd", &["rm", "--no-progress", &format!("program-{index}")]).map(drop);
     let by_program = timed(|| (0..disks).try_for_each(remove))?.1.as_secs_f64();
@@ -106,7 +106,12 @@ async fn at_once(rbd: &Rbd, ceph: &Ceph, parent: &str, disks: u32, report: &mut 
     let yardstick = one_after_the_other.as_secs_f64();
     let no_target = Better::Less(None);
     let row = |what: String, ours, yardstick, unit| Row::of_medians(&what, &[ours], &[yardstick], unit, no_target);
-    report.add(row(format!("{disks} root disks at once, beside as many rbd clone in turn"), made, yardstick, Unit::Seconds));
+    report.add(row(
+        format!("{disks} root disks at once, beside as many rbd clone in turn"),
+        made,
+        yardstick,
+        Unit::Seconds,
+    ));
     let each = 1e3 / f64::from(disks);
     report.add(row("  for each of them".to_owned(), made * each, yardstick * each, Unit::Milliseconds));
     report.add(row("  removing them at once, beside rbd rm in turn".to_owned(), removed, by_program, Unit::Seconds));
@@ -116,9 +121,4 @@ async fn at_once(rbd: &Rbd, ceph: &Ceph, parent: &str, disks: u32, report: &mut 
         before.1.len()
     ));
     Ok(())
-}
-
-/// An error with all that is known of it.
-fn whole(error: HostError) -> anyhow::Error {
-    anyhow::Error::new(error)
 }

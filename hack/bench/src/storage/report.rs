@@ -118,7 +118,10 @@ impl Row {
 #[derive(Debug, Serialize)]
 struct Memory {
     what: String,
+    before_mib: f64,
     peak_mib: f64,
+    /// Before and at most, each time.
+    all_mib: Vec<(f64, f64)>,
 }
 
 /// All that was measured.
@@ -158,9 +161,11 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// The greatest of the peaks, in MiB, of what a process had of memory.
-    pub fn memory(&mut self, what: &str, peaks: &[f64]) {
-        self.memory.push(Memory { what: what.to_owned(), peak_mib: greatest(peaks) });
+    /// What a process had of memory before, and at most meanwhile, each time, in MiB.
+    pub fn memory(&mut self, what: &str, measured: &[(f64, f64)]) {
+        let greatest = measured.iter().copied().max_by(|one, other| one.1.total_cmp(&other.1));
+        let Some((before_mib, peak_mib)) = greatest else { return };
+        self.memory.push(Memory { what: what.to_owned(), before_mib, peak_mib, all_mib: measured.to_vec() });
     }
 
     pub fn note(&mut self, note: String) {
@@ -174,8 +179,8 @@ impl Report {
         println!();
         print_table(&rows);
         println!();
-        for Memory { what, peak_mib } in &self.memory {
-            println!("{} MiB at most of memory (VmHWM): {what}", figure(*peak_mib));
+        for Memory { what, before_mib, peak_mib, .. } in &self.memory {
+            println!("memory {what}: {} MiB at most (VmHWM), {} MiB before", figure(*peak_mib), figure(*before_mib));
         }
         for note in &self.notes {
             println!("{note}");
@@ -215,9 +220,15 @@ mod tests {
         let verdict = |ours: &[f64], better| {
             Row::of_medians("a", ours, &[2.0, 2.0, 9.0], Unit::Throughput, better).cells()[1..].join(" | ")
         };
-        assert_eq!(verdict(&[1.0, 1.5, 2.0], Better::More(0.8)), "1.50 MiB/s | 2 MiB/s | 0.75 | ≥ 0.80 | short of target");
+        assert_eq!(
+            verdict(&[1.0, 1.5, 2.0], Better::More(0.8)),
+            "1.50 MiB/s | 2 MiB/s | 0.75 | ≥ 0.80 | short of target"
+        );
         assert_eq!(verdict(&[1.6], Better::More(0.8)), "1.60 MiB/s | 2 MiB/s | 0.80 | ≥ 0.80 | met");
-        assert_eq!(verdict(&[3.0, 3.2], Better::Less(Some(1.5))), "3.10 MiB/s | 2 MiB/s | 1.55 | ≤ 1.50 | short of target");
+        assert_eq!(
+            verdict(&[3.0, 3.2], Better::Less(Some(1.5))),
+            "3.10 MiB/s | 2 MiB/s | 1.55 | ≤ 1.50 | short of target"
+        );
         assert_eq!(verdict(&[3.0], Better::Less(None)), "3 MiB/s | 2 MiB/s | 1.50 |  | ");
         let worst = Row::of_worst("a", &[1.0, 7.0, 2.0], &[2.0], Unit::Milliseconds);
         assert_eq!((worst.ours, worst.yardstick, worst.met), (7.0, 2.0, None));

@@ -93,9 +93,9 @@ async fn imports(
         for ours_now in order(round) {
             settle();
             if ours_now {
-                own.forget_peak()?;
+                let before = forget_peak(own)?;
                 let took = import(rbd, ceph, "imported", format).await?;
-                peaks.push(own.peak()?);
+                peaks.push((before, own.peak()?));
                 ours.push(throughput(bytes, took));
                 rbd.remove_image(&ceph.as_pool(), "imported").await?;
             } else {
@@ -106,16 +106,11 @@ async fn imports(
     }
     let what = format!("import of {}, beside qemu-img convert", format.as_str());
     report.add(Row::of_medians(&what, &ours, &yardstick, Unit::Throughput, Better::More(TARGET)));
-    report.memory(&format!("importing {}, this program with the adapter in it", format.as_str()), &peaks);
+    report.memory(&format!("of this program, the adapter in it, while it imports {}", format.as_str()), &peaks);
     Ok(())
 }
 
-async fn uploads(
-    ceph: &Ceph,
-    format: ImageFormat,
-    arguments: &StorageArgs,
-    report: &mut Report,
-) -> anyhow::Result<()> {
+async fn uploads(ceph: &Ceph, format: ImageFormat, arguments: &StorageArgs, report: &mut Report) -> anyhow::Result<()> {
     let [storage_pool, pool] = arguments.upload_to.as_slice() else { anyhow::bail!("--upload-to is missing") };
     let ceph = Ceph { pool: pool.clone(), ..ceph.clone() };
     let (bytes, path) = (size(arguments)?, file(arguments, format));
@@ -129,9 +124,9 @@ async fn uploads(
                 let name = format!("bench-{}-{round}", format.as_str());
                 let mut upload = Command::new(&arguments.ucloudctl);
                 upload.args(["image", "upload", &name]).arg(&path).args(["--pool", storage_pool]);
-                agent.forget_peak()?;
+                let before = forget_peak(agent)?;
                 let took = timed(|| run(&mut upload))?.1;
-                peaks.push(agent.peak()?);
+                peaks.push((before, agent.peak()?));
                 ours.push(throughput(bytes, took));
                 run(Command::new(&arguments.ucloudctl).args(["delete", "image", &name]))?;
             } else {
@@ -142,8 +137,14 @@ async fn uploads(
     }
     let what = format!("upload of {} until Ready, beside qemu-img convert", format.as_str());
     report.add(Row::of_medians(&what, &ours, &yardstick, Unit::Throughput, Better::More(TARGET)));
-    report.memory(&format!("uploading {}, the agent", format.as_str()), &peaks);
+    report.memory(&format!("of the agent while {} is uploaded", format.as_str()), &peaks);
     Ok(())
+}
+
+/// Lets the peak of a process's memory begin anew, and tells what it has now, in MiB.
+fn forget_peak(process: Process) -> anyhow::Result<f64> {
+    process.forget_peak()?;
+    process.memory()
 }
 
 /// Whose turn it is, by turns: true for ours. Each goes first in half of the rounds.
