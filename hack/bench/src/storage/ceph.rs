@@ -78,7 +78,7 @@ pub fn run(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot run {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{:?} has failed: {said}", command);
+    ensure!(output.status.success(), "{command:?} has failed: {said}");
     String::from_utf8(output.stdout).with_context(|| format!("{program} says what is no text"))
 }
 
