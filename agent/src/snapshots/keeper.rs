@@ -180,10 +180,11 @@ impl Keeper {
             let volumes = domain.spec.disks.iter().filter_map(|disk| disk.volume.as_deref());
             self.shared.snapshots.hold(volumes.chain([domain.spec.uid.as_str()])).is_some()
         };
-        for domain in domains.iter().filter(|domain| domain.spec.standstill && !held(domain)) {
+        // All at once: a guest's agent that does not answer must not hold up other guests
+        let resumed = domains.iter().filter(|domain| domain.spec.standstill && !held(domain)).map(async |domain| {
             warn!(vm = domain.spec.name, namespace = domain.spec.namespace, "it stood still for nothing: it goes on");
-            limited(limit, "let a VM go on", hypervisor.resume(&domain.spec.uid)).await?;
-        }
-        Ok(())
+            limited(limit, "let a VM go on", hypervisor.resume(&domain.spec.uid)).await
+        });
+        futures::future::join_all(resumed).await.into_iter().collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures::StreamExt as _;
 use kube::{Api, ResourceExt as _, api::DeleteParams};
 use serde_json::{Value, json};
 use ucloud_agent_sim::{Effect, Fault, Method, SimHost, When};
@@ -178,6 +179,8 @@ async fn what_is_gone_is_not_taken() {
     assert_eq!(host.contents()[1..3], [0, 1], "no disk, and no image but alpine");
 }
 
+/// How many lives are lived at once.
+const AT_ONCE: usize = 4;
 /// Every call that taking makes.
 const CALLS: [Method; 8] = [
     Method::CopyTarget,
@@ -192,8 +195,10 @@ const CALLS: [Method; 8] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_call_is_lost_it_shows_one_moment_and_the_guest_goes_on() {
-    for method in CALLS {
-        for fault in [Effect::LoseReply, Effect::Refuse { reason: "Broken", terminal: false }] {
+    let faults = [Effect::LoseReply, Effect::Refuse { reason: "Broken", terminal: false }];
+    let cases = CALLS.into_iter().flat_map(|method| faults.clone().map(|fault| (method, fault)));
+    futures::stream::iter(cases)
+        .for_each_concurrent(AT_ONCE, async |(method, fault)| {
             let world = World::start().await;
             let (host, _agent) = with_host(&world).await;
             with_three_disks(&world, &host).await;
@@ -209,50 +214,54 @@ async fn whatever_call_is_lost_it_shows_one_moment_and_the_guest_goes_on() {
             eventually("all images to go but alpine", || host.contents()[2] == 1).await;
             assert_eq!((effect(&host, "start"), effect(&host, "stop")), (1, 0));
             assert_eq!(host.violations(), [""; 0], "{method:?} {fault:?}");
-        }
-    }
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_killed_at_any_step_takes_it_anew() {
-    for method in CALLS {
-        let world = World::start().await;
-        let (host, agent) = with_host(&world).await;
-        with_three_disks(&world, &host).await;
-        host.inject(Fault { method, when: When::Nth(1), effect: Effect::Hang });
-        let mut hanging = host.hanging();
-        let _ = hanging.borrow_and_update();
-        make(&world, "kept", json!({"vm": "web"})).await;
-        tokio::time::timeout(Duration::from_secs(30), hanging.changed()).await.expect("it comes there").unwrap();
-        agent.kill().await;
-        let _agent = world.agent(&host).await;
-        let kept = until_ready(&world, "kept").await;
-        assert_eq!(moments(&world, &host, &kept).await.len(), 1, "{method:?}");
-        let vm = world.vms().get("web").await.unwrap();
-        assert!(!host.domain_of(&uid(&vm)).unwrap().spec.standstill, "{method:?}");
-        assert_eq!(host.contents()[2], 4, "alpine and three, {method:?}");
-        assert_eq!(host.violations(), [""; 0], "{method:?}");
-    }
+    futures::stream::iter(CALLS)
+        .for_each_concurrent(AT_ONCE, async |method| {
+            let world = World::start().await;
+            let (host, agent) = with_host(&world).await;
+            with_three_disks(&world, &host).await;
+            host.inject(Fault { method, when: When::Nth(1), effect: Effect::Hang });
+            let mut hanging = host.hanging();
+            let _ = hanging.borrow_and_update();
+            make(&world, "kept", json!({"vm": "web"})).await;
+            tokio::time::timeout(Duration::from_secs(30), hanging.changed()).await.expect("it comes there").unwrap();
+            agent.kill().await;
+            let _agent = world.agent(&host).await;
+            let kept = until_ready(&world, "kept").await;
+            assert_eq!(moments(&world, &host, &kept).await.len(), 1, "{method:?}");
+            let vm = world.vms().get("web").await.unwrap();
+            assert!(!host.domain_of(&uid(&vm)).unwrap().spec.standstill, "{method:?}");
+            assert_eq!(host.contents()[2], 4, "alpine and three, {method:?}");
+            assert_eq!(host.violations(), [""; 0], "{method:?}");
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_is_deleted_while_it_is_taken_leaves_nothing() {
-    for method in CALLS {
-        let world = World::start().await;
-        let (host, agent) = with_host(&world).await;
-        with_three_disks(&world, &host).await;
-        host.inject(Fault { method, when: When::Nth(1), effect: Effect::Hang });
-        let mut hanging = host.hanging();
-        let _ = hanging.borrow_and_update();
-        let kept = make(&world, "kept", json!({"vm": "web"})).await;
-        tokio::time::timeout(Duration::from_secs(30), hanging.changed()).await.expect("it comes there").unwrap();
-        snapshots(&world).delete("kept", &DeleteParams::default()).await.unwrap();
-        agent.kill().await;
-        let _agent = world.agent(&host).await;
-        world.wait_deleted(&snapshots(&world), &kept).await;
-        eventually("all images to go but alpine", || host.contents()[2] == 1).await;
-        let vm = world.vms().get("web").await.unwrap();
-        eventually("the guest to go on", || !host.domain_of(&uid(&vm)).unwrap().spec.standstill).await;
-        assert_eq!(host.violations(), [""; 0], "{method:?}");
-    }
+    futures::stream::iter(CALLS)
+        .for_each_concurrent(AT_ONCE, async |method| {
+            let world = World::start().await;
+            let (host, agent) = with_host(&world).await;
+            with_three_disks(&world, &host).await;
+            host.inject(Fault { method, when: When::Nth(1), effect: Effect::Hang });
+            let mut hanging = host.hanging();
+            let _ = hanging.borrow_and_update();
+            let kept = make(&world, "kept", json!({"vm": "web"})).await;
+            tokio::time::timeout(Duration::from_secs(30), hanging.changed()).await.expect("it comes there").unwrap();
+            snapshots(&world).delete("kept", &DeleteParams::default()).await.unwrap();
+            agent.kill().await;
+            let _agent = world.agent(&host).await;
+            world.wait_deleted(&snapshots(&world), &kept).await;
+            eventually("all images to go but alpine", || host.contents()[2] == 1).await;
+            let vm = world.vms().get("web").await.unwrap();
+            eventually("the guest to go on", || !host.domain_of(&uid(&vm)).unwrap().spec.standstill).await;
+            assert_eq!(host.violations(), [""; 0], "{method:?}");
+        })
+        .await;
 }
