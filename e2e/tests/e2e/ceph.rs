@@ -60,6 +60,7 @@ impl Drop for Ceph {
     fn drop(&mut self) {
         drop(self.cluster.stdin.take());
         let _ = self.cluster.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -38,9 +38,12 @@ fn arrived(world: &World, uid: &str) -> u64 {
 fn an_image_is_uploaded_across_a_kill_of_the_agent(world: &World) -> anyhow::Result<()> {
     let ucloud = &world.installation;
     let path = laptop(world)?.join("large.qcow2");
-    // with every byte of the disk written out, so that the upload takes its time
+    // with every byte of a larger disk written out, so that the upload takes its time
+    let larger = laptop(world)?.join("larger.qcow2");
+    fs::copy(guest_image(world), &larger)?;
+    Run::of(ucloud.command("qemu-img").args(["resize", "-q"]).arg(&larger).arg("512M"), "")?.ok()?;
     let convert = ["convert", "-O", "qcow2", "-o", "preallocation=full"];
-    Run::of(ucloud.command("qemu-img").args(convert).arg(guest_image(world)).arg(&path), "")?.ok()?;
+    Run::of(ucloud.command("qemu-img").args(convert).arg(&larger).arg(&path), "")?.ok()?;
     let mut upload = ucloud.command("ucloudctl");
     upload.args(["image", "upload", "mine"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped());
     let upload = upload.spawn()?;
