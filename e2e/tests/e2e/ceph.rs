@@ -16,10 +16,7 @@ use ucloud_e2e::{
 
 use crate::{Test, World};
 
-pub const TESTS: &[Test] = &[
-    ("ceph::vms_live_on_disks_in_ceph", vms_live_on_disks_in_ceph),
-    ("ceph::ten_vms_of_one_upload_and_one_of_a_snapshot", ten_vms_of_one_upload_and_one_of_a_snapshot),
-];
+pub const TESTS: &[Test] = &[("ceph::vms_live_on_disks_in_ceph", vms_live_on_disks_in_ceph)];
 
 const VMS: [&str; 2] = ["afloat", "adrift"];
 
@@ -120,17 +117,9 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
     ucloud.ucloudctl(&["wait", "--for=delete", "image/afloat", "--timeout", "60s"])?.ok()?;
     let found = ceph.images()?;
     ensure!(found.is_empty(), "left behind: {found:?}");
-    ucloud.delete(&["storagepool", "ceph"])
-}
 
-fn ten_vms_of_one_upload_and_one_of_a_snapshot(world: &World) -> anyhow::Result<()> {
-    let ucloud = &world.installation;
-    let ceph = Ceph::start(ucloud)?;
-    ucloud.apply(&pool("ceph", "ucloud", &ceph.conf()))?.ok()?;
-    ucloud.ready("storagepool/ceph")?;
     crate::snapshots::life_of_an_image(ucloud, Some("ceph"))?;
-    let gone =
-        || ceph.images().map(|found| if found.is_empty() { Ok(()) } else { Err(format!("left behind: {found:?}")) });
+    let gone = || ceph.images().map(|found| if found.is_empty() { Ok(()) } else { Err(format!("left: {found:?}")) });
     eventually("nothing is left in the pool", BOOT, gone)?;
     ucloud.delete(&["storagepool", "ceph"])
 }
