@@ -18,7 +18,7 @@ use ucloud_types::{
 /// The name under which the agents own what they report. A VM's moves with it from host to host.
 const MANAGER: &str = "ucloud-agent";
 /// The fields of a VM's status that subresources write.
-const OTHERS: [&str; 2] = ["binding", "powerRequest"];
+const OTHERS: [&str; 3] = ["binding", "powerRequest", "restoreRequest"];
 
 /// Why something could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -244,6 +244,7 @@ mod tests {
     fn the_agent_applies_nothing_that_others_write() {
         let status = json!({
             "phase": "Running", "binding": {"host": "h1", "epoch": 1}, "powerRequest": {"id": 1, "action": "Stop"},
+            "restoreRequest": {"id": 1, "snapshot": "kept", "disks": []},
             "conditions": [{"type": "Scheduled"}, {"type": "Ready"}],
         });
         assert_eq!(without_others(status), json!({"phase": "Running", "conditions": [{"type": "Ready"}]}));

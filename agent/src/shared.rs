@@ -1,6 +1,7 @@
 //! What the parts of an agent share.
 
 use jiff::Timestamp;
+use ucloud_agent_core::{HostError, block_store::Pool, image, reason};
 
 use crate::{
     Config, Machine, api::ApiServer, cache::Caches, events::Events, files::Files, images::Images, isolation::Isolation,
@@ -27,4 +28,14 @@ pub struct Shared {
     pub metrics: Metrics,
     /// When the agent started.
     pub started: Timestamp,
+}
+
+impl Shared {
+    /// The StoragePool with this name, as the host needs to know it.
+    pub fn pool(&self, name: &str) -> Result<Pool, HostError> {
+        let pool = self.caches.pools.get(None, name).and_then(|pool| image::pool(&pool));
+        pool.ok_or_else(|| {
+            HostError::retryable(reason::STORAGE_POOL_NOT_FOUND, format!("StoragePool {name} does not exist"))
+        })
+    }
 }

@@ -296,6 +296,7 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     hosts: hosts.clone(),
                     pools: storage_pools.clone(),
                     images: images.clone(),
+                    snapshots: snapshots.clone(),
                 };
                 Box::pin(volume::run(runtime, &caches).instrument(span))
             }

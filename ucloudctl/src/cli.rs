@@ -74,8 +74,10 @@ pub enum Command {
     #[command(after_help = "Examples:\n  ucloudctl snapshot web before-upgrade\n  \
                             ucloudctl snapshot volume/data monday")]
     Snapshot(Snapshot),
-    /// Makes a VM of a snapshot, as the VM is of which it was taken
-    #[command(after_help = "Example:\n  ucloudctl restore before-upgrade web-2")]
+    /// Makes a VM of a snapshot, or takes the VM of which it was taken back to it
+    #[command(after_help = "Examples:\n  ucloudctl restore before-upgrade web-2\n  \
+                            ucloudctl stop web && ucloudctl wait --for=jsonpath='{.status.phase}'=Stopped vm/web\n  \
+                            ucloudctl restore before-upgrade --in-place")]
     Restore(Restore),
     /// Connects to a VM's serial console, on the host that runs it (Ctrl-] leaves)
     #[command(after_help = "Examples:\n  ucloudctl console web\n  ucloudctl console web --log --lines 50")]
@@ -270,7 +272,14 @@ pub struct Restore {
     /// The name of the Snapshot
     pub snapshot: String,
     /// The name of the VM to make
-    pub vm: String,
+    #[arg(required_unless_present = "in_place")]
+    pub vm: Option<String>,
+    /// Restores the disks of the VM of which it was taken, which is halted; what they hold now is lost
+    #[arg(long, conflicts_with = "vm")]
+    pub in_place: bool,
+    /// How long to wait until it was restored in place, such as 90s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 #[derive(Subcommand)]

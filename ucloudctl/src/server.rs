@@ -124,12 +124,13 @@ impl Server {
     pub async fn post(
         &self,
         resource: &Resource,
-        namespace: &str,
-        name: &str,
+        (namespace, name): (&str, &str),
         subresource: &str,
+        body: Option<&Value>,
     ) -> anyhow::Result<Value> {
         let path = format!("{}/{subresource}", resource.object_path(namespace, name));
-        self.send(Method::POST, &path, None, Form::Object).await
+        let body = body.map(|body| ("application/json", body));
+        self.send(Method::POST, &path, body, Form::Object).await
     }
 
     /// Begins to delete the object with this UID, and no successor of the same name.

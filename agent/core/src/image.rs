@@ -46,7 +46,7 @@ pub fn pool(pool: &StoragePool) -> Option<Pool> {
     Some(Pool { name: pool.metadata.name.clone()?, backend })
 }
 
-/// The VMs, as `namespace/name`, whose disks are or will be clones of this image. Of `volumes`, which are all, those count
+/// The VMs, as `namespace/name`, whose disks are or will be clones of this image, or are about to be restored from it. Of `volumes`, which are all, those count
 /// that have yet to be made.
 pub fn users<'a>(image: &Image, vms: impl IntoIterator<Item = &'a VM>, volumes: &[Arc<Volume>]) -> Vec<String> {
     let (Some(namespace), Some(name)) = (image.metadata.namespace.as_deref(), image.metadata.name.as_deref()) else {
@@ -56,17 +56,19 @@ pub fn users<'a>(image: &Image, vms: impl IntoIterator<Item = &'a VM>, volumes: 
         .into_iter()
         .filter_map(|vm| {
             let vm_namespace = vm.metadata.namespace.as_deref()?;
-            let uses = vm.spec.disks.iter().any(|disk| {
-                disk.is_clone_of(vm_namespace, (namespace, name))
-                    || disk.volume.as_ref().is_some_and(|wanted| {
-                        volumes.iter().any(|volume| {
-                            (volume.metadata.namespace.as_deref(), &volume.metadata.name)
-                                == (Some(vm_namespace), &Some(wanted.clone()))
-                                && volume.status.as_ref().is_none_or(|status| status.size.is_none())
-                                && volume.spec.image().map(|i| i.resolve(vm_namespace)) == Some((namespace, name))
+            let restores = image.metadata.uid.as_deref().is_some_and(|uid| vm.awaits_image(uid));
+            let uses = restores
+                || vm.spec.disks.iter().any(|disk| {
+                    disk.is_clone_of(vm_namespace, (namespace, name))
+                        || disk.volume.as_ref().is_some_and(|wanted| {
+                            volumes.iter().any(|volume| {
+                                (volume.metadata.namespace.as_deref(), &volume.metadata.name)
+                                    == (Some(vm_namespace), &Some(wanted.clone()))
+                                    && volume.status.as_ref().is_none_or(|status| status.size.is_none())
+                                    && volume.image().is_some_and(|i| i.resolve(vm_namespace) == (namespace, name))
+                            })
                         })
-                    })
-            });
+                });
             uses.then(|| format!("{vm_namespace}/{}", vm.metadata.name.as_deref().unwrap_or_default()))
         })
         .collect();

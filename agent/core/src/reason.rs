@@ -51,6 +51,8 @@ pub const VOLUME_IN_USE: &str = "VolumeInUse";
 /// A volume that is named is on another host.
 pub const VOLUME_ELSEWHERE: &str = "VolumeElsewhere";
 
+/// Ready: the disks of the VM are being restored from a snapshot.
+pub const RESTORING: &str = "Restoring";
 /// The disks are being taken for a snapshot.
 pub const SNAPSHOT_BEING_TAKEN: &str = "SnapshotBeingTaken";
 

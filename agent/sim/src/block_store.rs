@@ -148,17 +148,23 @@ impl BlockStore for SimHost {
         self.call(Method::EnsureDisk, async || {
             let mut state = self.state();
             let key = (request.pool.name.clone(), request.id.clone());
+            let image = match &request.content {
+                Content::Empty => None,
+                Content::Image(uid) => state.images.get(&(request.pool.name.clone(), uid.clone())).cloned(),
+            };
+            let wanted = image.as_ref().map(|image| image.sha256.clone());
+            let is_known = request.content == Content::Empty || wanted.is_some();
+            if is_known && state.made_of.get(&request.id).is_some_and(|made| *made != wanted) {
+                return Err(HostError::terminal("DiskMismatch", "the disk is there already, made of something else"));
+            }
             if let Some(disk) = state.disks.get_mut(&key) {
                 disk.size = request.size.unwrap_or(disk.size).max(disk.size);
                 return Ok(disk.clone());
             }
-            let least = match &request.content {
-                Content::Empty => Quantity::default(),
-                Content::Image(uid) => match state.images.get(&(request.pool.name.clone(), uid.clone())) {
-                    Some(image) => image.virtual_size,
-                    None => return Err(HostError::retryable("ImageMissing", "the image is not in the pool")),
-                },
-            };
+            if !is_known {
+                return Err(HostError::retryable("ImageMissing", "the image is not in the pool"));
+            }
+            let least = image.map(|image| image.virtual_size).unwrap_or_default();
             if request.size.is_some_and(|size| size < least) {
                 return Err(HostError::terminal("DiskTooSmall", "the disk is smaller than its image: make it larger"));
             }
@@ -181,6 +187,7 @@ impl BlockStore for SimHost {
             };
             let disk = Disk { source, size };
             state.disks.insert(key, disk.clone());
+            state.made_of.insert(request.id.clone(), wanted);
             state.count("make disk");
             Ok(disk)
         })
@@ -206,6 +213,7 @@ impl BlockStore for SimHost {
             if users.any(|domain| !matches!(domain.state, DomainState::Off(_))) {
                 state.violations.push(format!("disk {} was taken from {} while it was up", disk.name, disk.owner_uid));
             }
+            state.made_of.remove(disk);
             if state.disks.remove(&(pool.name.clone(), disk.clone())).is_some() {
                 state.count("remove disk");
             }

@@ -50,6 +50,8 @@ struct State {
     images: BTreeMap<(String, String), StoredImage>,
     /// Disks by pool.
     disks: BTreeMap<(String, DiskId), Disk>,
+    /// The checksums of the images that disks were made of; none for what was empty.
+    made_of: BTreeMap<DiskId, Option<Sha256>>,
     networks: BTreeMap<String, (NetworkRequest, NetworkDevices)>,
     learnt: BTreeMap<(String, MacAddr), BTreeSet<Ipv6Addr>>,
     advertised: Vec<Advertisement>,
@@ -147,6 +149,11 @@ impl SimHost {
     /// What is advertised.
     pub fn advertised(&self) -> Vec<Advertisement> {
         self.state().advertised.clone()
+    }
+
+    /// The checksum of the image that a disk was made of. None for one that was empty, or is not there.
+    pub fn made_of(&self, disk: &DiskId) -> Option<Sha256> {
+        self.state().made_of.get(disk).cloned().flatten()
     }
 
     /// The moments that the images of snapshots show, by their UIDs.

@@ -63,6 +63,7 @@ pub async fn run(shared: Arc<Shared>) {
                 keeper.ended(id, result);
                 true
             }
+            () = shared.snapshots.released() => true,
             () = pause => true,
         };
         if !alive {
@@ -85,6 +86,12 @@ struct Keeper {
     failed: BTreeMap<String, (u32, Instant)>,
 }
 
+/// The UIDs of all whose disks the order takes.
+fn owners(order: &Order) -> Vec<String> {
+    let disks = order.disks.iter().map(|disk| disk.request.disk.owner_uid.clone());
+    disks.chain([order.source_uid.clone()]).collect()
+}
+
 fn uid_of(snapshot: &Snapshot) -> String {
     snapshot.metadata.uid.clone().unwrap_or_default()
 }
@@ -103,7 +110,6 @@ impl Keeper {
             }
             match task(&snapshot, &self.shared.config.host, &images, &pools) {
                 Task::None => {}
-                Task::Take(order) if self.is_busy(&order) => {}
                 Task::Take(order) => self.begin(snapshot, order, true),
                 Task::GiveUp(order) => self.begin(snapshot, order, false),
             }
@@ -111,28 +117,12 @@ impl Keeper {
         self.wake().await
     }
 
-    /// Whether something that the order takes is being taken.
-    fn is_busy(&self, order: &Order) -> bool {
-        let owners = |order: &Order| -> Vec<String> {
-            order
-                .disks
-                .iter()
-                .map(|disk| disk.request.disk.owner_uid.clone())
-                .chain([order.source_uid.clone()])
-                .collect()
-        };
-        let own = owners(order);
-        self.running.values().any(|running| owners(&running.order).iter().any(|uid| own.contains(uid)))
-    }
-
     fn begin(&mut self, snapshot: Arc<Snapshot>, order: Order, take: bool) {
         let name = snapshot.metadata.name.clone().unwrap_or_default();
         let namespace = snapshot.metadata.namespace.clone().unwrap_or_default();
-        let owners = order.disks.iter().map(|disk| disk.request.disk.owner_uid.clone());
-        self.shared.snapshots.change(|sources| {
-            sources.extend(owners.map(|uid| (uid, name.clone())));
-            sources.insert(order.source_uid.clone(), name.clone());
-        });
+        if !self.shared.snapshots.claim(&owners(&order), &name) {
+            return;
+        }
         let (shared, of, what) = (Arc::clone(&self.shared), Arc::clone(&snapshot), order.clone());
         let task = self.work.spawn(async move {
             if take {
@@ -148,12 +138,7 @@ impl Keeper {
 
     fn ended(&mut self, id: Id, result: Result<(), Failure>) {
         let Some(Running { snapshot, order }) = self.running.remove(&id) else { return };
-        self.shared.snapshots.change(|sources| {
-            for disk in &order.disks {
-                sources.remove(&disk.request.disk.owner_uid);
-            }
-            sources.remove(&order.source_uid);
-        });
+        self.shared.snapshots.release(&owners(&order));
         // Those that were not to be started may be now
         self.shared.wake.users(&self.shared.caches.vms.store(), |_| true);
         let uid = uid_of(&snapshot);

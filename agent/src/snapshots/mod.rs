@@ -11,13 +11,16 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use tokio::sync::Notify;
+
 pub use keeper::run;
 
-/// What is being taken.
+/// The VMs and Volumes whose disks must stay as they are, or are another's to change, for the sake of a snapshot.
 #[derive(Default)]
 pub struct Snapshots {
-    /// The name of the snapshot that is being taken, by the UID of the VM or Volume.
+    /// The name of the snapshot that is being taken of it, or from which it is being restored, by the UID of the VM or Volume.
     sources: Mutex<HashMap<String, String>>,
+    released: Notify,
 }
 
 impl Snapshots {
@@ -27,7 +30,25 @@ impl Snapshots {
         uids.into_iter().find_map(|uid| sources.get(uid).cloned())
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut HashMap<String, String>) -> T) -> T {
-        change(&mut self.sources.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Holds all of these, unless one of them is held.
+    pub fn claim(&self, uids: &[String], snapshot: &str) -> bool {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if uids.iter().any(|uid| sources.contains_key(uid)) {
+            return false;
+        }
+        sources.extend(uids.iter().map(|uid| (uid.clone(), snapshot.to_owned())));
+        true
+    }
+
+    /// Holds these no more.
+    pub fn release(&self, uids: &[String]) {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.retain(|uid, _| !uids.contains(uid));
+        self.released.notify_one();
+    }
+
+    /// Returns when something is held no more. One caller at a time is told.
+    async fn released(&self) {
+        self.released.notified().await;
     }
 }

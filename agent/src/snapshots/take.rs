@@ -63,17 +63,18 @@ pub async fn take(shared: &Shared, snapshot: &Snapshot, order: &Order) -> Result
         all_at_once(shared, order).await
     };
     match taken.await {
-        Ok(taken) => {
+        Ok(Taken { at, consistency, images }) => {
+            // Before it says that it was taken: if that answer is lost, nobody comes here again. They are not used before
+            shared.images.add(order.disks.iter().map(|disk| disk.request.pool.clone()).zip(images));
             let message = "all its disks were taken at one moment";
             let finding = Finding::new(TAKEN, Verdict::True, "Taken", message);
             report(shared, &begun, &finding, false, |status| {
-                status.taken_at = Some(Time(taken.at));
-                status.consistency = Some(taken.consistency);
+                status.taken_at = Some(Time(at));
+                status.consistency = Some(consistency);
             })
             .await?;
             let name = snapshot.name_any();
-            info!(snapshot = name, namespace = snapshot.namespace(), consistency = ?taken.consistency, "taken");
-            shared.images.add(order.disks.iter().map(|disk| disk.request.pool.clone()).zip(taken.images));
+            info!(snapshot = name, namespace = snapshot.namespace(), ?consistency, "taken");
             Ok(())
         }
         Err(error) => {

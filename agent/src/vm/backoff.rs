@@ -15,6 +15,7 @@ pub struct Wish {
     generation: Option<i64>,
     epoch: u64,
     request: Option<u64>,
+    restore: Option<u64>,
     deleting: bool,
 }
 
@@ -24,6 +25,7 @@ impl From<&Desired> for Wish {
             generation: desired.generation,
             epoch: desired.epoch,
             request: desired.request.as_ref().map(|request| request.id),
+            restore: desired.restore.as_ref().map(|request| request.id),
             deleting: desired.deleting,
         }
     }
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     fn wish(generation: i64) -> Wish {
-        Wish { generation: Some(generation), epoch: 1, request: None, deleting: false }
+        Wish { generation: Some(generation), epoch: 1, request: None, restore: None, deleting: false }
     }
 
     /// An hour in which every step fails, and something wakes the VM ten times a second.

@@ -84,7 +84,8 @@ fn know(
             let pool = volume.as_ref().map(|volume| volume.spec.effective_pool().to_owned());
             facts.volume_pools.extend(pool.iter().map(|pool| (wanted.name.clone(), pool.clone())));
             let image = volume.as_ref().and_then(|volume| {
-                let (namespace, name) = volume.spec.image()?.resolve(&desired.namespace);
+                let source = volume.image()?;
+                let (namespace, name) = source.resolve(&desired.namespace);
                 caches.images.get(Some(namespace), name)
             });
             let is = volume.as_ref().and_then(|volume| volume.status.as_ref()?.size);

@@ -9,6 +9,7 @@ mod disks;
 mod memory;
 mod observe;
 mod reconcile;
+mod restore;
 mod steps;
 
 use std::{convert::Infallible, sync::Arc};
@@ -26,6 +27,7 @@ use crate::shared::Shared;
 
 pub use memory::{Memories, revision};
 pub use observe::pools;
+pub use restore::replace;
 pub use steps::NO_IMAGE;
 
 /// Works on VMs as they are woken, until `end`; what is being worked on then is brought to its next report.

@@ -14,7 +14,7 @@ use ucloud_types::{VM, meta::AGENT_FINALIZER, vm::VMPhase};
 
 use crate::{api::ApiError, clock::timer, shared::Shared, volumes};
 
-use super::{addresses, backoff::Wish, memory::Remembered, observe::observe, steps};
+use super::{addresses, backoff::Wish, memory::Remembered, observe::observe, restore, steps};
 
 /// No VM needs more steps in a row. One that does is looked at again later.
 const MOST_STEPS: u32 = 32;
@@ -165,6 +165,7 @@ impl Round<'_> {
             }
             Step::Destroy => steps::destroy(shared, desired).await,
             Step::Undefine => steps::undefine(shared, desired).await,
+            Step::Restore(request) => restore::restore(shared, self.vm, desired, request).await,
             Step::RemoveDisks(disks) => steps::remove_disks(shared, desired, disks).await,
             Step::ReleaseNetworks(_) => shared.networks.release(shared).await,
         };

@@ -6,9 +6,7 @@ use ucloud_agent_core::{
     HostError,
     block_store::{Content, DiskId, DiskRequest},
     hypervisor::{DomainDisk, DomainInterface, DomainSpec},
-    image,
     net::NetworkDevices,
-    reason,
     vm::{Asked, Desired, FoundDisk, MadeDisk, Provisioned, WantedDisk, WantedSource},
 };
 use ucloud_types::{Quantity, VM};
@@ -37,10 +35,12 @@ async fn ensure_disk(shared: &Shared, desired: &Desired, wanted: &WantedDisk) ->
         WantedSource::Volume(name) => return volumes::ensure(shared, desired, name).await,
         WantedSource::Clone { namespace, image, pool, size, limits } => (namespace, image, pool, *size, *limits),
     };
-    let pool = shared.caches.pools.get(None, pool_name).and_then(|pool| image::pool(&pool)).ok_or_else(|| {
-        HostError::retryable(reason::STORAGE_POOL_NOT_FOUND, format!("StoragePool {pool_name} does not exist"))
-    })?;
-    let image = shared.caches.images.get(Some(namespace), name).and_then(|image| image.metadata.uid.clone());
+    let pool = shared.pool(pool_name)?;
+    let reported = desired.reported_disks.iter().find(|is| is.name == wanted.name && is.volume.is_none());
+    let image = reported.and_then(|is| is.restored.clone()).or_else(|| {
+        let image = shared.caches.images.get(Some(namespace), name);
+        image.and_then(|image| image.metadata.uid.clone())
+    });
     let request = DiskRequest {
         id: DiskId { owner_uid: desired.uid.clone(), name: wanted.name.clone() },
         pool,

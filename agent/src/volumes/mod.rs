@@ -14,8 +14,8 @@ use tracing::info;
 use ucloud_agent_core::{
     HostError,
     block_store::{Content, DiskId, DiskRequest},
-    image, reason,
-    vm::{Desired, HeldVolume, MadeDisk, claimable},
+    reason,
+    vm::{Desired, HeldVolume, MadeDisk, WantedDisk, claimable},
 };
 use ucloud_types::{Quantity, Volume, volume::Attachment};
 
@@ -23,7 +23,7 @@ use crate::{
     api::ApiError,
     limit::limited,
     shared::Shared,
-    vm::{NO_IMAGE, revision},
+    vm::{NO_IMAGE, replace, revision},
 };
 
 pub use keeper::run;
@@ -95,13 +95,12 @@ fn is_ours(attachment: &Attachment, desired: &Desired) -> bool {
 pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<MadeDisk, HostError> {
     let volume = claim(shared, desired, name).await?;
     let uid = volume.metadata.uid.clone().unwrap_or_default();
-    let pool_name = volume.spec.effective_pool();
-    let pool = shared.caches.pools.get(None, pool_name).and_then(|pool| image::pool(&pool)).ok_or_else(|| {
-        HostError::retryable(reason::STORAGE_POOL_NOT_FOUND, format!("StoragePool {pool_name} does not exist"))
-    })?;
-    let content = match volume.spec.image() {
-        None => Content::Empty,
-        Some(image) => {
+    let pool = shared.pool(volume.spec.effective_pool())?;
+    let restored = volume.status.as_ref().and_then(|status| status.restored.clone());
+    let content = match (restored, volume.image()) {
+        (Some(image), _) => Content::Image(image),
+        (None, None) => Content::Empty,
+        (None, Some(image)) => {
             let (namespace, name) = image.resolve(&desired.namespace);
             let image = shared.caches.images.get(Some(namespace), name);
             Content::Image(image.and_then(|image| image.metadata.uid.clone()).unwrap_or_else(|| NO_IMAGE.to_owned()))
@@ -111,6 +110,29 @@ pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<Ma
     let disk = limited(shared.config.timing.step, "make a volume", shared.machine.store.ensure_disk(&request)).await?;
     report_size(shared, desired, name, &uid, disk.size).await?;
     Ok(MadeDisk { disk, volume: Some(uid), limits: volume.spec.limits })
+}
+
+/// The Volume that is the VM's disk of this name becomes what the image holds.
+pub async fn restore(
+    shared: &Shared,
+    desired: &Desired,
+    disk: &str,
+    uid: &str,
+    image_uid: &str,
+) -> Result<(), HostError> {
+    let wanted = desired.disks.iter().find(|wanted| wanted.name == disk);
+    let Some(name) = wanted.and_then(WantedDisk::volume) else { return Ok(()) };
+    let volume = claim(shared, desired, name).await?;
+    if volume.metadata.uid.as_deref() != Some(uid) {
+        let message = format!("Volume {name} is another one than the snapshot is of: restore the VM without it");
+        return Err(HostError::retryable(reason::VOLUME_NOT_READY, message));
+    }
+    let pool = shared.pool(volume.spec.effective_pool())?;
+    // Said first: whatever ends the agent, the volume is then made of this image or of none
+    change(shared, desired, (name, uid), |status| status.restored = Some(image_uid.to_owned())).await?;
+    let size = Some(volume.spec.size);
+    let size = replace(shared, pool, DiskId::of_volume(uid), size, image_uid).await?;
+    report_size(shared, desired, name, uid, size).await
 }
 
 async fn claim(shared: &Shared, desired: &Desired, name: &str) -> Result<Volume, HostError> {

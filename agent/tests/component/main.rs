@@ -11,6 +11,7 @@ mod interfaces;
 mod isolation;
 mod life;
 mod restarts;
+mod restore;
 mod routers;
 mod snapshots;
 mod volumes;

@@ -252,18 +252,31 @@ impl World {
         self.post(&format!("{}/binding", vm.name_any()), &binding).await;
     }
 
-    /// Raises the epoch of a binding in the storage itself: the API has no way to bind a VM that is bound.
+    /// Raises the epoch of a binding: the API has no way to bind a VM that is bound.
     pub async fn raise_epoch(&self, vm: &str, epoch: u64) {
+        self.alter(vm, |object| object["status"]["binding"]["epoch"] = json!(epoch)).await;
+    }
+
+    /// Changes a VM in the storage itself.
+    pub async fn alter(&self, vm: &str, change: impl FnOnce(&mut Value)) {
         let storage = self.api.storage();
         let stored = storage.list("").await.unwrap().values;
         let key = format!("/vms/default/{vm}");
         let stored = stored.into_iter().find(|value| value.key.ends_with(&key)).unwrap();
         let mut object: Value = serde_json::from_slice(&stored.value).unwrap();
-        object["status"]["binding"]["epoch"] = json!(epoch);
+        change(&mut object);
         storage
             .update(&stored.key, object.to_string().into_bytes().into(), stored.mod_revision, None, &[])
             .await
             .unwrap();
+    }
+
+    /// Asks for a restore of the VM's disks.
+    pub async fn restore(&self, vm: &str, snapshot: &str) {
+        let body = json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "VMRestore", "snapshot": snapshot,
+        });
+        self.post(&format!("{vm}/restore"), &body).await;
     }
 
     /// Asks for a start, stop or restart.

@@ -19,7 +19,7 @@ use crate::{
         FileStrategy, HostStrategy, ImageStrategy, NetworkAllocationStrategy, NetworkPoolStrategy, NetworkStrategy,
         SecurityGroupStrategy, SnapshotStrategy, StoragePoolStrategy, VmStrategy, VolumeStrategy,
     },
-    subresources::{BindingHandler, ContentHandler, PowerHandler, PowerVerb},
+    subresources::{BindingHandler, ContentHandler, PowerHandler, PowerVerb, RestoreHandler},
 };
 
 /// Why the server cannot be put together: a fault of this program.
@@ -56,6 +56,7 @@ fn resources(agents: Agents) -> Result<Vec<Resource>, DescriptionError> {
     for verb in [PowerVerb::Start, PowerVerb::Stop, PowerVerb::Restart] {
         vm = vm.subresource(verb.name(), PowerHandler(verb));
     }
+    vm = vm.subresource("restore", RestoreHandler);
     Ok(vec![
         vm,
         Resource::from_crd(&File::crd())?.strategy(FileStrategy).stream("content", ContentHandler(agents)),

@@ -9,6 +9,14 @@ use crate::{
     condition::{Condition, Time},
 };
 
+/// The name of the one disk in a snapshot of a Volume.
+pub const VOLUME_DISK: &str = "volume";
+
+/// The name of the Image that a snapshot has of a disk.
+pub fn image_name(snapshot: &str, disk: &str) -> String {
+    format!("{snapshot}-{disk}")
+}
+
 /// The disks of a VM, or a volume, as they were at one moment, each of which becomes an Image. Nothing of its spec can be
 /// changed: make a new snapshot instead.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

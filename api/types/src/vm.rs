@@ -251,7 +251,7 @@ impl InterfaceSpec {
 }
 
 /// What is known of a VM. Each part has one writer: the API server's binding subresource (`binding`), its
-/// start, stop and restart subresources (`powerRequest`), the scheduler (condition Scheduled), and the agent
+/// start, stop and restart subresources (`powerRequest`), its restore subresource (`restoreRequest`), the scheduler (condition Scheduled), and the agent
 /// of the VM's host (everything else).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -275,6 +275,14 @@ pub struct VMStatus {
     /// The id of the last power request that the agent has carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_power_request: Option<u64>,
+
+    /// The last restore of its disks that somebody asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_request: Option<RestoreRequest>,
+
+    /// The id of the last restore that the agent has carried out, or given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_restore: Option<u64>,
 
     /// How often the agent has started the VM again after it stopped without being told to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -355,6 +363,45 @@ pub enum PowerAction {
     Restart,
 }
 
+/// A restore that somebody asked for: disks of the VM become again what they were when a snapshot was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreRequest {
+    /// Grows by one with each request.
+    pub id: u64,
+    /// The name of the Snapshot.
+    pub snapshot: String,
+    /// The disks. All others stay as they are.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub disks: Vec<RestoredDisk>,
+}
+
+/// A disk that is restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredDisk {
+    /// The disk's name in the spec.
+    pub name: String,
+    /// The UID of the Volume that it is; none for a clone of an image, which goes with the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_uid: Option<String>,
+    /// The UID of the Image that the snapshot has of it.
+    pub image_uid: String,
+}
+
+impl VM {
+    /// The restore that was not carried out yet.
+    pub fn pending_restore(&self) -> Option<&RestoreRequest> {
+        let status = self.status.as_ref()?;
+        status.restore_request.as_ref().filter(|request| Some(request.id) > status.observed_restore)
+    }
+
+    /// Whether a restore that was not carried out yet needs the Image with this UID.
+    pub fn awaits_image(&self, uid: &str) -> bool {
+        self.pending_restore().is_some_and(|request| request.disks.iter().any(|disk| disk.image_uid == uid))
+    }
+}
+
 /// An interface as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -406,4 +453,8 @@ pub struct DiskStatus {
     pub volume: Option<String>,
     /// The size that the guest sees.
     pub size: Quantity,
+    /// The UID of the Image of a snapshot that it was restored from; none for one that was never restored. What a Volume
+    /// was restored from is in the Volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<String>,
 }

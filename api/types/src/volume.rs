@@ -8,6 +8,7 @@ use crate::{
     Quantity,
     condition::Condition,
     meta::DEFAULT_POOL,
+    snapshot::{VOLUME_DISK, image_name},
     vm::{DiskLimits, ImageRef},
 };
 
@@ -66,14 +67,30 @@ impl VolumeSpec {
         self.pool.as_deref().unwrap_or(DEFAULT_POOL)
     }
 
-    /// The image of which it is a clone in the beginning.
-    pub fn image(&self) -> Option<&ImageRef> {
-        self.source.as_ref().and_then(|source| source.image.as_ref())
-    }
-
     /// The effective reclaim policy.
     pub fn effective_reclaim_policy(&self) -> ReclaimPolicy {
         self.reclaim_policy.unwrap_or_default()
+    }
+}
+
+impl Volume {
+    /// The image of which it is a clone in the beginning.
+    pub fn image(&self) -> Option<ImageRef> {
+        let source = self.spec.source.as_ref()?;
+        if let Some(image) = &source.image {
+            return Some(image.clone());
+        }
+        let (snapshot, disk) = match &source.snapshot {
+            Some(snapshot) => (snapshot.name.clone(), snapshot.disk.as_deref()),
+            None => (self.source_snapshot()?, None),
+        };
+        Some(ImageRef(image_name(&snapshot, disk.unwrap_or(VOLUME_DISK))))
+    }
+
+    /// The name of the Snapshot that is taken of the Volume of which it is to be a copy. It is there until the copy is made.
+    pub fn source_snapshot(&self) -> Option<String> {
+        self.spec.source.as_ref()?.volume.as_ref()?;
+        Some(format!("{}-source", self.metadata.name.as_deref()?))
     }
 }
 
@@ -86,6 +103,27 @@ pub struct VolumeSource {
     /// shared one. It must be in the same pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
+
+    /// A disk in a Snapshot, in the volume's own namespace. It must be in the same pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotDiskRef>,
+
+    /// The name of another Volume, in the volume's own namespace, of which it is a copy, as that is at one moment soon after the
+    /// copy is created. It must be in the same pool. A VM may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+}
+
+/// A disk in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotDiskRef {
+    /// The name of the Snapshot.
+    pub name: String,
+    /// The disk's name in it; that of a snapshot of a volume by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub disk: Option<String>,
 }
 
 /// What becomes of a volume when the VM that has it is deleted.
@@ -98,7 +136,7 @@ pub enum ReclaimPolicy {
     Delete,
 }
 
-/// What is known of a volume. The agent of the VM that has it writes `attachment`, `host`, `size` and the condition
+/// What is known of a volume. The agent of the VM that has it writes `attachment`, `host`, `size`, `restored` and the condition
 /// Removed, the volume controller everything else; it takes away the attachment of a VM that is gone, too.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -118,6 +156,10 @@ pub struct VolumeStatus {
     /// The size that it has. None before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Quantity>,
+
+    /// The UID of the Image of a snapshot that it was restored from; none for one that was never restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<String>,
 
     /// Ready, Terminating, Removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -151,4 +193,29 @@ pub struct Attachment {
     /// The epoch of that binding.
     #[schemars(range(min = 1))]
     pub epoch: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_volume_is_made_of_is_an_image() {
+        for (source, image, snapshot) in [
+            (json!({"image": "images/debian"}), "images/debian", None),
+            (json!({"snapshot": {"name": "monday"}}), "monday-volume", None),
+            (json!({"snapshot": {"name": "monday", "disk": "root"}}), "monday-root", None),
+            (json!({"volume": "data"}), "copy-source-volume", Some("copy-source")),
+        ] {
+            let volume: Volume = serde_json::from_value(json!({
+                "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Volume", "metadata": {"name": "copy"},
+                "spec": {"size": "1Gi", "source": source},
+            }))
+            .unwrap();
+            assert_eq!(volume.image(), Some(ImageRef(image.to_owned())));
+            assert_eq!(volume.source_snapshot().as_deref(), snapshot);
+        }
+    }
 }

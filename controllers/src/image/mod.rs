@@ -86,7 +86,11 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
             references(images)
         })
         .watch(&caches.vms, move |change: &Change<VM>| {
-            let mut images = if change.differs(|vm| vm.spec.disks.clone()) { by_vm.all() } else { Vec::new() };
+            let mut images = if change.differs(|vm| (vm.spec.disks.clone(), vm.pending_restore().cloned())) {
+                by_vm.all()
+            } else {
+                Vec::new()
+            };
             images.retain(|image| is_deleting(&**image));
             references(images)
         })

@@ -47,10 +47,10 @@ impl Holder {
     }
 }
 
-/// Whether a disk of the VM is a clone of the image with this namespace and name.
-pub fn uses(vm: &VM, namespace: &str, name: &str) -> bool {
+/// Whether a disk of the VM is a clone of the image with this namespace and name, or is about to be restored from it.
+pub fn uses(vm: &VM, namespace: &str, name: &str, uid: &str) -> bool {
     let from = vm.namespace().unwrap_or_default();
-    vm.spec.disks.iter().any(|disk| disk.is_clone_of(&from, (namespace, name)))
+    vm.spec.disks.iter().any(|disk| disk.is_clone_of(&from, (namespace, name))) || vm.awaits_image(uid)
 }
 
 /// Whether the volume was not made yet. Once it is, it does without the image.
@@ -61,13 +61,14 @@ pub fn is_to_be_made(volume: &Volume) -> bool {
 /// Whether the volume is yet to be made of the image with this namespace and name.
 fn awaits(volume: &Volume, namespace: &str, name: &str) -> bool {
     let from = volume.namespace().unwrap_or_default();
-    is_to_be_made(volume) && volume.spec.image().is_some_and(|image| image.resolve(&from) == (namespace, name))
+    is_to_be_made(volume) && volume.image().is_some_and(|image| image.resolve(&from) == (namespace, name))
 }
 
 /// Who keeps the image: VMs first, then volumes, then hosts.
 pub fn holder(image: &Image, vms: &[Arc<VM>], volumes: &[Arc<Volume>], hosts: &[Arc<Host>]) -> Option<Holder> {
     let (namespace, name) = (image.namespace().unwrap_or_default(), image.name_any());
-    let mut users: Vec<_> = vms.iter().filter(|vm| uses(vm, &namespace, &name)).map(|vm| name_of(&**vm)).collect();
+    let mut users: Vec<_> =
+        vms.iter().filter(|vm| uses(vm, &namespace, &name, uid_of(image))).map(|vm| name_of(&**vm)).collect();
     if !users.is_empty() {
         users.sort();
         return Some(Holder::Vms(users));

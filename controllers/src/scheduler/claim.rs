@@ -32,8 +32,19 @@ pub struct Missing {
     pub disk: String,
     /// The Volume's name.
     pub volume: String,
-    /// Whether it is being deleted; else it does not exist.
-    pub deleting: bool,
+    /// Why it is not to be had.
+    pub why: WhyMissing,
+}
+
+/// Why a Volume is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyMissing {
+    /// It does not exist.
+    Absent,
+    /// It is being deleted.
+    Deleting,
+    /// The snapshot that it is to be made of was not begun, so that nobody knows which host will have it.
+    SourceNotTaken,
 }
 
 /// What a VM takes of a host, and what it asks of it.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use ucloud_types::Quantity;
 
 use super::{
-    claim::{Claim, Missing, Nic, Offer},
+    claim::{Claim, Missing, Nic, Offer, WhyMissing},
     snapshot::{Snapshot, Taken},
 };
 
@@ -37,6 +37,7 @@ impl NoFit {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MacConflict { .. } => "MacConflict",
+            Self::VolumeNotFound(Missing { why: WhyMissing::SourceNotTaken, .. }) => "VolumeNotReady",
             Self::VolumeNotFound(_) => "VolumeNotFound",
             Self::Unschedulable { .. } => "Unschedulable",
         }
@@ -49,9 +50,13 @@ impl NoFit {
                 "VM {}/{other} already uses the MAC address {} in network {}: give this VM another one, or delete that VM",
                 nic.namespace, nic.mac, nic.network
             ),
-            Self::VolumeNotFound(Missing { disk, volume, deleting }) => {
-                let how = if *deleting { "is being deleted" } else { "does not exist" };
-                format!("disk {disk} needs Volume {volume}, which {how}: create it, or name another volume")
+            Self::VolumeNotFound(Missing { disk, volume, why }) => {
+                let how = match why {
+                    WhyMissing::Absent => "does not exist: create it, or name another volume",
+                    WhyMissing::Deleting => "is being deleted: create it, or name another volume",
+                    WhyMissing::SourceNotTaken => "waits for the snapshot that it is made of: see the Volume",
+                };
+                format!("disk {disk} needs Volume {volume}, which {how}")
             }
             Self::Unschedulable { message } => message.clone(),
         }
@@ -304,7 +309,7 @@ mod tests {
             message,
             "0/3 hosts fit: 2 lack Volume data, which is on host b, 1 lacks CPUs (need 9, most free 8)"
         );
-        claim.missing = Some(Missing { disk: "d".into(), volume: "data".into(), deleting: false });
+        claim.missing = Some(Missing { disk: "d".into(), volume: "data".into(), why: WhyMissing::Absent });
         let no_fit = choose(&snapshot, &claim).unwrap_err();
         assert_eq!(no_fit.reason(), "VolumeNotFound");
         let words = "disk d needs Volume data, which does not exist: create it, or name another volume";

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use kube::ResourceExt as _;
 use ucloud_types::{Image, StoragePool, Volume};
 
-use super::claim::{Claim, Missing};
+use super::claim::{Claim, Missing, WhyMissing};
 use crate::runtime::{Change, is_deleting};
 
 /// What decides of a volume.
@@ -19,6 +19,8 @@ struct Place {
     host: Option<String>,
     /// What it is to be made of, by namespace and name.
     image: Option<(String, String)>,
+    /// Whether that is the image of a snapshot, which may be yet to be taken.
+    of_snapshot: bool,
     deleting: bool,
 }
 
@@ -40,7 +42,11 @@ impl Volumes {
         let place = change.new.as_deref().map(|volume| Place {
             pool: volume.spec.effective_pool().to_owned(),
             host: volume.status.as_ref().and_then(|status| status.host.clone()),
-            image: volume.spec.image().map(|image| image.resolve(&key.0)).map(|(n, i)| (n.to_owned(), i.to_owned())),
+            image: volume.image().map(|image| {
+                let (namespace, name) = image.resolve(&key.0);
+                (namespace.to_owned(), name.to_owned())
+            }),
+            of_snapshot: volume.spec.source.as_ref().is_some_and(|source| source.image.is_none()),
             deleting: is_deleting(volume),
         });
         let before = match place.clone() {
@@ -84,14 +90,18 @@ impl Volumes {
     pub fn resolve(&self, claim: &mut Claim) {
         for (volume, disk) in &claim.volumes {
             let place = self.places.get(&(claim.namespace.clone(), volume.clone()));
+            let missing = |why| Missing { disk: disk.clone(), volume: volume.clone(), why };
             let Some(place) = place.filter(|place| !place.deleting) else {
-                let missing = Missing { disk: disk.clone(), volume: volume.clone(), deleting: place.is_some() };
-                claim.missing.get_or_insert(missing);
+                let why = if place.is_some() { WhyMissing::Deleting } else { WhyMissing::Absent };
+                claim.missing.get_or_insert(missing(why));
                 continue;
             };
             claim.pools.insert(place.pool.clone());
             let own = place.host.as_ref().filter(|_| !self.shared.contains(&place.pool));
             let source = place.image.as_ref().filter(|_| place.host.is_none());
+            if place.of_snapshot && source.is_some_and(|image| !self.images.contains_key(image)) {
+                claim.missing.get_or_insert(missing(WhyMissing::SourceNotTaken));
+            }
             if let Some(host) = own.or_else(|| source.and_then(|image| self.host_of_image(image))) {
                 claim.pins.insert(format!("Volume {volume}"), host.clone());
             }
@@ -128,7 +138,7 @@ mod tests {
         let mut volumes = Volumes::default();
         assert_eq!(
             resolved(&volumes).missing,
-            Some(Missing { disk: "disk-data".into(), volume: "data".into(), deleting: false })
+            Some(Missing { disk: "disk-data".into(), volume: "data".into(), why: WhyMissing::Absent })
         );
         assert!(volumes.changed(&new(volume("data", "fast", None))).is_some());
         let claim = resolved(&volumes);
@@ -171,12 +181,31 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_a_volume_waits_until_it_is_known_where_that_is() {
+        let mut volumes = Volumes::default();
+        let mut copy = volume("data", "fast", None);
+        copy.spec.source = serde_json::from_value(json!({"volume": "original"})).unwrap();
+        volumes.changed(&new(copy));
+        assert_eq!(resolved(&volumes).missing.map(|missing| missing.why), Some(WhyMissing::SourceNotTaken));
+        let image: Image = serde_json::from_value(json!({
+            "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Image",
+            "metadata": {"name": "data-source-volume", "namespace": "default"},
+            "spec": {"source": {"snapshot": {"name": "data-source", "disk": "volume"}}, "format": "raw", "pool": "fast"},
+            "status": {"importer": "h2"},
+        }))
+        .unwrap();
+        volumes.image_changed(&new(image));
+        let claim = resolved(&volumes);
+        assert_eq!((claim.missing, claim.pins.get("Volume data")), (None, Some(&"h2".to_owned())));
+    }
+
+    #[test]
     fn a_volume_that_is_being_deleted_is_nobodys() {
         let mut volumes = Volumes::default();
         let mut leaving = volume("data", "fast", Some("h1"));
         leaving.metadata.deletion_timestamp =
             Some(ucloud_types::condition::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
         volumes.changed(&new(leaving));
-        assert!(resolved(&volumes).missing.is_some_and(|missing| missing.deleting));
+        assert_eq!(resolved(&volumes).missing.map(|missing| missing.why), Some(WhyMissing::Deleting));
     }
 }

@@ -7,16 +7,13 @@ use ucloud_types::{
     Image, ImageSpec, Snapshot, SnapshotStatus, VM, Volume,
     condition::{self, Finding, READY, TAKEN, TAKING, TERMINATING, Verdict, is_true},
     image::{ImageFormat, ImageSource, SnapshotSource},
-    snapshot::{SnapshotDisk, SnapshotPhase},
+    snapshot::{SnapshotDisk, SnapshotPhase, VOLUME_DISK, image_name},
 };
 
 use crate::runtime::{
     report::{find, status_of},
     uid_of,
 };
-
-/// The name of the one disk in a snapshot of a Volume.
-const VOLUME_DISK: &str = "volume";
 
 /// What a snapshot is of, as far as it is there.
 pub enum Source {
@@ -142,7 +139,7 @@ fn said(
 
 /// The disks that the source has now.
 fn disks(snapshot: &Snapshot, source: &Source) -> Result<Vec<SnapshotDisk>, String> {
-    let image = |disk: &str| format!("{}-{disk}", snapshot.name_any());
+    let image = |disk: &str| image_name(&snapshot.name_any(), disk);
     let disks: Vec<_> = match source {
         Source::Missing => Vec::new(),
         Source::Volume(volume) => {

@@ -14,9 +14,10 @@ use kube::{
 };
 use serde_json::json;
 use ucloud_types::{
-    Host, Image, StoragePool, VM, Volume,
+    Host, Image, Snapshot, StoragePool, VM, Volume,
     condition::{READY, TERMINATING},
     meta::AGENT_FINALIZER,
+    vm::ImageRef,
     volume::ReclaimPolicy,
 };
 
@@ -47,12 +48,14 @@ pub struct Caches {
     pub pools: Cache<StoragePool>,
     /// What some of them are made of.
     pub images: Cache<Image>,
+    /// What those are made of that are copies of others.
+    pub snapshots: Cache<Snapshot>,
 }
 
 /// Runs the controller for ever.
 pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use<> {
     let (by_vm, by_host) = (caches.volumes.clone(), caches.volumes.clone());
-    let (by_pool, by_image) = (caches.volumes.clone(), caches.volumes.clone());
+    let (by_pool, by_image, by_snapshot) = (caches.volumes.clone(), caches.volumes.clone(), caches.volumes.clone());
     let controller = Controller::new(NAME, runtime, &caches.volumes)
         .watch(&caches.vms, move |change: &Change<VM>| {
             let Some(vm) = change.object() else { return Vec::new() };
@@ -76,8 +79,15 @@ pub fn run(runtime: &Runtime, caches: &Caches) -> impl Future<Output = ()> + use
             let (namespace, name) = (image.namespace().unwrap_or_default(), image.name_any());
             those(&by_image, came_or_went(change), |volume| {
                 let own = volume.namespace().unwrap_or_default();
-                let source = volume.spec.image().map(|source| source.resolve(&own));
-                !is_made(volume) && source == Some((namespace.as_str(), name.as_str()))
+                let is_it = |source: ImageRef| source.resolve(&own) == (namespace.as_str(), name.as_str());
+                !is_made(volume) && volume.image().is_some_and(is_it)
+            })
+        })
+        .watch(&caches.snapshots, move |change: &Change<Snapshot>| {
+            let Some(snapshot) = change.object() else { return Vec::new() };
+            those(&by_snapshot, change.differs(plan::snapshot_aspect), |volume| {
+                volume.metadata.namespace == snapshot.metadata.namespace
+                    && volume.source_snapshot() == snapshot.metadata.name
             })
         });
     let reconciler =
@@ -106,12 +116,18 @@ struct Volumes {
 struct Found {
     pool: Option<Arc<StoragePool>>,
     image: Option<Arc<Image>>,
+    snapshot: Option<Arc<Snapshot>>,
     host: Option<Arc<Host>>,
 }
 
 impl Found {
     fn around(&self) -> Around<'_> {
-        Around { pool: self.pool.as_deref(), image: self.image.as_deref(), host: self.host.as_deref() }
+        Around {
+            pool: self.pool.as_deref(),
+            image: self.image.as_deref(),
+            snapshot: self.snapshot.as_deref(),
+            host: self.host.as_deref(),
+        }
     }
 }
 
@@ -150,6 +166,7 @@ impl Volumes {
                 }
             };
         }
+        self.keep_source(&volume).await?;
         let found = self.find(&volume);
         self.reports.write(&volume, &plan::plan(&volume, &found.around())).await.map(|_| ())
     }
@@ -191,12 +208,37 @@ impl Volumes {
         Ok(())
     }
 
+    /// The Snapshot that is taken of the Volume of which this one is to be a copy.
+    fn snapshot(&self, volume: &Volume) -> Option<Arc<Snapshot>> {
+        self.caches.snapshots.get(volume.metadata.namespace.as_deref(), &volume.source_snapshot()?)
+    }
+
+    /// Sees to it that there is that Snapshot until the copy is made, and not any longer.
+    async fn keep_source(&self, volume: &Volume) -> Result<(), Failure> {
+        let Some(wanted) = plan::snapshot_of(volume) else { return Ok(()) };
+        match self.snapshot(volume) {
+            None if !is_made(volume) => match objects::create(&self.client, &wanted).await {
+                // the cache will tell whose it is
+                Err(Failure::Conflict { .. }) => Ok(()),
+                created => created.map(drop),
+            },
+            Some(snapshot) if is_made(volume) && plan::owns(volume, &snapshot) && !is_deleting(&*snapshot) => {
+                objects::delete(&self.client, &*snapshot).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn find(&self, volume: &Volume) -> Found {
         let own = volume.namespace().unwrap_or_default();
-        let source = volume.spec.image().map(|source| source.resolve(&own));
+        let source = volume.image();
         Found {
             pool: self.caches.pools.get(None, volume.spec.effective_pool()),
-            image: source.and_then(|(namespace, name)| self.caches.images.get(Some(namespace), name)),
+            image: source.and_then(|source| {
+                let (namespace, name) = source.resolve(&own);
+                self.caches.images.get(Some(namespace), name)
+            }),
+            snapshot: self.snapshot(volume),
             host: host_of(volume).and_then(|host| self.caches.hosts.get(None, host)),
         }
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use kube::ResourceExt as _;
+use kube::{Resource as _, ResourceExt as _};
 use ucloud_types::{
-    Host, Image, StoragePool, Volume, VolumeStatus,
+    Host, Image, Snapshot, SnapshotSpec, StoragePool, Volume, VolumeStatus,
     condition::{self, Finding, READY, REMOVED, TERMINATING, Verdict, is_true},
     volume::{Attachment, VolumePhase},
 };
@@ -12,6 +12,7 @@ use ucloud_types::{
 use crate::runtime::{
     is_deleting, name_of,
     report::{find, status_of},
+    uid_of,
 };
 
 /// What of a host a volume can depend on: whether it can remove bytes, and of which pools.
@@ -45,6 +46,8 @@ pub struct Around<'a> {
     pub pool: Option<&'a StoragePool>,
     /// The image that it is to be a clone of.
     pub image: Option<&'a Image>,
+    /// The Snapshot that is taken of the Volume of which it is to be a copy.
+    pub snapshot: Option<&'a Snapshot>,
     /// The Host that has its bytes.
     pub host: Option<&'a Host>,
 }
@@ -77,7 +80,7 @@ fn pending(volume: &Volume, around: &Around<'_>) -> Said {
             "PoolNotFound",
             format!("StoragePool {pool} does not exist: create it, or make the volume again in another pool"),
         )
-    } else if let Some(trouble) = image_trouble(volume, around) {
+    } else if let Some(trouble) = source_trouble(volume, around).or_else(|| image_trouble(volume, around)) {
         trouble
     } else if let Some(Attachment { vm, host, .. }) = attachment_of(volume) {
         ("Pending", format!("host {host} makes it for VM {vm}"))
@@ -87,9 +90,49 @@ fn pending(volume: &Volume, around: &Around<'_>) -> Said {
     (Verdict::False, reason, message)
 }
 
+/// What keeps a copy of another volume from being made.
+fn source_trouble(volume: &Volume, around: &Around<'_>) -> Option<(&'static str, String)> {
+    let name = volume.source_snapshot()?;
+    let of = volume.spec.source.as_ref()?.volume.as_deref()?;
+    let Some(snapshot) = around.snapshot else {
+        return Some(("SourcePending", format!("Snapshot {name} is about to be taken of Volume {of}")));
+    };
+    if !owns(volume, snapshot) {
+        let message = format!(
+            "Snapshot {name} is there already, and is not the one that is to be taken of Volume {of} for this volume: \
+             delete it, or make the volume again under another name"
+        );
+        return Some(("SnapshotExists", message));
+    }
+    let (is_ready, said) = snapshot_aspect(snapshot);
+    let said = said.unwrap_or_else(|| "it was not looked at yet".to_owned());
+    (!is_ready).then(|| ("SourcePending", format!("it waits for Snapshot {name} of Volume {of}: {said}")))
+}
+
+/// What of a Snapshot a volume can depend on: whether it is Ready, and what it says.
+pub fn snapshot_aspect(snapshot: &Snapshot) -> (bool, Option<String>) {
+    let ready = snapshot.status.as_ref().and_then(|status| condition::get(&status.conditions, READY));
+    (ready.is_some_and(|ready| ready.status == "True"), ready.map(|ready| ready.message.clone()))
+}
+
+/// The Snapshot that is to be taken of the Volume of which this one is to be a copy.
+pub fn snapshot_of(volume: &Volume) -> Option<Snapshot> {
+    let spec = SnapshotSpec { vm: None, volume: volume.spec.source.as_ref()?.volume.clone() };
+    let mut snapshot = Snapshot::new(&volume.source_snapshot()?, spec);
+    snapshot.metadata.namespace = volume.namespace();
+    snapshot.metadata.owner_references = volume.controller_owner_ref(&()).map(|owner| vec![owner]);
+    Some(snapshot)
+}
+
+/// Whether the snapshot was made for this volume.
+pub fn owns(volume: &Volume, snapshot: &Snapshot) -> bool {
+    snapshot.owner_references().iter().any(|owner| owner.uid == uid_of(volume))
+}
+
 fn image_trouble(volume: &Volume, around: &Around<'_>) -> Option<(&'static str, String)> {
     let own = volume.namespace().unwrap_or_default();
-    let (namespace, name) = volume.spec.image()?.resolve(&own);
+    let source = volume.image()?;
+    let (namespace, name) = source.resolve(&own);
     let Some(image) = around.image else {
         let message =
             format!("Image {namespace}/{name} does not exist: create it, or make the volume again from another image");

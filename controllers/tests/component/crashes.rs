@@ -147,7 +147,7 @@ fn finding(type_: &str, status: &str, reason: &str) -> serde_json::Value {
     json!([{"type": type_, "status": status, "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
 }
 
-/// A File that is uploaded, a Volume that goes with its VM, and a Snapshot of both that outlives them.
+/// A File that is uploaded, a Volume that goes with its VM, a copy of it, and a Snapshot of both that outlives them.
 async fn live_with_storage(cloud: &Cloud) {
     cloud.storage_pool("default").await;
     cloud.host("h1", 8, "16Gi").await;
@@ -183,6 +183,17 @@ async fn live_with_storage(cloud: &Cloud) {
     says::<Snapshot>(cloud, "kept", json!({"conditions": finding("Taken", "True", "Taken")})).await;
     until(&snapshots, "kept", "it is ready", |s| is_ready(s.status.as_ref(), |s| &s.conditions)).await;
     assert_eq!(cloud.images().list(&ListParams::default()).await.unwrap().items.len(), 2, "one image for each disk");
+
+    create(&volumes, "copy", json!({"size": "1Gi", "source": {"volume": "data"}})).await;
+    until(&snapshots, "copy-source", "h1 is to take it", |s| s.status.as_ref().is_some_and(|s| s.disks.len() == 1))
+        .await;
+    until(&cloud.images(), "copy-source-volume", "it is there", |_| true).await;
+    set_status(&volumes, "copy", json!({"size": "1Gi", "host": "h1"})).await;
+    until_gone(&snapshots, "copy-source").await;
+    until_gone(&cloud.images(), "copy-source-volume").await;
+    delete(&volumes, "copy").await;
+    lets_go::<Volume>(cloud, "copy").await;
+    until_gone(&volumes, "copy").await;
 
     delete(&cloud.vms(), "web").await;
     lets_go::<VM>(cloud, "web").await;

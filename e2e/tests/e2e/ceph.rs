@@ -7,14 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use ucloud_e2e::{
     Installation, Run, eventually,
+    guest::Guest,
     installation::BOOT,
     manifest::{self, Vm},
 };
 
-use crate::{Test, World};
+use crate::{Test, World, volumes};
 
 pub const TESTS: &[Test] = &[("ceph::vms_live_on_disks_in_ceph", vms_live_on_disks_in_ceph)];
 
@@ -40,6 +44,21 @@ impl Ceph {
 
     fn conf(&self) -> PathBuf {
         self.folder.join("ceph.conf")
+    }
+
+    fn signal(&self, daemon: &str, signal: Signal) -> anyhow::Result<()> {
+        let pid = std::fs::read_to_string(self.folder.join(format!("{daemon}.pid")))?;
+        Ok(kill(Pid::from_raw(pid.trim().parse()?), signal)?)
+    }
+
+    /// The OSD may hold no more than this part of its size.
+    fn set_full_ratio(&self, near: &str, full: &str) -> anyhow::Result<()> {
+        for (which, ratio) in [("nearfull", near), ("backfillfull", near), ("full", full)] {
+            let mut command = Command::new("ceph");
+            command.arg("--conf").arg(self.conf()).args(["osd", &format!("set-{which}-ratio"), ratio]);
+            Run::of(&mut command, "")?.ok()?;
+        }
+        Ok(())
     }
 
     /// The names of the images in the pool, and of those in its trash.
@@ -80,7 +99,7 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
     ucloud.ready("storagepool/ceph")?;
 
     ucloud.apply(&manifest::image("afloat", "guest.qcow2", "  pool: ceph\n"))?.ok()?;
-    crate::volumes::from_guest_to_guest(ucloud, "afloat", Some("ceph"))?;
+    volumes::from_guest_to_guest(ucloud, "afloat", Some("ceph"))?;
     let mut expected = vec![format!("ucloud.image.{}", ucloud.uid("image/afloat")?)];
     for name in VMS {
         ucloud.apply(&Vm { name, image: "afloat", pool: Some("ceph"), ..Vm::default() }.yaml())?.ok()?;
@@ -94,6 +113,8 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
     found.sort();
     expected.sort();
     ensure!(found == expected, "{found:?}");
+
+    outages(ucloud, &ceph)?;
 
     // libvirtd forgets the key of Ceph with its death, and QEMU does not need it any more
     let qemu = ucloud.qemu(VMS[0])?;
@@ -122,6 +143,55 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
     let gone = || ceph.images().map(|found| if found.is_empty() { Ok(()) } else { Err(format!("left: {found:?}")) });
     eventually("nothing is left in the pool", BOOT, gone)?;
     ucloud.delete(&["storagepool", "ceph"])
+}
+
+/// Ceph hangs, is full, and has no monitor, while a VM runs on it: the guest waits and loses nothing, VMs elsewhere do not notice,
+/// and what cannot be done meanwhile says why.
+fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
+    let mut guest = volumes::guest(ucloud, VMS[0])?;
+    let write = |guest: &mut Guest, name: &str| {
+        let write =
+            format!("head -c 262144 /dev/urandom >/tmp/{name}; cp /tmp/{name} /data; sync; touch /tmp/{name}.done");
+        guest.run(&format!("({write}) </dev/null >/dev/null 2>&1 &"))
+    };
+    let written = |guest: &mut Guest, name: &str| {
+        guest.until(&format!("ls /tmp/{name}.done"), |_| true)?;
+        guest.run(&format!("echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/{name} /data/{name} && rm /data/{name}"))
+    };
+
+    ceph.signal("mon", Signal::SIGSTOP)?;
+    write(&mut guest, "alone")?;
+    written(&mut guest, "alone")?;
+    ceph.signal("mon", Signal::SIGCONT)?;
+
+    for (name, reason) in [("hung", "StorageTimeout"), ("full", "StorageFull")] {
+        match name {
+            "hung" => ceph.signal("osd", Signal::SIGSTOP)?,
+            _ => ceph.set_full_ratio("0.005", "0.006")?,
+        }
+        write(&mut guest, name)?;
+        ucloud.apply(&Vm { name, image: "afloat", pool: Some("ceph"), ..Vm::default() }.yaml())?.ok()?;
+        ucloud.apply(&Vm { name: "ashore", ..Vm::default() }.yaml())?.ok()?;
+        ucloud.ready("vm/ashore")?;
+        ucloud.delete(&["vm", "ashore"])?;
+        eventually(&format!("VM {name} says why it is not there"), BOOT, || {
+            let conditions = ucloud.get(&format!("vm/{name}"))?["status"]["conditions"].clone();
+            let mut conditions = conditions.as_array().into_iter().flatten();
+            let told = conditions.find(|condition| condition["type"] == "Ready" && condition["reason"] == reason);
+            Ok(told.map(|_| ()).ok_or_else(|| "it does not".to_owned()))
+        })?;
+        ensure!(!guest.succeeds(&format!("ls /tmp/{name}.done"))?, "the guest has not waited");
+        match name {
+            "hung" => ceph.signal("osd", Signal::SIGCONT)?,
+            _ => ceph.set_full_ratio("0.9", "0.95")?,
+        }
+        written(&mut guest, name)?;
+        ucloud.ready(&format!("vm/{name}"))?;
+        let uid = ucloud.uid(&format!("vm/{name}"))?;
+        ucloud.delete(&["vm", name])?;
+        ucloud.nothing_left_of(&uid)?;
+    }
+    Ok(())
 }
 
 /// Waits until the guest has counted, on its disk, that it has booted so many times.

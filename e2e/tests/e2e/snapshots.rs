@@ -1,14 +1,18 @@
-//! The life of an image: from a file on a laptop to ten VMs, a snapshot of one that runs, another made of it, which grows, and
-//! the end of all of them. What is written in guests is read in guests.
+//! The life of an image: from a file on a laptop to ten VMs, a snapshot of one that runs, another made of it, which grows, the
+//! first one taken back to it, and the end of all of them. What is written in guests is read in guests.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use nix::sys::signal::{Signal, kill};
 use ucloud_e2e::{Installation, Run, eventually, guest::Guest, installation::SOON, manifest::Vm};
 
 use crate::{Test, World, volumes};
 
-pub const TESTS: &[Test] = &[("snapshots::ten_vms_of_one_upload_and_one_of_a_snapshot", in_the_default_pool)];
+pub const TESTS: &[Test] = &[
+    ("snapshots::ten_vms_of_one_upload_and_one_of_a_snapshot", in_the_default_pool),
+    ("snapshots::a_host_that_dies_while_it_takes_one", host_that_dies),
+];
 
 /// So much of the image is compared: the partition table, the boot loader, and a part of the kernel, which no guest writes to.
 const COMPARED: usize = 8 << 20;
@@ -39,6 +43,64 @@ fn runs(ucloud: &Installation, vm: &str, strategy: &str) -> anyhow::Result<()> {
 fn sum(guest: &mut Guest) -> anyhow::Result<String> {
     let said = guest.run(&format!("echo 3 >/proc/sys/vm/drop_caches; sha256sum {PRECIOUS}"))?;
     said.split_whitespace().next().map(str::to_owned).context("no checksum")
+}
+
+/// Agent, libvirtd and QEMU are killed at once, as with the power: at some moment of a snapshot, and of a disk's growth.
+fn host_that_dies(world: &World) -> anyhow::Result<()> {
+    let ucloud = &world.installation;
+    ucloud.apply(&Vm { name: "mortal", ..Vm::default() }.yaml())?.ok()?;
+    let mut guest = volumes::guest(ucloud, "mortal")?;
+    guest.run(&format!("head -c 2097152 /dev/urandom >{PRECIOUS} && sync"))?;
+    let written = sum(&mut guest)?;
+    let dies = || -> anyhow::Result<()> {
+        let qemu = ucloud.qemu("mortal")?;
+        ucloud.kill("ucloud-agent", Signal::SIGKILL)?;
+        ucloud.kill("libvirtd", Signal::SIGKILL)?;
+        kill(qemu, Signal::SIGKILL)?;
+        ucloud.up()?;
+        // what was reported before still stands for a moment
+        eventually("it is started again", SOON, || Ok(ucloud.qemu("mortal").map_err(|error| error.to_string())))?;
+        ucloud.ready("vm/mortal")
+    };
+    let moments = [0, 60, 250];
+    for (number, pause) in moments.into_iter().enumerate() {
+        let kind = "apiVersion: ucloud.ungleich.ch/v1alpha1\nkind: Snapshot\n";
+        ucloud.apply(&format!("{kind}metadata: {{name: last-{number}}}\nspec: {{vm: mortal}}\n"))?.ok()?;
+        eventually("it is begun", SOON, || {
+            let phase = ucloud.word(&format!("snapshot/last-{number}"), "/status/phase")?;
+            Ok(if phase == "Taking" || phase == "Ready" { Ok(()) } else { Err(phase) })
+        })?;
+        std::thread::sleep(Duration::from_millis(pause));
+        dies()?;
+        ucloud.ready(&format!("snapshot/last-{number}"))?;
+    }
+    let grow = r#"[{"op": "add", "path": "/spec/disks/0/size", "value": "128Mi"}]"#;
+    ucloud.kubectl(&["patch", "vm", "mortal", "--type", "json", "-p", grow])?.ok()?;
+    dies()?;
+    let mut guest = volumes::guest(ucloud, "mortal")?;
+    let disk = volumes::device(&mut guest, "root")?;
+    guest.until(&format!("cat /sys/block/{disk}/size"), |size| size.trim() == "262144")?;
+    ensure!(sum(&mut guest)? == written, "it was lost with the host");
+
+    guest.run(&format!("rm {PRECIOUS} && sync"))?;
+    runs(ucloud, "mortal", "Halted")?;
+    ucloud.phase("mortal", "Stopped")?;
+    for number in 0..moments.len() {
+        ucloud.ucloudctl(&["restore", &format!("last-{number}"), "--in-place"])?.ok()?;
+        runs(ucloud, "mortal", "Always")?;
+        ensure!(sum(&mut volumes::guest(ucloud, "mortal")?)? == written, "snapshot {number} shows something else");
+        runs(ucloud, "mortal", "Halted")?;
+        ucloud.phase("mortal", "Stopped")?;
+        ucloud.delete(&["snapshot", &format!("last-{number}")])?;
+    }
+    let uid = ucloud.uid("vm/mortal")?;
+    ucloud.delete(&["vm", "mortal"])?;
+    ucloud.nothing_left_of(&uid)?;
+    let images = ucloud.get("images")?;
+    let left: Vec<_> =
+        images["items"].as_array().into_iter().flatten().map(|image| &image["metadata"]["name"]).collect();
+    ensure!(!left.iter().any(|name| name.as_str().is_some_and(|name| name.starts_with("last-"))), "left: {left:?}");
+    Ok(())
 }
 
 /// The whole life, in this pool.
@@ -94,6 +156,14 @@ pub fn life_of_an_image(ucloud: &Installation, pool: Option<&str>) -> anyhow::Re
     ucloud.kubectl(&["patch", "vm", "revived", "--type", "json", "-p", grow])?.ok()?;
     guest.until(&format!("cat /sys/block/{disk}/size"), |size| size.trim() == "262144")?;
     ensure!(sum(&mut guest)? == written, "it was lost by growing");
+
+    // the VM itself goes back to it, while it is halted
+    ucloud.ucloudctl(&["restore", "before", "--in-place"])?.ok()?;
+    runs(ucloud, "clone-7", "Always")?;
+    ucloud.ucloudctl(&["restore", "before", "--in-place"])?.failed(1, &["spec.runStrategy is Halted"])?;
+    let mut guest = volumes::guest(ucloud, "clone-7")?;
+    ensure!(sum(&mut guest)? == written, "what was removed after the snapshot is not there again");
+    guest.run("[ ! -e /data/on ]").context("what was written after the snapshot is still there")?;
 
     // what is made of a snapshot does without it
     ucloud.delete(&["snapshot", "after"])?;

@@ -7,7 +7,7 @@ pub async fn run(server: &Server, options: &Power, subresource: &str, said: &str
     let vm = server.catalog().await?.one("vms.ucloud.ungleich.ch")?;
     for name in &options.vms {
         let name = name.strip_prefix("vm/").unwrap_or(name);
-        server.post(&vm, &server.namespace, name, subresource).await?;
+        server.post(&vm, (&server.namespace, name), subresource, None).await?;
         output::line(&format!("{} {said}", vm.display(name)))?;
     }
     Ok(())

@@ -1,4 +1,6 @@
-//! `ucloudctl snapshot` and `restore`: keep the disks of a VM, or a volume, as they are, and make a VM of what was kept.
+//! `ucloudctl snapshot` and `restore`: keep the disks of a VM, or a volume, as they are, and go back to what was kept.
+
+use std::time::Duration;
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -9,6 +11,7 @@ use crate::{
     failure::{self, Failure},
     output,
     progress::{self, Progress},
+    resource::Resource,
     server::{Form, Server},
     watch::{self, Followed, within},
 };
@@ -82,10 +85,9 @@ fn kept(snapshot: &Value) -> String {
     format!("{plural} {} ({consistency})", images.join(", "))
 }
 
-/// Makes a VM of a snapshot.
+/// Makes a VM of a snapshot, or restores the VM of which it was taken.
 pub async fn restore(server: &Server, options: &Restore) -> anyhow::Result<()> {
     let name = options.snapshot.strip_prefix("snapshot/").unwrap_or(&options.snapshot);
-    let vm = options.vm.strip_prefix("vm/").unwrap_or(&options.vm);
     let catalog = server.catalog().await?;
     let (snapshots, vms) = (catalog.one("snapshots.ucloud.ungleich.ch")?, catalog.one("vms.ucloud.ungleich.ch")?);
     let snapshot = server.get(&snapshots, &server.namespace, name, Form::Object).await?;
@@ -96,16 +98,80 @@ pub async fn restore(server: &Server, options: &Restore) -> anyhow::Result<()> {
     let Some(of) = snapshot["spec"]["vm"].as_str() else {
         bail!("{shown} is of a volume: make a volume of its image, {}", kept(&snapshot));
     };
-    let Some(original) = server.find(&vms, &server.namespace, of).await? else {
-        bail!("VM {of} is gone, and with it what its VMs are like: write a VM with disks of {}", kept(&snapshot));
+    match options.vm.as_deref() {
+        Some(vm) => {
+            let original = server.find(&vms, &server.namespace, of).await?;
+            make(server, &vms, (&snapshot, &shown), original, vm.strip_prefix("vm/").unwrap_or(vm)).await
+        }
+        None => in_place(server, &vms, name, of, options.timeout).await,
+    }
+}
+
+/// Makes a VM of a snapshot.
+async fn make(
+    server: &Server,
+    vms: &Resource,
+    (snapshot, shown): (&Value, &str),
+    original: Option<Value>,
+    vm: &str,
+) -> anyhow::Result<()> {
+    let Some(original) = original else {
+        let of = source(snapshot);
+        bail!("{of} is gone, and with it what its VMs are like: write a VM with disks of {}", kept(snapshot));
     };
-    let (spec, left_out) = spec_of(&original["spec"], &snapshot);
+    let (spec, left_out) = spec_of(&original["spec"], snapshot);
     if !left_out.is_empty() {
         failure::note(&format!("not in the snapshot, and so not in the VM: disk {}", left_out.join(", ")));
     }
     let object = json!({"apiVersion": vms.api_version(), "kind": vms.kind, "metadata": {"name": vm}, "spec": spec});
-    server.create(&vms, &server.namespace, &object).await?;
+    server.create(vms, &server.namespace, &object).await?;
     output::line(&format!("{} is made of {shown}; its addresses are its own", vms.display(vm)))
+}
+
+/// Restores the disks of a VM, and waits until that is done.
+async fn in_place(server: &Server, vms: &Resource, snapshot: &str, vm: &str, timeout: Duration) -> anyhow::Result<()> {
+    let body = json!({"apiVersion": vms.api_version(), "kind": "VMRestore", "snapshot": snapshot});
+    let asked = server.post(vms, (&server.namespace, vm), "restore", Some(&body)).await?;
+    let request = asked["status"]["restoreRequest"].clone();
+    let wanted = request["disks"].as_array().cloned().unwrap_or_default();
+    let names: Vec<_> = wanted.iter().filter_map(|disk| disk["name"].as_str()).collect();
+    let others = asked["spec"]["disks"].as_array().into_iter().flatten().filter_map(|disk| disk["name"].as_str());
+    let others: Vec<_> = others.filter(|name| !names.contains(name)).collect();
+    if !others.is_empty() {
+        failure::note(&format!("not in the snapshot, and left as it is: disk {}", others.join(", ")));
+    }
+    let shown = vms.display(vm);
+    let mut progress = Progress::new(shown.clone());
+    let followed = Followed::object(server, vms, &server.namespace, vm);
+    let ended = watch::until(&followed, |found| {
+        let Some(found) = found.filter(|found| found["metadata"]["uid"] == asked["metadata"]["uid"]) else {
+            return Some(None);
+        };
+        progress.show(found);
+        let observed = found["status"]["observedRestore"].as_u64();
+        (observed >= request["id"].as_u64()).then(|| Some(found.clone()))
+    });
+    let Some(ended) = within(Some(timeout), ended).await? else {
+        let last = progress.last().to_owned();
+        let message = format!("{shown} was not restored after {timeout:?}, and will be as soon as it can: {last}");
+        return Err(Failure::TimedOut(message).into());
+    };
+    drop(progress);
+    let Some(ended) = ended else { bail!("{shown} was deleted") };
+    if !is_restored(&ended, &wanted) {
+        bail!("{shown} was not restored, and its disks are as they were: snapshot {snapshot} was deleted meanwhile");
+    }
+    let start = format!("start it with `ucloudctl start {vm}`");
+    output::line(&format!("{shown} is restored from snapshot {snapshot} (disk {}): {start}", names.join(", ")))
+}
+
+/// Whether the VM says that the disks of its own among these were restored.
+fn is_restored(vm: &Value, wanted: &[Value]) -> bool {
+    let is = vm["status"]["disks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    wanted
+        .iter()
+        .filter(|disk| disk["volumeUid"].is_null())
+        .all(|disk| is.iter().any(|is| is["name"] == disk["name"] && is["restored"] == disk["imageUid"]))
 }
 
 /// The spec of a VM like this one with the disks of the snapshot, and the names of its disks that are not in there. What is

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use ucloud_types::{
     MacAddr, Quantity, VM,
     meta::AGENT_FINALIZER,
-    vm::{DiskLimits, DiskStatus, PowerRequest, RunStrategy, VMPhase},
+    vm::{DiskLimits, DiskStatus, PowerRequest, RestoreRequest, RunStrategy, VMPhase},
 };
 
 use crate::{
@@ -52,6 +52,8 @@ pub struct Desired {
     pub request: Option<PowerRequest>,
     /// The id of the last power request that was carried out; 0 if none was.
     pub observed_request: u64,
+    /// The restore that was not carried out yet.
+    pub restore: Option<RestoreRequest>,
     /// The phase that was last reported.
     pub phase: Option<VMPhase>,
     /// The disks that were last reported.
@@ -182,6 +184,7 @@ impl Desired {
             interfaces: vm.spec.networks.iter().map(interface).collect(),
             request: status.and_then(|s| s.power_request.clone()),
             observed_request: status.and_then(|s| s.observed_power_request).unwrap_or(0),
+            restore: vm.pending_restore().cloned(),
             phase: status.and_then(|s| s.phase),
             reported_disks: status.map(|s| s.disks.clone()).unwrap_or_default(),
             uid,

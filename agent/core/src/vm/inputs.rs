@@ -51,12 +51,13 @@ pub fn disk_blockers(desired: &Desired, disks: &[DiskInput<'_>]) -> Vec<Option<B
 fn disk_blocker(desired: &Desired, wanted: &WantedDisk, input: &DiskInput<'_>) -> Result<(), Blocker> {
     let disk = &wanted.name;
     let (pool, image) = match &wanted.source {
-        WantedSource::Clone { namespace, image, pool, .. } => {
-            (pool.as_str(), Some((namespace.as_str(), image.as_str())))
-        }
+        WantedSource::Clone { namespace, image, pool, .. } => (pool.as_str(), Some(format!("{namespace}/{image}"))),
         WantedSource::Volume(name) => {
             let volume = volume_ready(desired, disk, name, input)?;
-            let image = volume.spec.image().map(|image| image.resolve(&desired.namespace));
+            let image = volume.image().map(|image| {
+                let (namespace, name) = image.resolve(&desired.namespace);
+                format!("{namespace}/{name}")
+            });
             (volume.spec.effective_pool(), image)
         }
     };
@@ -67,9 +68,7 @@ fn disk_blocker(desired: &Desired, wanted: &WantedDisk, input: &DiskInput<'_>) -
         ));
     }
     match image {
-        Some((namespace, name)) if !input.exists => {
-            image_ready(disk, pool, &format!("{namespace}/{name}"), input.image, input.local)
-        }
+        Some(name) if !input.exists => image_ready(disk, pool, &name, input.image, input.local),
         _ => Ok(()),
     }
 }

@@ -25,6 +25,9 @@
 //! is in [`Memory`]: since when a guest is shutting down or has an interface or a disk that it was asked to let go of, what
 //! disks were grown to, and how often it crashed.
 //!
+//! A VM that is halted may be restored: its disks are made anew of what a snapshot has of them (`restore`). It is not started
+//! before that is done and the API server knows it, so that doing it once more harms nothing.
+//!
 //! While a VM runs, its interfaces and its volumes follow its spec: they are plugged and unplugged (`interfaces`, `disks`),
 //! and disks grow. All other changes of what it is made of wait for a restart (`drift`).
 //!
@@ -46,6 +49,7 @@ mod interfaces;
 mod observed;
 mod plan;
 mod power;
+mod restore;
 mod status;
 mod stop;
 #[cfg(test)]
@@ -54,6 +58,8 @@ mod tests;
 pub use crash::Crashes;
 pub use desired::{Desired, NotOurs, WantedDisk, WantedInterface, WantedSource};
 pub use inputs::{Blocker, DiskInput, claimable, disk_blockers, network_blockers};
-pub use observed::{Asked, DiskState, FoundDisk, HeldVolume, MadeDisk, Memory, Observed, Pace, Provisioned};
+pub use observed::{
+    Asked, DiskState, EndedRestore, FoundDisk, HeldVolume, MadeDisk, Memory, Observed, Pace, Provisioned,
+};
 pub use plan::{Plan, Step, failed, plan, unobserved};
 pub use status::{Facts, next_status};

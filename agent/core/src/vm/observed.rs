@@ -111,8 +111,19 @@ pub struct Memory {
     pub unplugging_disks: BTreeMap<String, Asked>,
     /// The sizes that disks, by name, were grown to while the VM ran.
     pub grown: BTreeMap<String, Quantity>,
+    /// The restore that has come to its end, which may not be reported yet.
+    pub restore: Option<EndedRestore>,
     /// How the VM ran so far.
     pub crashes: Crashes,
+}
+
+/// A restore that has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedRestore {
+    /// The id of the request.
+    pub id: u64,
+    /// Whether the disks were restored; else nothing was changed.
+    pub done: bool,
 }
 
 /// Something that the guest was asked for and has not done yet.

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use ucloud_types::{
     Quantity,
     condition::{self, Finding, Verdict},
-    vm::VMPhase,
+    vm::{RestoreRequest, VMPhase},
 };
 
 use crate::{
@@ -14,8 +14,9 @@ use crate::{
 };
 
 use super::{
-    Blocker, Desired, FoundDisk, HeldVolume, Observed, Pace, delete, disks, drift, interfaces,
+    Blocker, Desired, EndedRestore, FoundDisk, HeldVolume, Observed, Pace, delete, disks, drift, interfaces,
     power::{self, Off},
+    restore,
     stop::{self, Stop},
 };
 
@@ -36,6 +37,8 @@ pub struct Plan {
     pub retry: bool,
     /// The id of the power request that has been carried out, if one was just now.
     pub observed_power_request: Option<u64>,
+    /// The restore that has come to its end, if one has just now.
+    pub ended_restore: Option<EndedRestore>,
     /// Whether [`Step::Start`] starts a VM again that stopped without being told to.
     pub restart: bool,
 }
@@ -69,6 +72,8 @@ pub enum Step {
     Destroy,
     /// Remove the definition of the domain.
     Undefine,
+    /// Make disks anew of what a snapshot has of them.
+    Restore(RestoreRequest),
     /// Remove these disks.
     RemoveDisks(Vec<FoundDisk>),
     /// Remove the devices of these networks.
@@ -87,6 +92,7 @@ impl Plan {
             requeue_after: None,
             retry: false,
             observed_power_request: None,
+            ended_restore: None,
             restart: false,
         }
     }
@@ -102,13 +108,13 @@ impl Plan {
     }
 
     /// A VM that does not run has no difference to its spec.
-    fn not_running(mut self) -> Self {
+    pub(super) fn not_running(mut self) -> Self {
         self.cleared.extend([condition::RESTART_REQUIRED, condition::INTERFACES_READY, condition::DISKS_READY]);
         self
     }
 }
 
-fn not_ready(reason: &'static str, message: impl Into<String>) -> Vec<Finding> {
+pub(super) fn not_ready(reason: &'static str, message: impl Into<String>) -> Vec<Finding> {
     vec![Finding::new(condition::READY, Verdict::False, reason, message)]
 }
 
@@ -248,6 +254,9 @@ fn give_back(desired: &Desired, observed: &Observed, plan: Plan) -> Plan {
 /// The domain is off, or there is none.
 fn off(desired: &Desired, observed: &Observed, domain: Option<&Domain>, pace: &Pace, now: Timestamp) -> Plan {
     let stopped = |reason, message: String| Plan::new(VMPhase::Stopped, not_ready(reason, message)).not_running();
+    if let Some(plan) = restore::plan(desired, observed, domain) {
+        return plan;
+    }
     let start = format!("start it with `ucloudctl start {} -n {}`", desired.name, desired.namespace);
     match power::when_off(desired, domain) {
         Off::Halted => {

@@ -50,10 +50,11 @@ pub fn next_status(
     next.run_strategy = Some(desired.strategy);
     next.observed_generation = desired.generation;
     next.observed_power_request = plan.observed_power_request.max(current.observed_power_request);
+    next.observed_restore = plan.ended_restore.map(|ended| ended.id).max(current.observed_restore);
     let restarts = current.restarts.unwrap_or(0).max(facts.restarts);
     next.restarts = (restarts > 0 || current.restarts.is_some()).then_some(restarts);
     if let Some(observed) = observed {
-        next.disks = disks(current, desired, observed, facts);
+        next.disks = disks(current, desired, observed, plan, facts);
         next.interfaces = interfaces(current, desired, observed, facts);
     }
     for finding in &plan.findings {
@@ -65,7 +66,8 @@ pub fn next_status(
     next
 }
 
-fn disks(current: &VMStatus, desired: &Desired, observed: &Observed, facts: &Facts) -> Vec<DiskStatus> {
+fn disks(current: &VMStatus, desired: &Desired, observed: &Observed, plan: &Plan, facts: &Facts) -> Vec<DiskStatus> {
+    let restored = desired.restore.as_ref().filter(|_| plan.ended_restore.is_some_and(|ended| ended.done));
     // A disk of the VM's own that left the spec stays in the report as long as the VM is there: it is removed with the VM.
     // A volume stays as long as the domain has it.
     let has = |name: &str| observed.domain.as_ref().is_some_and(|d| d.spec.disks.iter().any(|d| d.name == name));
@@ -93,7 +95,11 @@ fn disks(current: &VMStatus, desired: &Desired, observed: &Observed, facts: &Fac
                 (Some(name.clone()), facts.volume_pools.get(&wanted.name)?.clone(), known?)
             }
         };
-        Some(DiskStatus { name: wanted.name.clone(), pool, volume, size })
+        let own = volume.is_none().then(|| {
+            let now = restored.and_then(|request| request.disks.iter().find(|disk| disk.name == wanted.name));
+            now.map(|disk| disk.image_uid.clone()).or_else(|| reported.and_then(|disk| disk.restored.clone()))
+        });
+        Some(DiskStatus { name: wanted.name.clone(), pool, volume, size, restored: own.flatten() })
     });
     wanted.chain(gone.cloned()).collect()
 }

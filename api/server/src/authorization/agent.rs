@@ -211,7 +211,7 @@ fn uses(vm: &VM, image: (&str, &str), lister: &dyn Lister) -> bool {
     vm.spec.disks.iter().any(|disk| {
         let volume = disk.volume.as_ref().and_then(|name| lister.get(GROUP, "volumes", Some(from), name));
         let volume = volume.and_then(|volume| Volume::deserialize(volume).ok());
-        let source = volume.as_ref().and_then(|volume| volume.spec.image());
+        let source = volume.as_ref().and_then(Volume::image);
         disk.is_clone_of(from, image) || source.is_some_and(|source| source.resolve(from) == image)
     })
 }
@@ -542,7 +542,7 @@ mod tests {
                 "{verb} {resource}"
             );
         }
-        for subresource in ["binding", "start", "stop", "restart"] {
+        for subresource in ["binding", "start", "stop", "restart", "restore"] {
             let request =
                 Request::new(&user, "create", "vms").namespace("default").name("mine").subresource(subresource);
             assert_ne!(request.decide_with(&objects()), Decision::Allow, "{subresource}");

@@ -21,8 +21,8 @@ use super::{address, check_name, field::Field, status_errors};
 /// No guest is smaller.
 const MIN_MEMORY: Quantity = Quantity::from_bytes(16 << 20);
 
-/// The fields of the status that only subresources write: binding, and start, stop and restart.
-const SUBRESOURCE_FIELDS: [&str; 2] = ["binding", "powerRequest"];
+/// The fields of the status that only subresources write: binding; start, stop and restart; and restore.
+const SUBRESOURCE_FIELDS: [&str; 3] = ["binding", "powerRequest", "restoreRequest"];
 
 /// The rules of VMs.
 pub struct VmStrategy;

@@ -12,6 +12,8 @@ use ucloud_types::{Volume, volume::VolumeSpec};
 
 use super::{check_immutable, check_name, field::Field, typed, vm::check_limits};
 
+/// The most characters that the name of an object may have.
+const MAX_NAME: usize = 253;
 const ADVICE: &str = "make a new volume instead";
 
 /// The rules of Volumes.
@@ -67,9 +69,26 @@ fn validate(volume: &Volume) -> Vec<FieldError> {
     if spec.size.bytes() == 0 {
         errors.push(FieldError::invalid(FieldPath::new("spec.size"), "0", "must be at least 1 byte"));
     }
-    if let Some(image) = spec.image() {
+    let source = spec.source.clone().unwrap_or_default();
+    if let Some(image) = &source.image {
         // the namespace does not matter here: the name is the same in all
         check_name(FieldPath::new("spec.source.image"), image.resolve("").1, &mut errors);
+    }
+    if let Some(snapshot) = &source.snapshot {
+        check_name(FieldPath::new("spec.source.snapshot.name"), &snapshot.name, &mut errors);
+    }
+    if let Some(name) = &source.volume {
+        let path = FieldPath::new("spec.source.volume");
+        if Some(name) == volume.metadata.name.as_ref() {
+            errors.push(FieldError::invalid(path, name.as_str(), "it is this volume itself; name another one"));
+        } else {
+            check_name(path, name, &mut errors);
+        }
+        let image = volume.image().map_or(0, |image| image.0.len());
+        if image > MAX_NAME {
+            let why = format!("with a source the name must be {} characters shorter", image - MAX_NAME);
+            errors.push(FieldError::invalid(FieldPath::new("metadata.name"), volume.metadata.name.clone(), &why));
+        }
     }
     if let Some(pool) = &spec.pool {
         check_name(FieldPath::new("spec.pool"), pool, &mut errors);

@@ -1,14 +1,16 @@
 //! What is done to a VM by a request of its own and not by writing its fields: binding it to a host, and starting,
-//! stopping and restarting it. Each is a pure function of the VM, carried out by compare-and-swap. And the bytes of Files,
+//! stopping, restarting and restoring it. Each is a pure function of the VM, carried out by compare-and-swap. And the bytes of Files,
 //! which the API server hands on and never keeps.
 
 mod binding;
 mod content;
 mod power;
+mod restore;
 
 pub use binding::{BindingHandler, VMBinding};
 pub use content::ContentHandler;
 pub use power::{PowerHandler, PowerVerb};
+pub use restore::RestoreHandler;
 
 use serde_json::Value;
 use ucloud_machinery::status::ApiError;

@@ -96,7 +96,7 @@ async fn an_agent_reports_on_its_own_vms_alone() {
         assert_eq!(status.code, 403, "{patch:?}: {}", status.message);
     }
     assert_eq!(refused(vms(&agent).delete("mine", &DeleteParams::default()).await).code, 403);
-    for subresource in ["start", "stop", "restart", "binding"] {
+    for subresource in ["start", "stop", "restart", "restore", "binding"] {
         assert_eq!(refused(post(&agent, "mine", subresource, &json!({})).await).code, 403, "{subresource}");
     }
 

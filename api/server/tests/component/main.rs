@@ -10,4 +10,5 @@ mod isolation;
 mod lifecycle;
 mod pools;
 mod power;
+mod restore;
 mod validation;

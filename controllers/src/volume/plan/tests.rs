@@ -56,7 +56,7 @@ fn said<'a>(status: &'a VolumeStatus, type_: &str) -> (&'a str, &'a str, &'a str
 #[test]
 fn says_where_it_is_in_its_life() {
     let (pool, h1) = (directory(), host("h1", true, None));
-    let around = Around { pool: Some(&pool), image: None, host: Some(&h1) };
+    let around = Around { pool: Some(&pool), image: None, snapshot: None, host: Some(&h1) };
     for (status, phase, expected) in [
         (json!({}), VolumePhase::Pending, ("False", "Pending", "it is made when the first VM has it")),
         (
@@ -97,7 +97,7 @@ fn says_where_it_is_in_its_life() {
 fn says_what_is_missing() {
     let pool = directory();
     let reason = |volume: &Volume, pool: Option<&StoragePool>, image: Option<&Image>| {
-        let status = plan(volume, &Around { pool, image, host: None });
+        let status = plan(volume, &Around { pool, image, snapshot: None, host: None });
         let (verdict, reason, _) = said(&status, READY);
         assert_eq!(verdict, "False");
         reason.to_owned()
@@ -110,7 +110,7 @@ fn says_what_is_missing() {
     let made = volume(&json!({}), &json!({"host": "h1", "size": "2Gi"}));
     assert_eq!(reason(&made, Some(&pool), None), "HostGone");
     let ceph = self::pool(&json!({"rbd": {"pool": "vms"}}));
-    let status = plan(&made, &Around { pool: Some(&ceph), image: None, host: None });
+    let status = plan(&made, &Around { pool: Some(&ceph), image: None, snapshot: None, host: None });
     assert_eq!(said(&status, READY).1, "Available", "all hosts see it");
 }
 
@@ -131,7 +131,7 @@ fn bytes_go_by_the_host_that_has_them() {
     let hosts = [Arc::new(host("h2", true, None))];
     let kept = volume(&json!({}), &json!({"host": "h1", "size": "2Gi"}));
     let step = |volume: &Volume, host: Option<&Host>| {
-        deletion(volume, &Around { pool: Some(&pool), image: None, host }, &hosts)
+        deletion(volume, &Around { pool: Some(&pool), image: None, snapshot: None, host }, &hosts)
     };
     assert_eq!(step(&volume(&json!({}), &json!({})), None), Deletion::Release, "it was never made");
     assert_eq!(reason_of(&step(&kept, Some(&host("h1", true, None)))), "Removing");
@@ -151,7 +151,7 @@ fn shared_bytes_go_by_any_host_that_sees_them() {
     let kept = volume(&json!({}), &json!({"host": "h1", "size": "2Gi"}));
     let others = [host("h4", true, None), host("h2", false, None), host("h3", true, Some("no key"))].map(Arc::new);
     let step = |host: Option<&Host>, hosts: &[Arc<Host>]| {
-        deletion(&kept, &Around { pool: Some(&pool), image: None, host }, hosts)
+        deletion(&kept, &Around { pool: Some(&pool), image: None, snapshot: None, host }, hosts)
     };
     assert_eq!(reason_of(&step(Some(&host("h1", true, None)), &others)), "Removing");
     for former in [None, Some(host("h1", false, None)), Some(host("h1", true, Some("no key")))] {

@@ -6,6 +6,7 @@ mod interfaces;
 mod model;
 mod power;
 mod report;
+mod restore;
 mod running;
 mod waiting;
 

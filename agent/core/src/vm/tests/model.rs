@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use ucloud_types::condition::Time;
+use ucloud_types::{
+    condition::Time,
+    vm::{RestoreRequest, RestoredDisk},
+};
 
 use super::*;
 
@@ -19,6 +22,7 @@ enum Event {
     Plug,
     Unplug,
     Rebind,
+    Restore,
     Delete,
 }
 
@@ -45,6 +49,8 @@ struct World {
     /// How often a guest that is not obedient was asked to let go of an interface.
     asked: u32,
     counts: Counts,
+    /// Whether the guest may have written to its disks since a restore of them was asked for.
+    written: bool,
     now: i64,
 }
 
@@ -70,6 +76,7 @@ impl World {
             obedient,
             asked: 0,
             counts: Counts::default(),
+            written: false,
             now: 0,
         }
     }
@@ -82,7 +89,22 @@ impl World {
                 let id = status.power_request.as_ref().map_or(1, |request| request.id + 1);
                 status.power_request = Some(PowerRequest { id, action });
             }
-            Event::Strategy(strategy) => self.vm.spec.run_strategy = Some(strategy),
+            Event::Strategy(strategy) => {
+                self.vm.spec.run_strategy = Some(strategy);
+                self.vm.metadata.generation = self.vm.metadata.generation.map(|generation| generation + 1);
+            }
+            // As the API server allows it
+            Event::Restore => {
+                let seen = status.observed_generation == self.vm.metadata.generation;
+                let halted = self.vm.spec.run_strategy == Some(RunStrategy::Halted);
+                if halted && seen && status.phase == Some(VMPhase::Stopped) {
+                    let id = status.restore_request.as_ref().map_or(1, |request| request.id + 1);
+                    let root = RestoredDisk { name: "root".into(), volume_uid: None, image_uid: "image-uid".into() };
+                    let request = RestoreRequest { id, snapshot: "kept".into(), disks: vec![root] };
+                    status.restore_request = Some(request);
+                    self.written = false;
+                }
+            }
             Event::Plug if self.vm.spec.networks.len() == 1 => {
                 let mut second = self.vm.spec.networks[0].clone();
                 second.name = "eth1".into();
@@ -159,7 +181,14 @@ impl World {
                     self.counts.unplugged += 1;
                 }
             }
+            Step::Restore(request) => {
+                assert!(self.domain.is_none(), "disks were taken from a domain");
+                assert!(!self.written, "a restore has cost what a guest wrote after it");
+                agent.memory.restore = Some(EndedRestore { id: request.id, done: true });
+            }
             Step::Start(spec) => {
+                assert_eq!(self.vm.pending_restore(), None, "it runs on disks that are about to be restored");
+                self.written = true;
                 self.domain = Some(Domain { spec: (**spec).clone(), state: DomainState::Running });
                 self.counts.starts += 1;
                 agent.memory.crashes.started(restart);
@@ -227,7 +256,7 @@ impl World {
                 kills.pop();
                 steps = 0;
                 agent = Agent::default();
-            } else if plan.step.is_none() {
+            } else if plan.step.is_none() && plan.ended_restore.is_none() {
                 match plan.requeue_after {
                     Some(wait) => self.now += wait.as_secs().max(1),
                     None => return,
@@ -243,7 +272,7 @@ impl World {
         (
             (self.gone, domain, self.disks.clone(), self.networks.clone()),
             self.counts.clone(),
-            (status.phase, status.observed_power_request),
+            (status.phase, status.observed_power_request, status.observed_restore),
         )
     }
 }
@@ -266,6 +295,7 @@ fn events() -> impl Strategy<Value = Event> {
         1 => Just(Event::HostBoots),
         2 => prop_oneof![Just(Event::Plug), Just(Event::Unplug)],
         1 => Just(Event::Rebind),
+        2 => Just(Event::Restore),
         1 => Just(Event::Delete),
     ]
 }
@@ -323,6 +353,7 @@ proptest! {
             prop_assert_eq!(runs, expected);
             let status = world.vm.status.unwrap();
             prop_assert_eq!(status.observed_power_request, status.power_request.map(|request| request.id));
+            prop_assert_eq!(status.observed_restore, status.restore_request.map(|request| request.id));
         }
     }
 }
