@@ -3,29 +3,33 @@
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Namespace, ResourceQuota},
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Namespace, ResourceQuota},
+    },
+    jiff::Timestamp,
 };
 use kube::{Api, Client, core::DeserializeGuard};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info};
 use ucloud_types::{
-    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, Snapshot, StoragePool, VM, Volume,
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, Snapshot, SnapshotSchedule, StoragePool,
+    VM, Volume,
     meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE, ROUTER_LEASE_DURATION_SECONDS},
 };
 
 use crate::{
     file, garbage_collector, host, image, namespace, network, resource_quota,
     runtime::{
-        Cache, Kind, Runtime,
+        Cache, Clock, Kind, Runtime,
         election::{Election, LEASE, Timing},
         events,
         metrics::Metrics,
         serve::Readiness,
     },
-    scheduler, security_group, snapshot, storage_pool, volume,
+    scheduler, security_group, snapshot, snapshot_schedule, storage_pool, volume,
 };
 
 /// A controller's name.
@@ -43,6 +47,8 @@ pub enum ControllerName {
     Volume,
     /// Decides what snapshots are made of, and who takes them.
     Snapshot,
+    /// Has snapshots taken again and again.
+    SnapshotSchedule,
     /// Sums storage pools.
     StoragePool,
     /// Marks silent hosts.
@@ -59,13 +65,14 @@ pub enum ControllerName {
 
 impl ControllerName {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Scheduler,
         Self::Network,
         Self::File,
         Self::Image,
         Self::Volume,
         Self::Snapshot,
+        Self::SnapshotSchedule,
         Self::StoragePool,
         Self::Host,
         Self::Namespace,
@@ -82,6 +89,7 @@ impl ControllerName {
             Self::Image => "image",
             Self::Volume => "volume",
             Self::Snapshot => "snapshot",
+            Self::SnapshotSchedule => "snapshot-schedule",
             Self::StoragePool => "storage-pool",
             Self::Host => "host",
             Self::Namespace => "namespace",
@@ -121,6 +129,8 @@ pub struct Options {
     pub host_lease_duration: Duration,
     /// How long a router may be silent, at least; its Lease may say more.
     pub router_lease_duration: Duration,
+    /// What time it is.
+    pub clock: Clock,
     /// Where is counted what happens.
     pub metrics: Arc<Metrics>,
     /// Becomes true when the process stands by, or leads and knows everything.
@@ -138,6 +148,7 @@ impl Options {
             election: Some(Timing::default()),
             host_lease_duration: Duration::from_secs(HOST_LEASE_DURATION_SECONDS.into()),
             router_lease_duration: Duration::from_secs(ROUTER_LEASE_DURATION_SECONDS.into()),
+            clock: Arc::new(Timestamp::now),
             metrics: Arc::default(),
             readiness: Readiness::default(),
             stop: CancellationToken::new(),
@@ -186,7 +197,8 @@ pub async fn run(client: Client, options: Options) -> Result<(), RunError> {
 /// Runs the controllers until `options.stop`. Dropping the future stops them all.
 async fn act(client: Client, options: &Options) -> Result<(), RunError> {
     let (events, writer) = events::channel(Arc::clone(&options.metrics));
-    let runtime = Runtime { client: client.clone(), metrics: Arc::clone(&options.metrics), events };
+    let (metrics, clock) = (Arc::clone(&options.metrics), Arc::clone(&options.clock));
+    let runtime = Runtime { client: client.clone(), metrics, events, clock };
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run(client.clone(), options.identity.clone()));
 
@@ -309,6 +321,15 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     hosts: hosts.clone(),
                 };
                 Box::pin(snapshot::run(runtime, &caches).instrument(span))
+            }
+            ControllerName::SnapshotSchedule => {
+                let caches = snapshot_schedule::Caches {
+                    schedules: feeds.all::<SnapshotSchedule>(),
+                    snapshots: snapshots.clone(),
+                    vms: vms.clone(),
+                    volumes: volumes.clone(),
+                };
+                Box::pin(snapshot_schedule::run(runtime, &caches).instrument(span))
             }
             ControllerName::StoragePool => {
                 Box::pin(storage_pool::run(runtime, &storage_pools, &hosts).instrument(span))

@@ -8,6 +8,7 @@
 //! | scheduler | which host a VM gets |
 //! | network | which VNI, prefix and router a network gets |
 //! | snapshot | what a snapshot is made of, which host takes it, and its images |
+//! | snapshot-schedule | when snapshots are made, and how many are kept |
 //! | volume | how volumes are; what becomes of those whose VM or host is gone |
 //! | file | which host keeps the bytes of a file |
 //! | image | which host imports an image first; what is known of it |
@@ -29,6 +30,7 @@ pub mod runtime;
 mod scheduler;
 mod security_group;
 mod snapshot;
+mod snapshot_schedule;
 mod storage_pool;
 mod volume;
 

@@ -17,7 +17,7 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 use ucloud_controllers::{ControllerName, Options, run, runtime::serve::serve};
 
-/// The controllers of ucloud: the scheduler, networks, files, images, volumes, snapshots, pools, hosts, namespaces, quotas and the garbage collector.
+/// The controllers of ucloud: the scheduler, networks, files, images, volumes, snapshots and their schedules, pools, hosts, namespaces, quotas and the garbage collector.
 ///
 /// Any number of them may run; one acts, the others stand by.
 #[derive(Parser)]

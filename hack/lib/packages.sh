@@ -14,6 +14,7 @@ run_packages=(
     bubblewrap # images are opened in a sandbox
     nftables
     radvd
+    tzdata # the time zones of snapshot schedules
 )
 # shellcheck disable=SC2034
 lab_packages=(bird2)

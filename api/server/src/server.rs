@@ -8,7 +8,8 @@ use ucloud_machinery::{
 };
 use ucloud_types::meta::{AGENTS_GROUP, CONTROLLERS_GROUP};
 use ucloud_types::{
-    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, Snapshot, StoragePool, VM, Volume,
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, Snapshot, SnapshotSchedule, StoragePool,
+    VM, Volume,
 };
 
 use crate::{
@@ -17,7 +18,8 @@ use crate::{
     protection::NAMESPACES,
     strategy::{
         FileStrategy, HostStrategy, ImageStrategy, NetworkAllocationStrategy, NetworkPoolStrategy, NetworkStrategy,
-        SecurityGroupStrategy, SnapshotStrategy, StoragePoolStrategy, VmStrategy, VolumeStrategy,
+        SecurityGroupStrategy, SnapshotScheduleStrategy, SnapshotStrategy, StoragePoolStrategy, VmStrategy,
+        VolumeStrategy,
     },
     subresources::{BindingHandler, ContentHandler, PowerHandler, PowerVerb, RestoreHandler},
 };
@@ -67,6 +69,7 @@ fn resources(agents: Agents) -> Result<Vec<Resource>, DescriptionError> {
         Resource::from_crd(&NetworkPool::crd())?.strategy(NetworkPoolStrategy),
         Resource::from_crd(&SecurityGroup::crd())?.strategy(SecurityGroupStrategy),
         Resource::from_crd(&Snapshot::crd())?.strategy(SnapshotStrategy),
+        Resource::from_crd(&SnapshotSchedule::crd())?.strategy(SnapshotScheduleStrategy),
         Resource::from_crd(&StoragePool::crd())?.strategy(StoragePoolStrategy),
         Resource::from_crd(&Volume::crd())?.strategy(VolumeStrategy),
     ])

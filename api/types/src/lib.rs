@@ -20,8 +20,10 @@ pub mod network_allocation;
 pub mod network_pool;
 pub mod prefix;
 pub mod quantity;
+pub mod recurrence;
 pub mod security_group;
 pub mod snapshot;
+pub mod snapshot_schedule;
 pub mod storage_pool;
 pub mod vm;
 pub mod vni;
@@ -37,8 +39,10 @@ pub use network_allocation::{NetworkAllocation, NetworkAllocationSpec};
 pub use network_pool::{NetworkPool, NetworkPoolSpec, NetworkPoolStatus};
 pub use prefix::Ipv6Prefix;
 pub use quantity::Quantity;
+pub use recurrence::Recurrence;
 pub use security_group::{SecurityGroup, SecurityGroupSpec, SecurityGroupStatus};
 pub use snapshot::{Snapshot, SnapshotSpec, SnapshotStatus};
+pub use snapshot_schedule::{SnapshotSchedule, SnapshotScheduleSpec, SnapshotScheduleStatus};
 pub use storage_pool::{StoragePool, StoragePoolSpec, StoragePoolStatus};
 pub use vm::{VM, VMSpec, VMStatus};
 pub use vni::Vni;
@@ -59,6 +63,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         NetworkPool::crd(),
         SecurityGroup::crd(),
         Snapshot::crd(),
+        SnapshotSchedule::crd(),
         StoragePool::crd(),
         VM::crd(),
         Volume::crd(),

@@ -17,6 +17,11 @@ pub const IMAGE_FINALIZER: &str = "ucloud.ungleich.ch/image";
 /// Held by the snapshot controller, until no host is taking the snapshot any more.
 pub const SNAPSHOT_FINALIZER: &str = "ucloud.ungleich.ch/snapshot";
 
+/// The label of a Snapshot that a SnapshotSchedule made: the schedule's name, for people to select by.
+pub const SCHEDULE_LABEL: &str = "ucloud.ungleich.ch/snapshot-schedule";
+/// The label by which a SnapshotSchedule knows its Snapshots: its UID. A Snapshot without it is never deleted by the schedule.
+pub const SCHEDULE_UID_LABEL: &str = "ucloud.ungleich.ch/snapshot-schedule-uid";
+
 /// The namespace whose images every project may use, as `images/NAME`.
 pub const IMAGES_NAMESPACE: &str = "images";
 /// The namespace of the hosts' heartbeat Leases; each is named as its host.

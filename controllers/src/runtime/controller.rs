@@ -280,13 +280,14 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 mod tests {
     use std::sync::Mutex;
 
+    use k8s_openapi::jiff::Timestamp;
     use kube::{Client, core::DeserializeGuard, runtime::watcher::Event};
     use serde_json::json;
     use tokio::sync::Barrier;
     use ucloud_types::Host;
 
     use super::*;
-    use crate::runtime::{cache::Feed, events, metrics::Metrics};
+    use crate::runtime::{Clock, cache::Feed, events, metrics::Metrics};
 
     /// What happened, and how often.
     type Log = Arc<Mutex<Vec<String>>>;
@@ -345,7 +346,8 @@ mod tests {
             });
             let metrics = Arc::new(Metrics::default());
             let (events, _) = events::channel(Arc::clone(&metrics));
-            let runtime = Runtime { client: Client::new(nobody, "default"), metrics, events };
+            let clock: Clock = Arc::new(Timestamp::now);
+            let runtime = Runtime { client: Client::new(nobody, "default"), metrics, events, clock };
             let (cache, mut feed) = Cache::new();
             let controller = Controller::new("test", &runtime, &cache);
             let log = Log::default();

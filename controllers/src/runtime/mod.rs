@@ -25,6 +25,7 @@ pub mod serve;
 
 use std::{fmt::Debug, sync::Arc};
 
+use k8s_openapi::jiff::Timestamp;
 use kube::{Client, Resource};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -61,6 +62,9 @@ pub fn is_deleting<K: Kind>(object: &K) -> bool {
     object.meta().deletion_timestamp.is_some()
 }
 
+/// Tells the time of day, for what is bound to it. How long something takes is measured by tokio's clock.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// What controllers need of the process they run in.
 #[derive(Clone)]
 pub struct Runtime {
@@ -70,4 +74,6 @@ pub struct Runtime {
     pub metrics: Arc<metrics::Metrics>,
     /// Where Events go.
     pub events: events::Events,
+    /// What time it is.
+    pub clock: Clock,
 }

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde_json::Value;
 use ucloud_types::{
     File, FileStatus, Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus,
-    SecurityGroup, SecurityGroupStatus, Snapshot, SnapshotStatus, StoragePool, StoragePoolStatus, VM, VMStatus, Volume,
-    VolumeStatus,
+    SecurityGroup, SecurityGroupStatus, Snapshot, SnapshotSchedule, SnapshotScheduleStatus, SnapshotStatus,
+    StoragePool, StoragePoolStatus, VM, VMStatus, Volume, VolumeStatus,
     condition::{self, Condition, Finding, TERMINATING, Verdict},
 };
 
@@ -57,6 +57,7 @@ reported!(Network, NetworkStatus, on its way: &["GatewayPending"]);
 reported!(NetworkPool, NetworkPoolStatus);
 reported!(SecurityGroup, SecurityGroupStatus);
 reported!(Snapshot, SnapshotStatus, on its way: &["Taking", "NoHost", "NoDisks", "GivingUp"]);
+reported!(SnapshotSchedule, SnapshotScheduleStatus, on its way: &["Waiting"]);
 reported!(StoragePool, StoragePoolStatus);
 reported!(VM, VMStatus, on its way: &["Halted"]);
 reported!(Volume, VolumeStatus, on its way: &["Pending"]);

@@ -14,8 +14,9 @@ use ucloud_types::{File, Image, Network, NetworkPool, Snapshot, StoragePool, VM,
 
 use crate::{
     faults::{Counter, Crash, Fate, dying, line},
+    schedules::{create_hourly, next_moment, schedules, snapshots, until_told},
     support::{
-        Cloud, Controllers, alone, create, delete, eventually, host_of, patch, set_status, until, until_gone, vm_spec,
+        Cloud, Controllers, create, delete, eventually, host_of, names, patch, set_status, until, until_gone, vm_spec,
     },
 };
 
@@ -32,6 +33,12 @@ async fn a_project_lives_and_goes_whenever_the_controllers_die() {
 async fn files_volumes_and_snapshots_live_and_go_whenever_the_controllers_die() {
     // finalizers, hosts, statuses, images, reclaiming, deletions
     at_every_write(15, live_with_storage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schedules_make_and_remove_whenever_the_controllers_die() {
+    // statuses, snapshots, their images, deletions
+    at_every_write(12, live_on_schedule).await;
 }
 
 /// The life as it is without a crash, which takes `least` writes at least, and with one after each of them.
@@ -59,15 +66,16 @@ async fn life(writes: usize, crash: Crash, live: &impl AsyncFn(&Cloud)) -> usize
     let (counter, dead) = (Counter::default(), CancellationToken::new());
     let first = line(cloud.client().await, dying(counter.clone(), writes, crash, dead.clone()));
     let (count, second) = (counter.clone(), cloud.client().await);
+    let (before, after) = (cloud.options(), cloud.options());
     let supervisor = tokio::spawn(async move {
-        let first = Controllers::start(first, alone());
+        let first = Controllers::start(first, before);
         dead.cancelled().await;
         drop(first);
         let counting = line(second, move |asked| {
             count.count(asked);
             Fate::Pass
         });
-        let _second = Controllers::start(counting, alone());
+        let _second = Controllers::start(counting, after);
         std::future::pending::<()>().await;
     });
     live(&cloud).await;
@@ -214,4 +222,42 @@ async fn live_with_storage(cloud: &Cloud) {
     for name in ["kept-root", "kept-data"] {
         until_gone(&cloud.images(), name).await;
     }
+}
+
+/// A schedule that keeps one: each of three moments has its snapshot, each takes the place of the one before, and the last
+/// outlives the schedule.
+async fn live_on_schedule(cloud: &Cloud) {
+    cloud.storage_pool("default").await;
+    cloud.host("h1", 8, "16Gi").await;
+    create(&cloud.vms(), "web", vm_spec("1Gi", &[])).await;
+    until(&cloud.vms(), "web", "it is bound", |vm| host_of(vm).is_some()).await;
+    let disks = json!([{"name": "root", "pool": "default", "size": "1Gi"}]);
+    set_status(&cloud.vms(), "web", json!({"disks": disks})).await;
+    create_hourly(cloud, 1).await;
+    let mut before: Option<String> = None;
+    for _ in 0..3 {
+        let moment = next_moment(cloud).await;
+        let told = until_told(cloud, moment, "Taking").await;
+        let name = told.status.unwrap().last_snapshot.unwrap();
+        let present: Vec<_> = before.iter().chain([&name]).cloned().collect();
+        assert_eq!(names(&snapshots(cloud)).await, present, "one for each moment");
+
+        let image = until(&cloud.images(), &format!("{name}-root"), "it is there", |_| true).await;
+        says::<Snapshot>(cloud, &name, json!({"conditions": finding("Taken", "False", "Taking")})).await;
+        let sum = format!("sha256:{}", "a".repeat(64));
+        let copy = json!({"uid": image.metadata.uid, "phase": "Ready", "sha256": sum, "virtualSize": "1Gi"});
+        // what is gone from the host is gone from the images of the one before
+        set_status(&cloud.hosts(), "h1", json!({"images": [copy]})).await;
+        says::<Snapshot>(cloud, &name, json!({"conditions": finding("Taken", "True", "Taken")})).await;
+        until_told(cloud, moment, "Taken").await;
+        if let Some(before) = before {
+            until_gone(&snapshots(cloud), &before).await;
+            until_gone(&cloud.images(), &format!("{before}-root")).await;
+        }
+        before = Some(name);
+    }
+    let last = before.unwrap();
+    delete(&schedules(cloud), "hourly").await;
+    until_gone(&schedules(cloud), "hourly").await;
+    assert_eq!(names(&snapshots(cloud)).await, [last]);
 }

@@ -16,6 +16,7 @@ mod namespaces;
 mod networks;
 mod quotas;
 mod routers;
+mod schedules;
 mod scheduling;
 mod security_groups;
 mod snapshots;

@@ -1,7 +1,15 @@
 //! A cloud in a test: an API server, controllers, and objects in few words.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -26,6 +34,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Cloud {
     pub api: InProcess,
     pub admin: Client,
+    /// How far the controllers' clock is ahead, in milliseconds.
+    ahead: Arc<AtomicI64>,
 }
 
 /// Running controllers. They end when this is dropped.
@@ -68,7 +78,7 @@ impl Cloud {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let api = InProcess::start().await.unwrap();
         let admin = api.admin().await.unwrap();
-        Self { api, admin }
+        Self { api, admin, ahead: Arc::default() }
     }
 
     /// The controllers' own client.
@@ -78,7 +88,20 @@ impl Cloud {
 
     /// Starts all controllers.
     pub async fn controllers(&self) -> Controllers {
-        Controllers::start(self.client().await, alone())
+        Controllers::start(self.client().await, self.options())
+    }
+
+    /// All controllers, without an election, by a clock that can be set.
+    pub fn options(&self) -> Options {
+        let ahead = Arc::clone(&self.ahead);
+        let clock = Arc::new(move || Timestamp::now() + SignedDuration::from_millis(ahead.load(Ordering::SeqCst)));
+        Options { clock, ..alone() }
+    }
+
+    /// Sets the controllers' clock. They notice when they look at it next.
+    pub fn set_clock(&self, time: Timestamp) {
+        let ahead = time.as_millisecond() - Timestamp::now().as_millisecond();
+        self.ahead.store(ahead, Ordering::SeqCst);
     }
 
     pub fn hosts(&self) -> Api<Host> {

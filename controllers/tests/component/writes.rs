@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 use ucloud_controllers::runtime::{
@@ -18,6 +18,7 @@ use ucloud_types::{
 
 use crate::{
     faults::{Asked, Counter, Fate, line},
+    schedules::schedules,
     support::{
         Cloud, Controllers, alone, create, delete, eventually, host_of, is_unknown, patch, set_status, until,
         until_bound, until_gone, until_network, until_scheduled, vm_spec,
@@ -27,7 +28,7 @@ use crate::{
 fn runtime(client: Client) -> (Runtime, events::Writer) {
     let metrics = Arc::new(Metrics::default());
     let (events, writer) = events::channel(Arc::clone(&metrics));
-    (Runtime { client, metrics, events }, writer)
+    (Runtime { client, metrics, events, clock: Arc::new(Timestamp::now) }, writer)
 }
 
 /// Something of every kind, in every state in which it can stay for long.
@@ -59,6 +60,9 @@ async fn settled(cloud: &Cloud) {
         .await
         .unwrap();
     settled_volumes(cloud).await;
+    let yearly = json!({"snapshot": {"vm": "web"}, "schedule": "@yearly"});
+    create(&schedules(cloud), "yearly", yearly).await;
+    until(&schedules(cloud), "yearly", "it says when", |schedule| schedule.status.is_some()).await;
     let held: Api<VM> = Api::namespaced(cloud.admin.clone(), "p");
     create(&held, "held", vm_spec("1Gi", &[])).await;
     until(&held, "held", "it is bound", |vm| host_of(vm).is_some()).await;

@@ -9,7 +9,10 @@ use ucloud_machinery::{
     meta,
     strategy::Lister,
 };
-use ucloud_types::{GROUP, meta::SYSTEM_NAMESPACE};
+use ucloud_types::{
+    GROUP,
+    meta::{SCHEDULE_LABEL, SCHEDULE_UID_LABEL, SYSTEM_NAMESPACE},
+};
 
 use super::{
     NO_RULE, Refusal,
@@ -21,7 +24,7 @@ use super::{
 const HELD: [&str; 6] = ["vms", "networks", "images", "files", "volumes", "snapshots"];
 
 /// What they may write anywhere: group, resources, verbs.
-const WRITES: [(&str, &[&str], &[&str]); 10] = [
+const WRITES: [(&str, &[&str], &[&str]); 11] = [
     (
         GROUP,
         &[
@@ -32,6 +35,7 @@ const WRITES: [(&str, &[&str], &[&str]); 10] = [
             "networks/status",
             "securitygroups/status",
             "snapshots/status",
+            "snapshotschedules/status",
             "storagepools/status",
             "vms/status",
             "volumes/status",
@@ -43,6 +47,8 @@ const WRITES: [(&str, &[&str], &[&str]); 10] = [
     (GROUP, &["networkallocations"], &["create", "delete"]),
     // the disks in a snapshot
     (GROUP, &["images"], &["create"]),
+    // those of schedules
+    (GROUP, &["snapshots"], &["create", "delete"]),
     // those that are to go with their VMs
     (GROUP, &["volumes"], &["delete"]),
     ("", &["events"], &["create", "update", "patch"]),
@@ -96,6 +102,16 @@ pub fn authorize_object(
             let of_snapshot = new.pointer("/spec/source/snapshot").is_some() && has_owners(new);
             if of_snapshot { Ok(()) } else { Err("controllers make no images but those of snapshots".to_owned()) }
         }
+        (None, Some(new)) if request.resource == "snapshots" => {
+            let scheduled = schedule_of(request.namespace, new, lister)
+                .is_some_and(|schedule| schedule["spec"]["snapshot"] == new["spec"]);
+            if scheduled { Ok(()) } else { Err("controllers make no snapshots but those of schedules".to_owned()) }
+        }
+        (Some(old), None) if request.resource == "snapshots" => {
+            let scheduled = schedule_of(request.namespace, old, lister).is_some();
+            let allowed = scheduled || has_owners(old) || is_terminating(request.namespace, lister);
+            if allowed { Ok(()) } else { Err("controllers delete no snapshots but those of schedules".to_owned()) }
+        }
         (Some(old), None) => {
             let allowed = own(&["delete"]) || has_owners(old) || is_terminating(request.namespace, lister);
             if allowed { Ok(()) } else { Err("controllers delete nothing that has no owner".to_owned()) }
@@ -119,6 +135,17 @@ pub fn authorize_object(
 
 fn has_owners(object: &Value) -> bool {
     object.pointer("/metadata/ownerReferences").and_then(Value::as_array).is_some_and(|owners| !owners.is_empty())
+}
+
+/// The SnapshotSchedule that the labels and the name of a Snapshot say it is of.
+fn schedule_of(namespace: &str, snapshot: &Value, lister: &dyn Lister) -> Option<Value> {
+    let labels = &snapshot["metadata"]["labels"];
+    let name = labels[SCHEDULE_LABEL].as_str()?;
+    let minutes = meta::text(snapshot, "name").strip_prefix(name)?.strip_prefix('-')?;
+    let schedule = lister.get(GROUP, "snapshotschedules", Some(namespace), name)?;
+    let is_its =
+        labels[SCHEDULE_UID_LABEL] == schedule["metadata"]["uid"] && minutes.bytes().all(|b| b.is_ascii_digit());
+    is_its.then_some(schedule)
 }
 
 /// What they may do, for people to read.
@@ -215,6 +242,40 @@ mod tests {
         assert!(request.allowed(Some(&old), Some(&new), &Objects::default()));
         new["spec"]["cpus"] = json!(2);
         assert!(!request.allowed(Some(&old), Some(&new), &Objects::default()));
+    }
+
+    #[test]
+    fn they_make_and_delete_snapshots_of_schedules_alone() {
+        let user = controllers();
+        let objects = Objects::default().with(
+            "snapshotschedules",
+            json!({"metadata": {"name": "nightly", "namespace": "p", "uid": "u1"}, "spec": {"snapshot": {"vm": "web"}}}),
+        );
+        let snapshot = |name: &str, uid: &str, vm: &str| {
+            json!({"metadata": {"name": name, "namespace": "p",
+            "labels": {SCHEDULE_LABEL: "nightly", SCHEDULE_UID_LABEL: uid}}, "spec": {"vm": vm}})
+        };
+        let own = snapshot("nightly-1", "u1", "web");
+        let create = Request::new(&user, "create", "snapshots").namespace("p");
+        let delete = Request::new(&user, "delete", "snapshots").namespace("p");
+        assert!(create.name("nightly-1").allowed(None, Some(&own), &objects));
+        assert!(delete.name("nightly-1").allowed(Some(&own), None, &objects));
+        assert!(!create.name("nightly-1").allowed(None, Some(&snapshot("nightly-1", "u1", "db")), &objects));
+        let users = json!({"metadata": {"name": "mine", "namespace": "p"}, "spec": {"vm": "web"}});
+        for (name, other) in [
+            ("mine", &users),
+            ("mine", &snapshot("mine", "u1", "web")),
+            ("nightly-x", &snapshot("nightly-x", "u1", "web")),
+            ("nightly-1", &snapshot("nightly-1", "u2", "web")),
+        ] {
+            assert!(!create.name(name).allowed(None, Some(other), &objects), "{other}");
+            assert!(!delete.name(name).allowed(Some(other), None, &objects), "{other}");
+        }
+        for elsewhere in ["create", "delete"] {
+            let request = Request::new(&user, elsewhere, "snapshots").namespace("q").name("nightly-1");
+            let (old, new) = if elsewhere == "create" { (None, Some(&own)) } else { (Some(&own), None) };
+            assert!(!request.allowed(old, new, &objects), "{elsewhere}");
+        }
     }
 
     #[test]
