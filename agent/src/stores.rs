@@ -1,11 +1,15 @@
 //! The block store of a host: for each pool that of its kind.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
 use ucloud_agent_core::{
     BlockStore, HostError,
     block_store::{
-        CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, SnapshotRequest, StoredImage,
+        CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, Readable, SnapshotRequest,
+        StoredImage,
     },
 };
 use ucloud_agent_files::Files;
@@ -74,5 +78,19 @@ impl BlockStore for Stores {
 
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
         self.of(pool).remove_disk(pool, disk).await
+    }
+
+    async fn size(&self, pool: &Pool, what: &Readable) -> Result<Option<u64>, HostError> {
+        self.of(pool).size(pool, what).await
+    }
+
+    async fn read(
+        &self,
+        pool: &Pool,
+        what: &Readable,
+        range: Range<u64>,
+        into: mpsc::Sender<Bytes>,
+    ) -> Result<(), HostError> {
+        self.of(pool).read(pool, what, range, into).await
     }
 }

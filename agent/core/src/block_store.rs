@@ -1,9 +1,10 @@
 //! The block store: images and the disks that are cloned from them.
 
-use std::{any::Any, path::PathBuf};
+use std::{any::Any, ops::Range, path::PathBuf};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
 use ucloud_types::{
     Quantity,
     image::{Compression, ImageFormat, ImageSource, Sha256},
@@ -56,6 +57,49 @@ pub trait BlockStore: Send + Sync + 'static {
 
     /// Removes a disk, and whatever was left of its making.
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError>;
+
+    /// How many bytes a guest sees of it, if it is there, complete.
+    async fn size(&self, pool: &Pool, what: &Readable) -> Result<Option<u64>, HostError>;
+
+    /// Hands on these of the bytes that a guest sees of it, in order, in pieces of at most [`PIECE`], until there are no more or
+    /// nobody takes them. Nobody is kept from writing to it, or from removing it: what was read is worth something to whoever
+    /// knows that nobody did.
+    async fn read(
+        &self,
+        pool: &Pool,
+        what: &Readable,
+        range: Range<u64>,
+        into: mpsc::Sender<Bytes>,
+    ) -> Result<(), HostError>;
+}
+
+/// The most bytes that are read at once.
+pub const PIECE: usize = 1 << 20;
+
+/// What can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readable {
+    /// The image with this UID.
+    Image(String),
+    /// A disk.
+    Disk(DiskId),
+}
+
+impl Readable {
+    /// What is done to it, for messages.
+    pub fn act(&self, what: &str, pool: &Pool) -> String {
+        match self {
+            Self::Image(uid) => format!("{what} image {uid} in pool {}", pool.name),
+            Self::Disk(disk) => format!("{what} disk {} of {} in pool {}", disk.name, disk.owner_uid, pool.name),
+        }
+    }
+}
+
+/// The pieces in which a range is read.
+pub fn pieces(range: Range<u64>) -> impl Iterator<Item = (u64, usize)> {
+    let end = range.end;
+    let length = move |at: u64| usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+    range.step_by(PIECE).map(move |at| (at, length(at)))
 }
 
 /// A pool, as a host needs to know it.
@@ -204,4 +248,19 @@ pub struct Disk {
     pub source: DiskSource,
     /// The size that the guest sees.
     pub size: Quantity,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_read_in_pieces() {
+        let all = |range: Range<u64>| pieces(range).collect::<Vec<_>>();
+        let piece = PIECE as u64;
+        assert_eq!(all(5..5), []);
+        assert_eq!(all(5..8), [(5, 3)]);
+        assert_eq!(all(1..piece + 1), [(1, PIECE)]);
+        assert_eq!(all(1..piece + 2), [(1, PIECE), (piece + 1, 1)]);
+    }
 }

@@ -7,30 +7,35 @@
 
 mod disk;
 mod import;
+mod read;
 mod snapshot;
 mod store;
 mod upload;
 
 use std::{
     collections::HashMap,
+    io,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::{
-    sync::{Mutex as AsyncMutex, watch},
+    sync::{Mutex as AsyncMutex, mpsc, watch},
     task::spawn_blocking,
 };
 use ucloud_agent_core::{
     BlockStore, HostError,
     block_store::{
-        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, SnapshotRequest,
-        StoredImage,
+        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, Readable,
+        SnapshotRequest, StoredImage,
     },
 };
 use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, names, snapshot_act};
 use ucloud_types::Quantity;
 
+use read::ReadError;
 use store::{Lock, Store, StoreError, Turns};
 
 pub use upload::Uploads;
@@ -82,6 +87,21 @@ impl Files {
         let done = spawn_blocking(move || work(&store, &lock)).await;
         finished("change the pool", done).map_err(|error| error.reported(act))
     }
+}
+
+/// As [`with_store`], for work that reads what is there.
+async fn with_readable<T: Send + 'static>(
+    pool: &Pool,
+    what: &Readable,
+    act: &str,
+    work: impl FnOnce(&Store, &Readable) -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, HostError> {
+    names::check_readable(what)?;
+    let store = with_store(pool, act, |store| Ok(store.clone())).await?;
+    let what = what.clone();
+    let done = spawn_blocking(move || work(&store, &what)).await;
+    done.unwrap_or_else(|error| Err(StoreError::new("read a disk", io::Error::other(error)).into()))
+        .map_err(|error| error.reported(act))
 }
 
 /// Opens the pool, and does `work` with it on a thread that may block. `act` is for the message.
@@ -215,6 +235,26 @@ impl BlockStore for Files {
         self.change_store(pool, &act, move |store, lock| {
             store.remove_disk(&disk, lock)?;
             store.sweep_contents(lock)
+        })
+        .await
+    }
+
+    async fn size(&self, pool: &Pool, what: &Readable) -> Result<Option<u64>, HostError> {
+        let act = what.act("measure", pool);
+        with_readable(pool, what, &act, |store, what| Ok(read::open(store, what)?.map(|disk| disk.size()))).await
+    }
+
+    async fn read(
+        &self,
+        pool: &Pool,
+        what: &Readable,
+        range: Range<u64>,
+        into: mpsc::Sender<Bytes>,
+    ) -> Result<(), HostError> {
+        let act = what.act("read", pool);
+        with_readable(pool, what, &act, move |store, what| {
+            let disk = read::open(store, what)?.ok_or(ReadError::Missing)?;
+            read::read(&disk, range, &into)
         })
         .await
     }

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256 as Hasher};
 use ucloud_agent_core::{
     HostError,
-    block_store::{DiskId, SnapshotRequest},
+    block_store::{DiskId, Readable, SnapshotRequest},
 };
 use ucloud_types::image::Sha256;
 
@@ -33,6 +33,14 @@ pub fn check_disk(disk: &DiskId) -> Result<(), HostError> {
 pub fn check_snapshot(request: &SnapshotRequest) -> Result<(), HostError> {
     check_disk(&request.disk)?;
     check_uid(&request.image_uid)
+}
+
+/// The names of what is to be read.
+pub fn check_readable(what: &Readable) -> Result<(), HostError> {
+    match what {
+        Readable::Image(uid) => check_uid(uid),
+        Readable::Disk(disk) => check_disk(disk),
+    }
 }
 
 /// The content of the image with this UID that is the snapshot of a disk: nobody has summed its bytes. It is the checksum of a

@@ -1,11 +1,15 @@
 //! The header of a qcow2 file, as far as it decides whether the file may be opened at all: read by ourselves,
 //! before any QEMU program sees the file (format: docs/interop/qcow2.txt in QEMU's sources).
 
+mod disk;
+
 use std::{
     fs::File,
     io::{self, Read as _},
     path::Path,
 };
+
+pub use disk::{Disk, DiskError};
 
 /// The first bytes of every qcow2 file.
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -21,8 +25,9 @@ const MAX_SNAPSHOTS: u32 = 65536;
 
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
+const EXTENDED_L2: u64 = 1 << 4;
 /// Dirty, compression type and extended L2 entries: what QEMU copes with on its own.
-const HARMLESS: u64 = 1 | 1 << 3 | 1 << 4;
+const HARMLESS: u64 = 1 | 1 << 3 | EXTENDED_L2;
 
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
@@ -39,6 +44,7 @@ pub struct Header {
     corrupt: bool,
     data_file: bool,
     unknown_features: u64,
+    extended_l2: bool,
     l1_offset: u64,
     l1_bytes: u64,
     refcount_offset: u64,
@@ -84,6 +90,9 @@ pub enum Refused {
         /// The largest.
         limit: u64,
     },
+    /// It has what qemu-img gives no disk that it makes for us.
+    #[error("it has {0}, which no disk of ours has")]
+    NotOurs(&'static str),
     /// A table lies outside of the file: it was cut off, or is a bomb.
     #[error("its {0} does not lie within the file: it is cut off or broken")]
     OutsideOfFile(&'static str),
@@ -91,8 +100,12 @@ pub enum Refused {
 
 /// Reads the header of the file at `path`.
 pub fn read_header(path: &Path) -> io::Result<Result<Header, Refused>> {
+    parse_header(&File::open(path)?)
+}
+
+fn parse_header(file: &File) -> io::Result<Result<Header, Refused>> {
     let mut area = Vec::new();
-    File::open(path)?.take(HEADER_AREA).read_to_end(&mut area)?;
+    file.take(HEADER_AREA).read_to_end(&mut area)?;
     Ok(Header::parse(&area))
 }
 
@@ -142,6 +155,7 @@ impl Header {
             corrupt: incompatible & CORRUPT != 0,
             data_file: incompatible & DATA_FILE != 0 || extensions.contains(&EXTENSION_DATA_FILE),
             unknown_features: incompatible & !(CORRUPT | DATA_FILE | HARMLESS),
+            extended_l2: incompatible & EXTENDED_L2 != 0,
             l1_offset: fields.u64(40)?,
             l1_bytes: u64::from(fields.u32(36)?) * 8,
             refcount_offset: fields.u64(48)?,

@@ -57,8 +57,13 @@ pub fn find_clone(pool: &IoCtx, name: &str) -> Result<Option<Clone>, CephError> 
 
 /// Whether a disk is there, whole: a clone, or one that was empty in the beginning.
 pub fn is_whole(pool: &IoCtx, name: &str) -> Result<bool, CephError> {
-    let marked = |image: Image<'_>| image.metadata(MARK).map(|mark| mark.is_some());
-    Ok(present(pool.open(name, Access::Read))?.map(marked).transpose()? == Some(true))
+    Ok(open_whole(pool, name)?.is_some())
+}
+
+/// Opens an image or a disk for reading, if it is there, whole.
+pub fn open_whole<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<Image<'a>>, CephError> {
+    let Some(image) = present(pool.open(name, Access::Read))? else { return Ok(None) };
+    Ok(image.metadata(MARK)?.map(|_| image))
 }
 
 /// Makes a clone of a content. `finish` is done to it before it is whole. What was left half made under its name is

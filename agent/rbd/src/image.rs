@@ -247,6 +247,15 @@ impl Image<'_> {
         self.judged("write", written).map(drop)
     }
 
+    /// Reads from this place on, as much as the buffer holds or the image has: tells how much that was.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, CephError> {
+        let pointer = buffer.as_mut_ptr().cast::<c_char>();
+        // SAFETY: the handle is open, and the buffer has as many bytes as is said.
+        let read = unsafe { rbd_sys::rbd_read(self.handle, offset, buffer.len(), pointer) };
+        let length = usize::try_from(read).unwrap_or_default();
+        self.judged("read", c_int::try_from(read).unwrap_or(c_int::MAX)).map(|_| length)
+    }
+
     /// Returns when all that was written is kept.
     pub fn flush(&self) -> Result<(), CephError> {
         // SAFETY: the handle is open.

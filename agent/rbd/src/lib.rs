@@ -14,27 +14,30 @@ mod error;
 mod image;
 mod key;
 mod names;
+mod read;
 mod snapshot;
 mod usage;
 
 use std::{
     collections::{HashMap, HashSet},
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use nix::errno::Errno;
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch},
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc, watch},
     task::spawn_blocking,
 };
 use ucloud_agent_core::{
     BlockStore, HostError,
     block_store::{
-        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool,
+        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, Readable,
         SnapshotRequest, StoredImage,
     },
 };
@@ -344,5 +347,24 @@ impl BlockStore for Rbd {
             content::sweep(pool)
         })
         .await
+    }
+
+    async fn size(&self, pool: &Pool, what: &Readable) -> Result<Option<u64>, HostError> {
+        safe::check_readable(what)?;
+        let wanted = what.clone();
+        self.with_pool(pool, &what.act("measure", pool), move |pool, _| Ok(read::size(pool, &wanted)?)).await
+    }
+
+    async fn read(
+        &self,
+        pool: &Pool,
+        what: &Readable,
+        range: Range<u64>,
+        into: mpsc::Sender<Bytes>,
+    ) -> Result<(), HostError> {
+        safe::check_readable(what)?;
+        let wanted = what.clone();
+        let act = what.act("read", pool);
+        self.with_pool(pool, &act, move |pool, _| read::read(pool, &wanted, range, &into)).await
     }
 }

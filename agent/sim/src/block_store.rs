@@ -1,15 +1,16 @@
 //! The simulated block store.
 
-use std::hash::Hasher as _;
+use std::{hash::Hasher as _, ops::Range};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use fnv::FnvHasher;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use ucloud_agent_core::{
     BlockStore, HostError,
     block_store::{
-        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool,
-        SnapshotRequest, StoredImage,
+        Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, RbdPool, Readable,
+        SnapshotRequest, StoredImage, pieces,
     },
     hypervisor::{DiskSource, Domain, DomainDisk, DomainState},
 };
@@ -221,4 +222,50 @@ impl BlockStore for SimHost {
         })
         .await
     }
+
+    async fn size(&self, pool: &Pool, what: &Readable) -> Result<Option<u64>, HostError> {
+        self.call(Method::Size, async || {
+            let state = self.state();
+            Ok(match what {
+                Readable::Image(uid) => {
+                    state.images.get(&(pool.name.clone(), uid.clone())).map(|image| image.virtual_size.bytes())
+                }
+                Readable::Disk(id) => state.disks.get(&(pool.name.clone(), id.clone())).map(|disk| disk.size.bytes()),
+            })
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        _: &Pool,
+        what: &Readable,
+        range: Range<u64>,
+        into: mpsc::Sender<Bytes>,
+    ) -> Result<(), HostError> {
+        self.call(Method::Read, async || {
+            for (at, length) in pieces(range) {
+                if into.send(bytes_of(what, at, length)).await.is_err() {
+                    break;
+                }
+            }
+            self.state().count("read");
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The bytes of an image or a disk on any simulated host: in each KiB the same ones, by what it is and where.
+pub fn bytes_of(what: &Readable, at: u64, length: usize) -> Bytes {
+    let mut hasher = FnvHasher::default();
+    hasher.write(
+        match what {
+            Readable::Image(uid) => uid,
+            Readable::Disk(disk) => &disk.owner_uid,
+        }
+        .as_bytes(),
+    );
+    let seed = hasher.finish();
+    (at..at + length as u64).map(|at| u8::try_from(seed.wrapping_add(at >> 10) % 251).unwrap_or_default()).collect()
 }

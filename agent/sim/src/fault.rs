@@ -38,6 +38,8 @@ pub enum Method {
     EnsureDisk,
     Disks,
     RemoveDisk,
+    Size,
+    Read,
     Networks,
     EnsureNetwork,
     RemoveNetwork,
@@ -50,7 +52,7 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::Domains,
         Self::Domain,
         Self::Start,
@@ -79,6 +81,8 @@ impl Method {
         Self::EnsureDisk,
         Self::Disks,
         Self::RemoveDisk,
+        Self::Size,
+        Self::Read,
         Self::Networks,
         Self::EnsureNetwork,
         Self::RemoveNetwork,

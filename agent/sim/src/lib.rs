@@ -29,6 +29,7 @@ use ucloud_agent_core::{
 };
 use ucloud_types::{MacAddr, image::Sha256};
 
+pub use block_store::bytes_of;
 pub use fault::{Effect, Fault, Method, When};
 pub use underlay::Underlay;
 
@@ -119,7 +120,8 @@ impl SimHost {
 
     /// How often the host was really changed, by kind of change: `start`, `plug`, `unplug`, `plug disk`,
     /// `unplug disk`, `grow disk`, `stop`, `undefine`,
-    /// `make disk`, `remove disk`, `make network`, `remove network`, `import`, `snapshot`, `remove image`, `advertise`.
+    /// `make disk`, `remove disk`, `make network`, `remove network`, `import`, `snapshot`, `remove image`, `advertise`; and `read`,
+    /// which counts those who have ended.
     pub fn effects(&self) -> BTreeMap<&'static str, u32> {
         self.state().effects.clone()
     }

@@ -7,5 +7,6 @@ mod downloads;
 mod hostile;
 mod images;
 mod pool;
+mod reads;
 mod snapshots;
 mod uploads;

@@ -6,4 +6,5 @@
 mod faults;
 mod images;
 mod lab;
+mod reads;
 mod snapshots;
