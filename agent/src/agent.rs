@@ -53,7 +53,7 @@ impl Agent {
         Self { config, client, machine, metrics: Metrics::default(), streams: None }
     }
 
-    /// Takes and gives the bytes of Files there.
+    /// Takes and gives the bytes of Files there, and gives those of Images and Volumes.
     #[must_use]
     pub fn with_streams(self, streams: Streams) -> Self {
         Self { streams: Some(streams), ..self }

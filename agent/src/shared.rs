@@ -21,7 +21,7 @@ pub struct Shared {
     pub files: Files,
     pub volumes: Volumes,
     pub snapshots: Snapshots,
-    /// Where the bytes of Files are taken and given.
+    /// Where the bytes of Files, Images and Volumes are taken and given.
     pub stream_port: Option<u16>,
     pub isolation: Isolation,
     pub events: Events,

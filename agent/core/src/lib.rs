@@ -10,11 +10,12 @@
 //! - A method may be interrupted at any point; the next call completes or clears away what is half done.
 //!
 //! The decisions are pure functions of what is wanted and what is observed: [`vm`] for one VM, [`network`] and
-//! [`image`] for what the host as a whole keeps, [`file`] for what is reported of a File, [`snapshot`] for what a snapshot is made of, [`isolation`] for what guests may send and receive, [`adopt`] for what an agent finds when it starts.
+//! [`image`] for what the host as a whole keeps, [`file`] for what is reported of a File, [`snapshot`] for what a snapshot is made of, [`export`] for what may be downloaded, [`isolation`] for what guests may send and receive, [`adopt`] for what an agent finds when it starts.
 
 pub mod adopt;
 pub mod block_store;
 pub mod error;
+pub mod export;
 pub mod file;
 pub mod file_store;
 pub mod firewall;

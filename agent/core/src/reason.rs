@@ -51,6 +51,8 @@ pub const VOLUME_IN_USE: &str = "VolumeInUse";
 /// A volume that is named is on another host.
 pub const VOLUME_ELSEWHERE: &str = "VolumeElsewhere";
 
+/// A volume or an image whose bytes are asked for is being deleted.
+pub const DELETING: &str = "Deleting";
 /// Ready: the disks of the VM are being restored from a snapshot.
 pub const RESTORING: &str = "Restoring";
 /// The disks are being taken for a snapshot.

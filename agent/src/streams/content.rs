@@ -1,16 +1,16 @@
 //! `/files/UID`: HEAD tells how many bytes there are, PATCH adds some at the end, GET gives them.
 
-use std::{io::SeekFrom, sync::Arc, time::Duration};
+use std::{io::SeekFrom, ops::Range, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
     extract::{Path, State},
     http::{
-        HeaderMap, StatusCode,
-        header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE},
+        HeaderMap, HeaderName, StatusCode,
+        header::{CONTENT_LENGTH, ETAG},
     },
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
     routing::head,
 };
 use bytes::{Bytes, BytesMut};
@@ -22,22 +22,21 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use ucloud_agent_core::{
-    HostError,
     file::wanted,
     file_store::{AppendError, FileRequest, Stored},
 };
 use ucloud_types::{
     File, Quantity, StoragePool,
-    image::Sha256,
     meta::{UPLOAD_LENGTH, UPLOAD_OFFSET},
 };
 
+use super::{
+    STALL, awaited,
+    part::{Part, quoted},
+    refusal::Refusal,
+};
 use crate::{files, shared::Shared};
 
-/// How long a File that the API server knows already may be unknown here.
-const NEWS: Duration = Duration::from_secs(5);
-/// How long a sender may send nothing, or a receiver take nothing, before it is given up.
-const STALL: Duration = Duration::from_secs(30);
 /// Pieces that wait to be written or sent.
 const PIECES: usize = 4;
 /// The size of those that are sent.
@@ -47,51 +46,17 @@ const PIECE: usize = 256 << 10;
 const MAX_DISCARDED: usize = 16 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
-pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new().route("/files/{uid}", head(tell).get(give).patch(take)).with_state(shared)
-}
-
-/// Why a request is not answered as it should be.
-struct Refusal {
-    code: StatusCode,
-    message: String,
-    /// The offset that is right.
-    next: Option<u64>,
-}
-
-impl Refusal {
-    fn new(code: StatusCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next: None }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.code, self.message).into_response();
-        if let Some(next) = self.next {
-            response.headers_mut().insert(UPLOAD_OFFSET, next.into());
-        }
-        response
-    }
-}
-
-impl From<HostError> for Refusal {
-    fn from(error: HostError) -> Self {
-        let code = match error.reason {
-            "StorageFull" => StatusCode::INSUFFICIENT_STORAGE,
-            "FileIncomplete" => StatusCode::CONFLICT,
-            files::FILE_GONE => StatusCode::NOT_FOUND,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self::new(code, error.message)
-    }
+pub fn router() -> Router<Arc<Shared>> {
+    Router::new().route("/files/{uid}", head(tell).get(give).patch(take))
 }
 
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         let message = error.to_string();
         match error {
-            AppendError::WrongOffset { next } => Self { next: Some(next), ..Self::new(StatusCode::CONFLICT, message) },
+            AppendError::WrongOffset { next } => {
+                Self::new(StatusCode::CONFLICT, message).with(HeaderName::from_static(UPLOAD_OFFSET), next.into())
+            }
             AppendError::Busy => Self::new(StatusCode::LOCKED, message),
             AppendError::TooMany(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message),
             AppendError::Checksum { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, message),
@@ -106,16 +71,7 @@ fn known(shared: &Shared, uid: &str) -> Option<Arc<File>> {
 }
 
 async fn find(shared: &Shared, uid: &str) -> Result<FileRequest, Refusal> {
-    let mut changes = shared.caches.files.changes();
-    let found = async {
-        loop {
-            if let Some(file) = known(shared, uid) {
-                return Some(file);
-            }
-            changes.changed().await.ok()?;
-        }
-    };
-    let file = timeout(NEWS, found).await.ok().flatten();
+    let file = awaited(shared.caches.files.changes(), || known(shared, uid)).await;
     let file = file.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "the host does not keep this file"))?;
     let pools = shared.caches.pools.all();
     let pools: Vec<&StoragePool> = pools.iter().map(AsRef::as_ref).collect();
@@ -131,8 +87,11 @@ fn state(request: &FileRequest, stored: &Stored) -> Response {
     let headers = response.headers_mut();
     headers.insert(UPLOAD_LENGTH, request.size.into());
     headers.insert(UPLOAD_OFFSET, received(request, stored).into());
-    if let Stored::Complete(sha256) = stored {
-        tag(headers, sha256);
+    // the checksum is what tells one content from another
+    if let Stored::Complete(sha256) = stored
+        && let Ok(tag) = quoted(&sha256.to_string()).parse()
+    {
+        headers.insert(ETAG, tag);
     }
     response
 }
@@ -141,13 +100,6 @@ fn received(request: &FileRequest, stored: &Stored) -> u64 {
     match stored {
         Stored::Partial(size) => *size,
         Stored::Complete(_) => request.size,
-    }
-}
-
-/// The checksum is what tells one content from another.
-fn tag(headers: &mut HeaderMap, sha256: &Sha256) {
-    if let Ok(value) = format!("\"{sha256}\"").parse() {
-        headers.insert(ETAG, value);
     }
 }
 
@@ -257,41 +209,17 @@ async fn give(
 ) -> Result<Response, Refusal> {
     let request = find(&shared, &uid).await?;
     let mut file = shared.machine.files.open(&request).await?;
-    let asked = headers.get(RANGE).and_then(|range| range.to_str().ok()).and_then(parse_range);
-    let (first, last) = match asked {
-        Some((first, _)) if first >= request.size => {
-            let size = request.size;
-            let mut response =
-                Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("the file has {size} bytes")).into_response();
-            if let Ok(range) = format!("bytes */{size}").parse() {
-                response.headers_mut().insert(CONTENT_RANGE, range);
-            }
-            return Ok(response);
-        }
-        Some((first, last)) => (first, last.unwrap_or(u64::MAX).min(request.size - 1)),
-        None => (0, request.size - 1),
+    let Stored::Complete(sha256) = shared.machine.files.stored(&request).await? else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "the file is being deleted"));
     };
+    let tag = sha256.to_string();
+    let part = Part::asked(&headers, request.size, &tag)?;
+    let Range { start, end } = part.range();
     let unreadable = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the host cannot read the file");
-    file.seek(SeekFrom::Start(first)).await.map_err(unreadable)?;
+    file.seek(SeekFrom::Start(start)).await.map_err(unreadable)?;
     let (sender, pieces) = mpsc::channel(PIECES);
-    tokio::spawn(read_into(file, last + 1 - first, sender));
-    let mut response = Body::from_stream(ReceiverStream::new(pieces)).into_response();
-    if asked.is_some() {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    let headers = response.headers_mut();
-    if asked.is_some()
-        && let Ok(range) = format!("bytes {first}-{last}/{}", request.size).parse()
-    {
-        headers.insert(CONTENT_RANGE, range);
-    }
-    headers.insert(CONTENT_LENGTH, (last + 1 - first).into());
-    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/octet-stream"));
-    headers.insert(ACCEPT_RANGES, http::HeaderValue::from_static("bytes"));
-    if let Stored::Complete(sha256) = shared.machine.files.stored(&request).await? {
-        tag(headers, &sha256);
-    }
-    Ok(response)
+    tokio::spawn(read_into(file, end - start, sender));
+    Ok(part.answer(Body::from_stream(ReceiverStream::new(pieces))))
 }
 
 /// Reads until all is read, an error was told, or nobody takes it any more.
@@ -307,31 +235,6 @@ async fn read_into(file: tokio::fs::File, size: u64, sender: mpsc::Sender<std::i
         let failed = read.is_err();
         if sender.send_timeout(read, STALL).await.is_err() || failed {
             return;
-        }
-    }
-}
-
-/// `bytes=FIRST-` or `bytes=FIRST-LAST` (RFC 9110, 14.1.2). Any other range may be ignored, and is.
-fn parse_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let first = first.parse().ok()?;
-    if last.is_empty() {
-        return Some((first, None));
-    }
-    let last = last.parse().ok()?;
-    (first <= last).then_some((first, Some(last)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges() {
-        assert_eq!(parse_range("bytes=5-"), Some((5, None)));
-        assert_eq!(parse_range("bytes=5-5"), Some((5, Some(5))));
-        for ignored in ["", "bytes=", "bytes=-5", "bytes=5-4", "bytes=0-1,3-4", "lines=1-2", "bytes=a-"] {
-            assert_eq!(parse_range(ignored), None, "{ignored}");
         }
     }
 }

@@ -1,9 +1,13 @@
-//! The stream service: HTTP/1.1 over TLS, by which the API server takes and gives the bytes of Files.
+//! The stream service: HTTP/1.1 over TLS, by which the API server takes and gives the bytes of Files, and gives those of Images
+//! and Volumes.
 //!
 //! Nobody else is served. Whoever connects has to show a certificate of the installation's authority in the API server's
 //! name; what users may do was decided there.
 
 mod content;
+mod disk;
+mod part;
+mod refusal;
 mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -15,8 +19,9 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -32,6 +37,24 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 128;
 /// The pause after a failure to accept, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long an object that the API server knows already may be unknown here.
+const NEWS: Duration = Duration::from_secs(5);
+/// How long a sender may send nothing, or a receiver take nothing, before it is given up.
+const STALL: Duration = Duration::from_secs(30);
+
+/// What `look` finds in a cache, as soon as it is there.
+async fn awaited<T>(mut changes: watch::Receiver<u64>, look: impl Fn() -> Option<T>) -> Option<T> {
+    let found = async {
+        loop {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            changes.changed().await.ok()?;
+        }
+    };
+    timeout(NEWS, found).await.ok().flatten()
+}
 
 /// Where streams are served, and how.
 pub struct Streams {
@@ -96,10 +119,10 @@ async fn connection(
     tls: TlsAcceptor,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
+    let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
     tls::check_api_server(certificates.and_then(<[_]>::first))?;
-    let service = TowerToHyperService::new(content::router(shared));
+    let service = TowerToHyperService::new(content::router().merge(disk::router()).with_state(shared));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.serve_connection(TokioIo::new(stream), service).await?;

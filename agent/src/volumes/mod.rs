@@ -149,6 +149,8 @@ async fn claim(shared: &Shared, desired: &Desired, name: &str) -> Result<Volume,
             epoch: desired.epoch,
         };
         let news = next.attachment.as_ref() != Some(&attachment);
+        // With the claim, and so before the VM can write anything
+        next.attachments += u64::from(news);
         next.attachment = Some(attachment);
         next.host = Some(desired.host.clone());
         match shared.api.report_volume(&volume, &next).await {

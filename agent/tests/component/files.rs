@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header::RANGE};
+use http::{HeaderMap, Method, Request, StatusCode, header::RANGE};
 use http_body_util::{BodyExt as _, Empty, StreamBody};
 use hyper::body::Frame;
 use kube::{Api, Client, ResourceExt as _, api::DeleteParams, client::Body};
@@ -45,26 +45,27 @@ fn path(name: &str) -> String {
     format!("/apis/ucloud.ungleich.ch/v1alpha1/namespaces/default/files/{name}/content")
 }
 
-struct Answer {
-    code: StatusCode,
+pub struct Answer {
+    pub code: StatusCode,
+    pub headers: HeaderMap,
     offset: Option<String>,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
-    fn message(&self) -> String {
+    pub fn message(&self) -> String {
         let status: Value = serde_json::from_slice(&self.body).unwrap();
         assert_eq!((&status["kind"], &status["code"]), (&json!("Status"), &json!(self.code.as_u16())));
         status["message"].as_str().unwrap().to_owned()
     }
 }
 
-async fn ask(client: &Client, request: http::request::Builder, bytes: &[u8]) -> Answer {
+pub async fn ask(client: &Client, request: http::request::Builder, bytes: &[u8]) -> Answer {
     let answer = client.send(request.body(Body::from(bytes.to_vec())).unwrap()).await.unwrap();
-    let offset = answer.headers().get("upload-offset").map(|value| value.to_str().unwrap().to_owned());
-    let code = answer.status();
+    let (code, headers) = (answer.status(), answer.headers().clone());
+    let offset = headers.get("upload-offset").map(|value| value.to_str().unwrap().to_owned());
     let body = answer.into_body().collect().await.unwrap().to_bytes().to_vec();
-    Answer { code, offset, body }
+    Answer { code, headers, offset, body }
 }
 
 async fn put(client: &Client, name: &str, offset: usize, bytes: &[u8]) -> Answer {

@@ -4,6 +4,7 @@
 
 mod backoff;
 mod deletion;
+mod exports;
 mod faults;
 mod files;
 mod host;

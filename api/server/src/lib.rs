@@ -1,7 +1,7 @@
 //! ucloud-api: ucloud's API server, made of the kinds in `ucloud-types` and the machinery in `ucloud-machinery`.
 //!
 //! What is here is what the machinery leaves open: a strategy per kind ([`strategy`]), the actions on VMs
-//! and the bytes of Files ([`subresources`]), the way to the hosts' agents ([`agents`]), who may do what ([`authorization`]), what may not be deleted ([`protection`]), and the
+//! and the bytes of Files, Images and Volumes ([`subresources`]), the way to the hosts' agents ([`agents`]), who may do what ([`authorization`]), what may not be deleted ([`protection`]), and the
 //! certificates ([`pki`]). [`server()`] puts it together, over whatever storage it is given.
 
 pub mod agents;

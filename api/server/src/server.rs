@@ -21,7 +21,7 @@ use crate::{
         SecurityGroupStrategy, SnapshotScheduleStrategy, SnapshotStrategy, StoragePoolStrategy, VmStrategy,
         VolumeStrategy,
     },
-    subresources::{BindingHandler, ContentHandler, PowerHandler, PowerVerb, RestoreHandler},
+    subresources::{BindingHandler, Content, ContentHandler, PowerHandler, PowerVerb, RestoreHandler},
 };
 
 /// Why the server cannot be put together: a fault of this program.
@@ -35,7 +35,7 @@ pub enum ServerError {
     Build(#[from] BuildError),
 }
 
-/// The API server over `storage`, which reaches the bytes of Files by `agents`. Callers are recognised by their client
+/// The API server over `storage`, which reaches the bytes of Files, Images and Volumes by `agents`. Callers are recognised by their client
 /// certificates; the namespaces that ucloud needs are made as soon as it serves. Needs a tokio runtime.
 pub fn server(storage: impl Storage, agents: Agents) -> Result<ApiServer, ServerError> {
     let mut builder =
@@ -44,7 +44,7 @@ pub fn server(storage: impl Storage, agents: Agents) -> Result<ApiServer, Server
     for group in [CONTROLLERS_GROUP, AGENTS_GROUP] {
         builder = builder.priority_group(group);
     }
-    for resource in resources(agents)? {
+    for resource in resources(&agents)? {
         builder = builder.resource(resource);
     }
     for namespace in NAMESPACES {
@@ -53,17 +53,18 @@ pub fn server(storage: impl Storage, agents: Agents) -> Result<ApiServer, Server
     Ok(builder.build()?)
 }
 
-fn resources(agents: Agents) -> Result<Vec<Resource>, DescriptionError> {
+fn resources(agents: &Agents) -> Result<Vec<Resource>, DescriptionError> {
     let mut vm = Resource::from_crd(&VM::crd())?.strategy(VmStrategy).subresource("binding", BindingHandler);
     for verb in [PowerVerb::Start, PowerVerb::Stop, PowerVerb::Restart] {
         vm = vm.subresource(verb.name(), PowerHandler(verb));
     }
     vm = vm.subresource("restore", RestoreHandler);
+    let content = |of| ContentHandler(agents.clone(), of);
     Ok(vec![
         vm,
-        Resource::from_crd(&File::crd())?.strategy(FileStrategy).stream("content", ContentHandler(agents)),
+        Resource::from_crd(&File::crd())?.strategy(FileStrategy).stream("content", content(Content::File)),
         Resource::from_crd(&Host::crd())?.strategy(HostStrategy),
-        Resource::from_crd(&Image::crd())?.strategy(ImageStrategy),
+        Resource::from_crd(&Image::crd())?.strategy(ImageStrategy).stream("content", content(Content::Image)),
         Resource::from_crd(&Network::crd())?.strategy(NetworkStrategy),
         Resource::from_crd(&NetworkAllocation::crd())?.strategy(NetworkAllocationStrategy),
         Resource::from_crd(&NetworkPool::crd())?.strategy(NetworkPoolStrategy),
@@ -71,7 +72,7 @@ fn resources(agents: Agents) -> Result<Vec<Resource>, DescriptionError> {
         Resource::from_crd(&Snapshot::crd())?.strategy(SnapshotStrategy),
         Resource::from_crd(&SnapshotSchedule::crd())?.strategy(SnapshotScheduleStrategy),
         Resource::from_crd(&StoragePool::crd())?.strategy(StoragePoolStrategy),
-        Resource::from_crd(&Volume::crd())?.strategy(VolumeStrategy),
+        Resource::from_crd(&Volume::crd())?.strategy(VolumeStrategy).stream("content", content(Content::Volume)),
     ])
 }
 
@@ -89,7 +90,7 @@ mod tests {
         let (certificate, key) = (api.certificate.as_bytes(), api.key.as_bytes());
         let agents = Agents::from_pem(certificate, key, authority.certificate().as_bytes()).unwrap();
         let mut served: Vec<String> =
-            resources(agents).unwrap().iter().map(|resource| resource.description().kind.clone()).collect();
+            resources(&agents).unwrap().iter().map(|resource| resource.description().kind.clone()).collect();
         let mut defined: Vec<String> =
             ucloud_types::definitions().into_iter().map(|definition| definition.spec.names.kind).collect();
         served.sort();

@@ -117,7 +117,7 @@ pub struct HostStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["uid"]))]
     pub networks: Vec<HostNetwork>,
 
-    /// The port at which the agent takes and gives the bytes of Files, at the host's addresses. None if it does not.
+    /// The port at which the agent takes and gives the bytes of Files, Images and Volumes, at the host's addresses. None if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub stream_port: Option<u16>,

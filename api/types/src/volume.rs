@@ -136,7 +136,8 @@ pub enum ReclaimPolicy {
     Delete,
 }
 
-/// What is known of a volume. The agent of the VM that has it writes `attachment`, `host`, `size`, `restored` and the condition
+/// What is known of a volume. The agent of the VM that has it writes `attachment`, `attachments`, `host`, `size`, `restored`
+/// and the condition
 /// Removed, the volume controller everything else; it takes away the attachment of a VM that is gone, too.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -148,6 +149,10 @@ pub struct VolumeStatus {
     /// The VM that has it. No other may open it until this is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
+
+    /// How often VMs came to have it. What it holds is the same as long as this is, and no VM has it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attachments: u64,
 
     /// The host that has its bytes; in a pool that all hosts share, the last that used it. None before the first VM has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +170,11 @@ pub struct VolumeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Where a volume is in its life, in one word.

@@ -383,6 +383,10 @@ mod tests {
         }
         let elsewhere = Request::new(&user, "get", "files").subresource("content").namespace("p").name("imported");
         assert_ne!(elsewhere.decide_with(&objects), Decision::Allow);
+        for (kind, name) in [("images", "first"), ("volumes", "data")] {
+            let disk = Request::new(&user, "get", kind).subresource("content").namespace("default").name(name);
+            assert_ne!(disk.decide_with(&objects), Decision::Allow, "a host gives disks, and asks for none");
+        }
     }
 
     #[test]

@@ -66,8 +66,8 @@ pub fn authorize(request: &Attributes<'_>, lister: &dyn Lister) -> Result<(), Re
         subresource => format!("{}/{subresource}", request.resource),
     };
     let allowed = match (request.group, resource.as_str(), request.verb) {
-        // what users upload is no controller's business
-        (GROUP, "files/content", _) => false,
+        // what users keep is no controller's business
+        (GROUP, "files/content" | "images/content" | "volumes/content", _) => false,
         (_, _, "get" | "list" | "watch") => true,
         // leader election; hosts' heartbeats are the agents'
         ("coordination.k8s.io", "leases", "create" | "update" | "patch") => request.namespace == SYSTEM_NAMESPACE,
@@ -186,8 +186,10 @@ mod tests {
                 assert_eq!(Request::new(&user, verb, kind).decide(), Decision::Allow);
             }
         }
-        let content = Request::new(&user, "get", "files").namespace("default").name("iso").subresource("content");
-        assert_ne!(content.decide(), Decision::Allow);
+        for kind in ["files", "images", "volumes"] {
+            let content = Request::new(&user, "get", kind).namespace("default").name("iso").subresource("content");
+            assert_ne!(content.decide(), Decision::Allow, "{kind}");
+        }
         for request in [
             Request::new(&user, "create", "vms").subresource("binding"),
             Request::new(&user, "patch", "vms").subresource("status"),

@@ -1,6 +1,6 @@
 //! What is done to a VM by a request of its own and not by writing its fields: binding it to a host, and starting,
-//! stopping, restarting and restoring it. Each is a pure function of the VM, carried out by compare-and-swap. And the bytes of Files,
-//! which the API server hands on and never keeps.
+//! stopping, restarting and restoring it. Each is a pure function of the VM, carried out by compare-and-swap. And the bytes of
+//! Files, Images and Volumes, which the API server hands on and never keeps.
 
 mod binding;
 mod content;
@@ -8,7 +8,7 @@ mod power;
 mod restore;
 
 pub use binding::{BindingHandler, VMBinding};
-pub use content::ContentHandler;
+pub use content::{Content, ContentHandler};
 pub use power::{PowerHandler, PowerVerb};
 pub use restore::RestoreHandler;
 
