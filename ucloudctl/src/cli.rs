@@ -14,7 +14,7 @@ use ucloud_types::image::ImageFormat;
     version,
     disable_version_flag = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the object does not exist, 4 timed out, 130 interrupted.\n\n\
-                  Everything here works with kubectl too, but for start, stop, restart, attach, detach, console, file and image."
+                  Everything here works with kubectl too, but for start, stop, restart, attach, detach, console, file, image and volume."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -85,9 +85,12 @@ pub enum Command {
     /// Uploads files and downloads them
     #[command(subcommand)]
     File(FileCommand),
-    /// Makes images of files of this machine
+    /// Makes images of files of this machine, and downloads images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Downloads volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Shows what happened, to all objects or to one
     #[command(after_help = "Examples:\n  ucloudctl events\n  ucloudctl events vm/web -w")]
     Events(Events),
@@ -290,7 +293,7 @@ pub enum FileCommand {
     /// Downloads a file that was uploaded; run again, it goes on where it was
     #[command(after_help = "Examples:\n  ucloudctl file download installer installer.iso\n  \
                             ucloudctl file download notes - | less")]
-    Download(FileDownload),
+    Download(Download),
 }
 
 #[derive(Args)]
@@ -308,8 +311,8 @@ pub struct FileUpload {
 }
 
 #[derive(Args)]
-pub struct FileDownload {
-    /// The name of the File
+pub struct Download {
+    /// Its name
     pub name: String,
     /// Where to put its bytes, or - for standard output
     pub path: PathBuf,
@@ -325,6 +328,24 @@ pub enum ImageCommand {
         after_help = "Example:\n  ucloudctl image upload debian-12 debian-12.qcow2\n\nWhat is compressed (gz, xz, zst) is sent as it is, and unpacked by the host."
     )]
     Upload(ImageUpload),
+    /// Downloads the disk that an Image holds, as raw bytes; run again, it goes on where it was
+    #[command(after_help = "Examples:\n  ucloudctl image download before-upgrade-root root.raw\n  \
+                            ucloudctl image download before-upgrade-root - | zstd > root.raw.zst\n  \
+                            qemu-img convert -O qcow2 root.raw root.qcow2\n\n\
+                            What is zeros comes over the network, and takes no room in the file.")]
+    Download(Download),
+}
+
+#[derive(Subcommand)]
+pub enum VolumeCommand {
+    /// Downloads a Volume that no VM has, as raw bytes; run again, it goes on where it was
+    #[command(after_help = "Examples:\n  ucloudctl volume download data data.raw\n  \
+                            ucloudctl volume download data - | zstd > data.raw.zst\n\n\
+                            Of one that a VM has, take a snapshot and download its image:\n  \
+                            ucloudctl snapshot volume/data monday\n  \
+                            ucloudctl image download monday-volume data.raw\n\n\
+                            What is zeros comes over the network, and takes no room in the file.")]
+    Download(Download),
 }
 
 #[derive(Args)]

@@ -1,9 +1,9 @@
-//! The bytes of a File, as the API server takes and gives them.
+//! The bytes of a File, an Image or a Volume, as the API server takes and gives them.
 
 use anyhow::Context as _;
 use http::{
     HeaderMap, Method,
-    header::{ETAG, RANGE},
+    header::{CONTENT_LENGTH, ETAG, IF_MATCH, RANGE},
 };
 use kube::client::Body;
 use ucloud_types::{
@@ -13,7 +13,7 @@ use ucloud_types::{
 
 use crate::{resource::Resource, server::Server};
 
-/// The bytes of one File.
+/// The bytes of one object.
 pub struct Content<'a> {
     server: &'a Server,
     path: String,
@@ -25,12 +25,19 @@ pub struct State {
     pub offset: u64,
     /// How many there will be.
     pub size: u64,
-    /// The checksum of all of them, once they are there.
-    pub sha256: Option<Sha256>,
+    /// What tells them from others, once they are all there.
+    pub tag: Option<String>,
+}
+
+impl State {
+    /// The checksum of all of them. None while some are missing, and of a disk, whose bytes nobody has summed.
+    pub fn sha256(&self) -> Option<Sha256> {
+        Sha256::try_from(self.tag.clone()?).ok()
+    }
 }
 
 impl<'a> Content<'a> {
-    /// Those of the File of this name.
+    /// Those of the object of this name.
     pub fn new(server: &'a Server, kind: &Resource, namespace: &str, name: &str) -> Self {
         Self { server, path: format!("{}/content", kind.object_path(namespace, name)) }
     }
@@ -56,13 +63,15 @@ impl<'a> Content<'a> {
         state(answer.headers())
     }
 
-    /// All bytes from `offset` on.
-    pub async fn read(&self, offset: u64) -> anyhow::Result<Body> {
-        let range = format!("bytes={offset}-");
-        Ok(self.server.exchange(Method::GET, &self.path, &[(RANGE, &range)], Vec::new()).await?.into_body())
+    /// All bytes from `offset` on, if they are still those with this tag.
+    pub async fn read(&self, offset: u64, tag: &str) -> anyhow::Result<Body> {
+        let (range, tag) = (format!("bytes={offset}-"), format!("\"{tag}\""));
+        let headers = [(RANGE, range.as_str()), (IF_MATCH, tag.as_str())];
+        Ok(self.server.exchange(Method::GET, &self.path, &headers, Vec::new()).await?.into_body())
     }
 }
 
+/// A File may not be complete, and says in headers of its own how far it is; a disk is.
 fn state(headers: &HeaderMap) -> anyhow::Result<State> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let number = |name: &str| -> anyhow::Result<u64> {
@@ -70,8 +79,12 @@ fn state(headers: &HeaderMap) -> anyhow::Result<State> {
             text(name).with_context(|| format!("the server's answer lacks {name}; is it of another version?"))?;
         value.parse().with_context(|| format!("the server's answer has {name} {value:?}"))
     };
-    let tag = text(ETAG.as_str()).map(|tag| Sha256::try_from(tag.trim_matches('"').to_owned()));
-    Ok(State { offset: number(UPLOAD_OFFSET)?, size: number(UPLOAD_LENGTH)?, sha256: tag.transpose()? })
+    let tag = text(ETAG.as_str()).map(|tag| tag.trim_matches('"').to_owned());
+    if headers.contains_key(UPLOAD_LENGTH) {
+        return Ok(State { offset: number(UPLOAD_OFFSET)?, size: number(UPLOAD_LENGTH)?, tag });
+    }
+    let size = number(CONTENT_LENGTH.as_str())?;
+    Ok(State { offset: size, size, tag })
 }
 
 #[cfg(test)]
@@ -84,10 +97,12 @@ mod tests {
             all.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
         };
         let part = state(&headers(&[(UPLOAD_OFFSET, "5"), (UPLOAD_LENGTH, "9")])).unwrap();
-        assert_eq!((part.offset, part.size, part.sha256), (5, 9, None));
+        assert_eq!((part.offset, part.size, part.sha256()), (5, 9, None));
         let sum = format!("\"sha256:{}\"", "0a".repeat(32));
         let whole = state(&headers(&[(UPLOAD_OFFSET, "9"), (UPLOAD_LENGTH, "9"), ("etag", &sum)])).unwrap();
-        assert_eq!(whole.sha256, Some(Sha256::from([10; 32])));
+        assert_eq!(whole.sha256(), Some(Sha256::from([10; 32])));
+        let disk = state(&headers(&[("content-length", "9"), ("etag", "\"uid.1\"")])).unwrap();
+        assert_eq!((disk.offset, disk.size, disk.tag.as_deref(), disk.sha256()), (9, 9, Some("uid.1"), None));
         assert!(state(&headers(&[(UPLOAD_OFFSET, "x"), (UPLOAD_LENGTH, "9")])).is_err());
         assert!(state(&HeaderMap::new()).is_err());
     }

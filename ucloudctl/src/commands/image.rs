@@ -1,4 +1,4 @@
-//! `ucloudctl image upload`: from a disk image on this machine to an Image that VMs can be made from.
+//! `ucloudctl image upload` and `download`: from a disk image on this machine to an Image that VMs can be made from, and back.
 
 mod guess;
 
@@ -6,7 +6,10 @@ use anyhow::bail;
 use serde_json::{Value, json};
 use ucloud_types::meta::DEFAULT_POOL;
 
-use super::file::upload::{Wanted, is_deleting, upload};
+use super::{
+    download,
+    file::upload::{Wanted, is_deleting, upload},
+};
 use crate::{
     cli::{ImageCommand, ImageUpload, Structured},
     ensure::ensure,
@@ -19,7 +22,13 @@ use crate::{
 };
 
 pub async fn run(server: &Server, command: &ImageCommand) -> anyhow::Result<()> {
-    let ImageCommand::Upload(options) = command;
+    match command {
+        ImageCommand::Upload(options) => upload_image(server, options).await,
+        ImageCommand::Download(options) => download::run(server, "image", options).await,
+    }
+}
+
+async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<()> {
     let name = options.name.strip_prefix("image/").unwrap_or(&options.name);
     let catalog = server.catalog().await?;
     let kind = catalog.one("images.ucloud.ungleich.ch")?;

@@ -4,6 +4,7 @@ mod apply;
 mod console;
 mod delete;
 mod describe;
+mod download;
 mod events;
 mod file;
 mod get;
@@ -17,7 +18,7 @@ mod wait;
 use clap::CommandFactory as _;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, VolumeCommand},
     connection,
 };
 
@@ -46,6 +47,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Console(options) => console::run(&server, &options).await,
         Command::File(command) => file::run(&server, &command).await,
         Command::Image(command) => image::run(&server, &command).await,
+        Command::Volume(VolumeCommand::Download(options)) => download::run(&server, "volume", &options).await,
         Command::Events(options) => events::run(&server, &options).await,
         Command::Version { output } => version::run(&server, output).await,
         Command::Completion { .. } => Ok(()),

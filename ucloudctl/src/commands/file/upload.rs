@@ -190,8 +190,8 @@ async fn send(content: &Content<'_>, wanted: &mut Wanted, progress: &Transfer, s
     let mut state = content.state().await?;
     loop {
         progress.set(state.offset);
-        if let Some(found) = &state.sha256 {
-            if *found != wanted.sha256 {
+        if let Some(found) = state.sha256() {
+            if found != wanted.sha256 {
                 bail!(
                     "the host has other bytes ({found}) than were sent ({}); delete the file and try again",
                     wanted.sha256
