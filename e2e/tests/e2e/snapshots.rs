@@ -1,5 +1,5 @@
-//! The life of an image: from a file on a laptop to ten VMs, a snapshot of one that runs, another made of it, which grows, the
-//! first one taken back to it, and the end of all of them. What is written in guests is read in guests.
+//! The life of an image: from a file on a laptop to ten VMs, a snapshot of one that runs, back to a laptop, another made of it,
+//! which grows, the first one taken back to it, and the end of all of them. What is written in guests is read in guests.
 
 use std::{fs, time::Duration};
 
@@ -103,6 +103,20 @@ fn host_that_dies(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The disk in this image, downloaded as far as it is compared, begins as all of them do.
+fn downloaded(ucloud: &Installation, image: &str, expected: &str) -> anyhow::Result<()> {
+    let path = ucloud.data.join("downloaded.raw");
+    let to = path.to_string_lossy();
+    let said = ucloud.ucloudctl(&["image", "download", image, &to, "-o", "json"])?.ok()?.stdout;
+    let words = ["-c", &format!("head -c {COMPARED} \"$0\" | sha256sum"), &to];
+    let found = Run::of(ucloud.command("sh").args(words), "")?.ok()?.stdout;
+    let size = fs::metadata(&path)?.len();
+    fs::remove_file(&path)?;
+    ensure!(found.starts_with(expected), "image {image} was downloaded as something else: {found}");
+    ensure!(said.contains(&format!("\"size\": {size}")), "{size} bytes came: {said}");
+    Ok(())
+}
+
 /// The whole life, in this pool.
 pub fn life_of_an_image(ucloud: &Installation, pool: Option<&str>) -> anyhow::Result<()> {
     let path = ucloud.data.join("import/default/guest.qcow2");
@@ -146,6 +160,9 @@ pub fn life_of_an_image(ucloud: &Installation, pool: Option<&str>) -> anyhow::Re
     ucloud.phase("clone-7", "Stopped")?;
     // and of one that is off
     ucloud.ucloudctl(&["snapshot", "vm/clone-7", "after"])?.ok()?;
+    for image in ["golden", "before-root", "after-root"] {
+        downloaded(ucloud, image, &expected)?;
+    }
 
     ucloud.ucloudctl(&["restore", "before", "revived"])?.ok()?;
     let mut guest = volumes::guest(ucloud, "revived")?;

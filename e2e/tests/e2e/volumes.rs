@@ -1,8 +1,10 @@
-//! Volumes in real guests: what one has written another reads, and it grows while it is used.
+//! Volumes in real guests: what one has written another reads, and whoever downloads it, and it grows while it is used.
+
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use anyhow::ensure;
 use ucloud_e2e::{
-    Installation, eventually,
+    Installation, Run, eventually,
     guest::Guest,
     installation::{BOOT, SOON},
     manifest::Vm,
@@ -39,11 +41,26 @@ fn sum(guest: &mut Guest, device: &str) -> anyhow::Result<String> {
     Ok(said.trim().to_owned())
 }
 
+/// What a guest has written to a volume that no VM has is in what is downloaded, and what it has not takes no room.
+fn downloaded(ucloud: &Installation, written: &str) -> anyhow::Result<()> {
+    let path = ucloud.data.join("data.raw");
+    let to = path.to_string_lossy();
+    ucloud.ucloudctl(&["volume", "download", "data", &to])?.ok()?;
+    let (size, room) = fs::metadata(&path).map(|file| (file.len(), file.blocks() * 512))?;
+    ensure!(size == 128 << 20 && room < size / 2, "{size} bytes take {room}");
+    let words = ["-c", "head -c 4194304 \"$0\" | sha256sum", &to];
+    let found = Run::of(ucloud.command("sh").args(words), "")?.ok()?.stdout;
+    fs::remove_file(&path)?;
+    ensure!(found.trim() == written, "what was downloaded is something else: {found}");
+    Ok(())
+}
+
 /// A volume's whole life, with VMs of this image in this pool.
 pub fn from_guest_to_guest(ucloud: &Installation, image: &str, pool: Option<&str>) -> anyhow::Result<()> {
     let in_pool = pool.map_or(String::new(), |pool| format!(", pool: {pool}"));
     ucloud.apply(&volume("data", &format!("size: 64Mi{in_pool}")))?.ok()?;
     ucloud.condition("volume/data", "Ready", "False", "Pending", &["first VM"])?;
+    ucloud.ucloudctl(&["volume", "download", "data", "-"])?.failed(1, &["the first VM"])?;
     ucloud.apply(&Vm { name: "writer", image, pool, ..Vm::default() }.yaml())?.ok()?;
     let mut writer = guest(ucloud, "writer")?;
     ucloud.ucloudctl(&["attach", "writer", "data"])?.ok()?;
@@ -84,6 +101,7 @@ pub fn from_guest_to_guest(ucloud: &Installation, image: &str, pool: Option<&str
             Err("somebody has".to_owned())
         })
     })?;
+    downloaded(ucloud, &written)?;
     let runs = |strategy: &str| {
         let patch = format!("{{\"spec\": {{\"runStrategy\": \"{strategy}\"}}}}");
         ucloud.kubectl(&["patch", "vm", "writer", "--type", "merge", "-p", &patch])?.ok()
@@ -95,6 +113,8 @@ pub fn from_guest_to_guest(ucloud: &Installation, image: &str, pool: Option<&str
     let mut writer = guest(ucloud, "writer")?;
     let disk = device(&mut writer, "data")?;
     ensure!(sum(&mut writer, &disk)? == written, "the writer reads something else");
+    let refused = ucloud.ucloudctl(&["volume", "download", "data", "-"])?;
+    refused.failed(1, &["VM writer has the volume", "ucloudctl snapshot volume/data"])?;
 
     // what a VM has is not deleted, and says for whom it waits; what is left of it goes with it
     let uid = ucloud.uid("volume/data")?;
