@@ -33,6 +33,7 @@ const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 
 /// What a header says.
+#[allow(clippy::struct_excessive_bools, reason = "the format has as many flags, each for itself")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The size of the disk, in bytes.

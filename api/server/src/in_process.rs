@@ -201,7 +201,7 @@ impl InProcess {
         let authority = self.authority.certificate().as_bytes();
         let agents = Agents::from_pem(api.certificate.as_bytes(), api.key.as_bytes(), authority)?;
         let shutdown = CancellationToken::new();
-        let serving = server(self.storage.clone(), agents)?.serve(listener, tls, shutdown.clone());
+        let serving = server(self.storage.clone(), &agents)?.serve(listener, tls, shutdown.clone());
         self.running = Some(Running { task: tokio::spawn(serving), shutdown });
         Ok(())
     }

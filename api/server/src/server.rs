@@ -37,14 +37,14 @@ pub enum ServerError {
 
 /// The API server over `storage`, which reaches the bytes of Files, Images and Volumes by `agents`. Callers are recognised by their client
 /// certificates; the namespaces that ucloud needs are made as soon as it serves. Needs a tokio runtime.
-pub fn server(storage: impl Storage, agents: Agents) -> Result<ApiServer, ServerError> {
+pub fn server(storage: impl Storage, agents: &Agents) -> Result<ApiServer, ServerError> {
     let mut builder =
         ApiServer::builder(storage, RoleAuthorizer).product(concat!("ucloud-", env!("CARGO_PKG_VERSION")));
     // what keeps VMs running does not wait behind users, whatever they do
     for group in [CONTROLLERS_GROUP, AGENTS_GROUP] {
         builder = builder.priority_group(group);
     }
-    for resource in resources(&agents)? {
+    for resource in resources(agents)? {
         builder = builder.resource(resource);
     }
     for namespace in NAMESPACES {

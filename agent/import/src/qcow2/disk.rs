@@ -153,7 +153,7 @@ mod tests {
         put(&mut file, 36, &1_u32.to_be_bytes());
         put(&mut file, 40, &(CLUSTER as u64).to_be_bytes());
         put(&mut file, 100, &104_u32.to_be_bytes());
-        put(&mut file, CLUSTER, &(2 * CLUSTER as u64 | 1 << 63).to_be_bytes());
+        put(&mut file, CLUSTER, &((2 * CLUSTER as u64) | (1 << 63)).to_be_bytes());
         for (number, entry) in entries.iter().enumerate() {
             put(&mut file, 2 * CLUSTER + number * 8, &entry.to_be_bytes());
         }
@@ -179,7 +179,7 @@ mod tests {
     fn clusters_are_here_or_behind_or_zeros() {
         let mut base = file(&[3 * 512, 3 * 512, 3 * 512]);
         base.extend([7; CLUSTER]);
-        let mut overlay = file(&[0, 3 * 512, 3 * 512 | ZEROS, 1]);
+        let mut overlay = file(&[0, 3 * 512, (3 * 512) | ZEROS, 1]);
         // the last cluster is not written to its end
         overlay.extend([9; 100]);
         let disk = open(&overlay, Some(open(&base, None).unwrap())).unwrap();
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn nothing_in_the_tables_leads_out_of_the_file_or_is_guessed() {
-        for entry in [COMPRESSED | 3 * 512, u64::MAX & !ZEROS] {
+        for entry in [COMPRESSED | (3 * 512), !ZEROS] {
             let disk = open(&file(&[entry]), None).unwrap();
             assert!(matches!(read(&disk, 0, 1), Err(DiskError::Refused(Refused::NotOurs(_)))), "{entry:x}");
         }

@@ -47,7 +47,7 @@ const WRITES: [(&str, &[&str], &[&str]); 11] = [
     (GROUP, &["networkallocations"], &["create", "delete"]),
     // the disks in a snapshot
     (GROUP, &["images"], &["create"]),
-    // those of schedules
+    // those of schedules, and of volumes that are copied
     (GROUP, &["snapshots"], &["create", "delete"]),
     // those that are to go with their VMs
     (GROUP, &["volumes"], &["delete"]),
@@ -105,7 +105,10 @@ pub fn authorize_object(
         (None, Some(new)) if request.resource == "snapshots" => {
             let scheduled = schedule_of(request.namespace, new, lister)
                 .is_some_and(|schedule| schedule["spec"]["snapshot"] == new["spec"]);
-            if scheduled { Ok(()) } else { Err("controllers make no snapshots but those of schedules".to_owned()) }
+            if scheduled || is_of_copied_volume(request.namespace, new, lister) {
+                return Ok(());
+            }
+            Err("controllers make no snapshots but those of schedules and of volumes that are copied".to_owned())
         }
         (Some(old), None) if request.resource == "snapshots" => {
             let scheduled = schedule_of(request.namespace, old, lister).is_some();
@@ -146,6 +149,18 @@ fn schedule_of(namespace: &str, snapshot: &Value, lister: &dyn Lister) -> Option
     let is_its =
         labels[SCHEDULE_UID_LABEL] == schedule["metadata"]["uid"] && minutes.bytes().all(|b| b.is_ascii_digit());
     is_its.then_some(schedule)
+}
+
+/// Whether the Snapshot is of the Volume of which the Volume that owns it is to be a copy.
+fn is_of_copied_volume(namespace: &str, snapshot: &Value, lister: &dyn Lister) -> bool {
+    let owners = snapshot.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.into_iter().flatten().filter(|owner| owner["kind"] == "Volume").any(|owner| {
+        let copy = lister.get(GROUP, "volumes", Some(namespace), owner["name"].as_str().unwrap_or_default());
+        copy.is_some_and(|copy| {
+            let of = &copy["spec"]["source"]["volume"];
+            copy["metadata"]["uid"] == owner["uid"] && of.is_string() && *of == snapshot["spec"]["volume"]
+        })
+    })
 }
 
 /// What they may do, for people to read.
@@ -278,6 +293,31 @@ mod tests {
             let (old, new) = if elsewhere == "create" { (None, Some(&own)) } else { (Some(&own), None) };
             assert!(!request.allowed(old, new, &objects), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn they_make_snapshots_of_what_a_volume_is_to_be_a_copy_of() {
+        let user = controllers();
+        let objects = Objects::default().with(
+            "volumes",
+            json!({"metadata": {"name": "copy", "namespace": "p", "uid": "u1"}, "spec": {"source": {"volume": "data"}}}),
+        );
+        let snapshot = |uid: &str, spec: Value| {
+            let owner = json!({"kind": "Volume", "name": "copy", "uid": uid});
+            json!({"metadata": {"name": "copy-source", "namespace": "p", "ownerReferences": [owner]}, "spec": spec})
+        };
+        let create = Request::new(&user, "create", "snapshots").namespace("p").name("copy-source");
+        for (uid, spec, allowed) in [
+            ("u1", json!({"volume": "data"}), true),
+            ("u1", json!({"volume": "other"}), false),
+            ("u1", json!({"vm": "data"}), false),
+            ("u2", json!({"volume": "data"}), false),
+        ] {
+            assert_eq!(create.allowed(None, Some(&snapshot(uid, spec.clone())), &objects), allowed, "{uid} {spec}");
+        }
+        let own = snapshot("u1", json!({"volume": "data"}));
+        let delete = Request::new(&user, "delete", "snapshots").namespace("p").name("copy-source");
+        assert!(delete.allowed(Some(&own), None, &objects));
     }
 
     #[test]

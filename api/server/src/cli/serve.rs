@@ -114,7 +114,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     if let Some(error) = silence {
         tracing::warn!(etcd, error, "etcd does not answer yet: trying on; /readyz fails until it does");
     }
-    let server = ucloud_api::server(storage, agents)?;
+    let server = ucloud_api::server(storage, &agents)?;
     tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), version = env!("CARGO_PKG_VERSION"), "serving");
     server.serve(listener, tls, shutdown).await;
     tracing::info!("stopped");

@@ -2,12 +2,12 @@
 
 use kube::{
     Client,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use ucloud_types::vm::RestoreRequest;
 
-use crate::fixtures::{create, create_vm, post, refused, start, untyped, vm_spec, vms};
+use crate::fixtures::{create, create_vm, object, post, refused, start, untyped, vm_spec, vms};
 
 async fn set_status(client: &Client, (kind, plural, name): (&str, &str, &str), status: Value) {
     let patch = Patch::Merge(json!({ "status": status }));
@@ -57,8 +57,12 @@ async fn only_what_stands_still_is_restored_and_from_its_own_snapshot() {
     set_status(&admin, ("Snapshot", "snapshots", "kept"), own).await;
     assert!(refusal(&admin, 409).await.contains("image kept-root is gone"));
     let source = json!({"source": {"snapshot": {"name": "kept", "disk": "root"}}, "format": "raw"});
-    let image = api.controllers().await.unwrap();
-    let image = create(&image, "Image", "images", "kept-root", source).await.unwrap();
+    let snapshot = untyped(&admin, "Snapshot", "snapshots").get("kept").await.unwrap();
+    let owner = json!({"apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Snapshot", "name": "kept", "uid": snapshot.metadata.uid});
+    let mut image = object("Image", "kept-root", source);
+    image.metadata.owner_references = Some(vec![serde_json::from_value(owner).unwrap()]);
+    let controllers = api.controllers().await.unwrap();
+    let image = untyped(&controllers, "Image", "images").create(&PostParams::default(), &image).await.unwrap();
 
     for id in [1, 2] {
         let answer = ask(&admin, "kept").await.unwrap();
