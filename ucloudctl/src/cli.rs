@@ -294,6 +294,12 @@ pub enum FileCommand {
     #[command(after_help = "Examples:\n  ucloudctl file download installer installer.iso\n  \
                             ucloudctl file download notes - | less")]
     Download(Download),
+    /// Uploads what is put into a folder, FOLDER/NAMESPACE/NAME, until it is ended
+    #[command(
+        after_help = "Example:\n  ucloudctl file scan /srv/drop\n\nThe file FOLDER/NAMESPACE/NAME becomes the File NAME in that namespace, once it has not changed for a while, \
+                      and stays where it is. Names that begin with a dot or end in .part, .tmp or ~ are left alone."
+    )]
+    Scan(FileScan),
 }
 
 #[derive(Args)]
@@ -317,6 +323,24 @@ pub struct Download {
     /// Where to put its bytes, or - for standard output
     pub path: PathBuf,
     /// Prints what was downloaded
+    #[arg(long, short, value_enum)]
+    pub output: Option<Structured>,
+}
+
+#[derive(Args)]
+pub struct FileScan {
+    /// The folder, which has a folder for each namespace
+    pub folder: PathBuf,
+    /// Looks once, and ends when all that is complete is uploaded; an error if something is not
+    #[arg(long)]
+    pub once: bool,
+    /// For how long a file must not have changed before it is taken for complete, such as 5s or 1m
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub settle: Duration,
+    /// The StoragePool of Files that are made [default: "default"]
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// Prints what happens as JSON, an object in a line
     #[arg(long, short, value_enum)]
     pub output: Option<Structured>,
 }

@@ -42,6 +42,11 @@ impl Server {
         Self { client, url, namespace }
     }
 
+    /// The same server, with another namespace to work in.
+    pub fn within(&self, namespace: &str) -> Self {
+        Self { client: self.client.clone(), url: self.url.clone(), namespace: namespace.to_owned() }
+    }
+
     /// What kinds the server has.
     pub async fn catalog(&self) -> anyhow::Result<Catalog> {
         Catalog::fetch(&self.client).await.map_err(|e| self.explain(e))

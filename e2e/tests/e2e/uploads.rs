@@ -2,12 +2,18 @@
 
 use std::{
     fs,
+    io::Write as _,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use ucloud_e2e::{Run, eventually, guest::Guest, installation::SOON, manifest::Vm};
 
 use crate::{Test, World};
@@ -15,6 +21,7 @@ use crate::{Test, World};
 pub const TESTS: &[Test] = &[
     ("uploads::an_image_is_uploaded_across_a_kill_of_the_agent", an_image_is_uploaded_across_a_kill_of_the_agent),
     ("uploads::a_file_comes_back_as_it_was", a_file_comes_back_as_it_was),
+    ("uploads::what_is_dropped_into_a_folder_becomes_files", what_is_dropped_into_a_folder_becomes_files),
     ("uploads::every_command_of_the_user_guide_works", every_command_of_the_user_guide_works),
 ];
 
@@ -100,6 +107,71 @@ fn a_file_comes_back_as_it_was(world: &World) -> anyhow::Result<()> {
     ucloud.ucloudctl(&["file", "upload", "notes", &from])?.failed(1, &["for other bytes", "choose another name"])?;
     ucloud.ucloudctl(&["file", "upload", "../notes", &from])?.failed(1, &["metadata.name"])?;
     ucloud.delete(&["file", "notes"])
+}
+
+fn what_is_dropped_into_a_folder_becomes_files(world: &World) -> anyhow::Result<()> {
+    let ucloud = &world.installation;
+    let folder = ucloud.data.join("drop");
+    let root = folder.to_string_lossy().into_owned();
+    for namespace in ["default", "nowhere"] {
+        fs::create_dir_all(folder.join(namespace))?;
+    }
+    let good = folder.join("default/dropped.qcow2");
+    fs::copy(guest_image(world), &good)?;
+    fs::write(folder.join("default/half.iso.part"), "half")?;
+    let bad =
+        [("default/Bad Name.iso", "rename it, such as to bad-name.iso"), ("nowhere/a.iso", "\"nowhere\" not found")];
+    for (path, _) in bad {
+        fs::write(folder.join(path), "bytes")?;
+    }
+    symlink(&good, folder.join("default/link"))?;
+    let once: [&str; 6] = ["file", "scan", &root, "--once", "--settle", "1s"];
+    let said = ucloud.ucloudctl(&once)?.failed(1, &["3 of 4 were not uploaded"])?.stdout;
+    for told in bad.map(|(_, told)| told).iter().chain(&["is a link", "dropped.qcow2: is file/dropped.qcow2"]) {
+        ensure!(said.contains(told), "{told:?} is not in {said}");
+    }
+    ensure!(!said.contains("half"), "a temporary name is nobody's business: {said}");
+    let file = ucloud.get("file/dropped.qcow2")?;
+    ensure!(file["status"]["sha256"] == format!("sha256:{}", sum(&good)?), "{file}");
+
+    for (path, _) in bad.iter().chain(&[("default/link", "")]) {
+        fs::remove_file(folder.join(path))?;
+    }
+    ucloud.ucloudctl(&once)?.ok()?;
+    let json = ucloud.ucloudctl(&[&once[..], &["-o", "json"][..]].concat())?.ok()?.stdout;
+    let last: serde_json::Value = serde_json::from_str(json.lines().last().unwrap_or_default())?;
+    ensure!(last["state"] == "Uploaded", "{json}");
+    fs::write(&good, "other bytes")?;
+    let said = ucloud.ucloudctl(&once)?.failed(1, &["1 of 1 were not uploaded"])?.stdout;
+    ensure!(said.contains("for other bytes"), "{said}");
+    ensure!(ucloud.get("file/dropped.qcow2")?["spec"] == file["spec"], "a File is never replaced");
+    fs::remove_file(&good)?;
+
+    // while it runs: a file that is written in two goes is one File, with all of it
+    let mut scan = ucloud.command("ucloudctl");
+    scan.args(["file", "scan", &root, "--settle", "3s"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let scan = scan.spawn()?;
+    let (slow, image) = (folder.join("default/slow.qcow2"), fs::read(guest_image(world))?);
+    let (first, second) = image.split_at(image.len() / 2);
+    let mut writer = fs::File::create(&slow)?;
+    writer.write_all(first)?;
+    std::thread::sleep(Duration::from_secs(1));
+    writer.write_all(second)?;
+    drop(writer);
+    let file =
+        eventually("the File is there", SOON, || Ok(ucloud.uid("file/slow.qcow2").map_err(|error| format!("{error}"))))
+            .and_then(|_| ucloud.ready("file/slow.qcow2"))
+            .and_then(|()| ucloud.get("file/slow.qcow2"));
+    kill(Pid::from_raw(i32::try_from(scan.id())?), Signal::SIGINT)?;
+    let file = file?;
+    ensure!(file["status"]["sha256"] == format!("sha256:{}", sum(&slow)?), "{file}");
+    let ended = scan.wait_with_output()?;
+    ensure!(ended.status.code() == Some(130), "it ended with {:?}", ended.status);
+    ensure!(slow.exists(), "what was dropped stays where it is");
+    ucloud.delete(&["file", "dropped.qcow2"])?;
+    ucloud.delete(&["file", "slow.qcow2"])?;
+    fs::remove_dir_all(folder)?;
+    Ok(())
 }
 
 /// The commands of all `sh` blocks in the section on uploads, with the guest's image as the one on the laptop.

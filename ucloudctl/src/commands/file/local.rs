@@ -23,7 +23,12 @@ impl Local {
     /// Opens the file.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+        Self::of(File::open(path).with_context(|| format!("cannot open {shown}"))?, path)
+    }
+
+    /// The file that was opened at `path`.
+    pub fn of(file: File, path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
         let metadata = file.metadata().with_context(|| format!("cannot look at {shown}"))?;
         ensure!(metadata.is_file(), "{shown} is no regular file; name one");
         ensure!(metadata.len() > 0, "{shown} is empty; there is nothing to upload");

@@ -1,6 +1,7 @@
-//! `ucloudctl file upload` and `download`.
+//! `ucloudctl file upload`, `download` and `scan`.
 
 pub mod local;
+mod scan;
 pub mod upload;
 
 use super::download;
@@ -10,5 +11,6 @@ pub async fn run(server: &Server, command: &FileCommand) -> anyhow::Result<()> {
     match command {
         FileCommand::Upload(options) => upload::run(server, options).await,
         FileCommand::Download(options) => download::run(server, "file", options).await,
+        FileCommand::Scan(options) => scan::run(server, options).await,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 
 /// Bytes are sent in pieces of this size, so that what is broken off is little, and an answer always comes through.
 const PIECE: usize = 8 << 20;
-/// So often in a row a piece is tried, with pauses that double from the first to the last.
+/// So often in a row a piece is tried where nothing else is to be done, with pauses that double from the first to the last.
 const ATTEMPTS: u32 = 9;
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MOST: Duration = Duration::from_secs(15);
@@ -47,15 +47,30 @@ pub struct Wanted {
     pool: Option<String>,
     /// Whose it is: it goes with that.
     pub owner: Option<Value>,
+    /// What is told if the upload ends before its end.
+    pub unfinished: &'static str,
+    /// So often in a row a piece is tried.
+    pub attempts: u32,
 }
 
 impl Wanted {
     /// A File of this name with the bytes at `path`.
     pub fn new(name: &str, path: &Path, pool: Option<&str>) -> anyhow::Result<Self> {
-        let mut local = Local::open(path)?;
+        Self::of(name, Local::open(path)?, path, pool)
+    }
+
+    /// A File of this name with the bytes of what was opened at `path`.
+    pub fn of(name: &str, mut local: Local, path: &Path, pool: Option<&str>) -> anyhow::Result<Self> {
         let progress = Transfer::new(format!("{}: computing its checksum", path.display()), local.size);
         let sha256 = local.sha256(|read| progress.set(read))?;
-        Ok(Self { name: name.to_owned(), local, sha256, pool: pool.map(str::to_owned), owner: None })
+        Ok(Self::summed(name, local, sha256, pool))
+    }
+
+    /// A File of this name with these bytes, which have this checksum.
+    pub fn summed(name: &str, local: Local, sha256: Sha256, pool: Option<&str>) -> Self {
+        let unfinished = "what has been sent is kept: the same command goes on there";
+        let pool = pool.map(str::to_owned);
+        Self { name: name.to_owned(), local, sha256, pool, owner: None, unfinished, attempts: ATTEMPTS }
     }
 
     /// The first bytes: so many, or all of them where there are fewer.
@@ -129,7 +144,7 @@ pub async fn upload(server: &Server, wanted: &mut Wanted) -> anyhow::Result<Valu
         await_host(server, &kind, &name).await?;
     }
     let content = Content::new(server, &kind, &namespace, &name);
-    let unfinished = Unfinished::new("what has been sent is kept: the same command goes on there");
+    let unfinished = Unfinished::new(wanted.unfinished);
     let progress = Transfer::new(kind.display(&name), wanted.local.size);
     let (mut failures, mut sent) = (0, 0);
     loop {
@@ -142,7 +157,7 @@ pub async fn upload(server: &Server, wanted: &mut Wanted) -> anyhow::Result<Valu
                     unfinished.finish();
                     return Err(error);
                 }
-                if failures >= ATTEMPTS || !(failure::is_transient(&error) || failure::is_conflict(&error)) {
+                if failures >= wanted.attempts || !(failure::is_transient(&error) || failure::is_conflict(&error)) {
                     return Err(error);
                 }
                 progress.note(&format!("{error:#}; trying again"));
@@ -162,6 +177,22 @@ pub async fn upload(server: &Server, wanted: &mut Wanted) -> anyhow::Result<Valu
         Some(file) => Ok(file),
         None => server.get(&kind, &namespace, &name, Form::Object).await,
     }
+}
+
+/// Deletes the File of this name if it was made for bytes of this checksum and lacks some: they will never come.
+pub async fn withdraw(server: &Server, name: &str, sha256: &Sha256) -> anyhow::Result<()> {
+    let kind = server.catalog().await?.one("files.ucloud.ungleich.ch")?;
+    let Some(file) = server.find(&kind, &server.namespace, name).await? else { return Ok(()) };
+    match file.pointer("/metadata/uid").and_then(Value::as_str) {
+        Some(uid) if is_half(&file, sha256) => server.delete(&kind, &server.namespace, name, uid).await,
+        _ => Ok(()),
+    }
+}
+
+/// Whether the File was made for bytes of this checksum, for itself, and lacks some.
+fn is_half(file: &Value, sha256: &Sha256) -> bool {
+    let own = file["spec"]["sha256"] == json!(sha256) && file["metadata"]["ownerReferences"].is_null();
+    own && !is_ready(file) && !is_deleting(file)
 }
 
 fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
@@ -223,6 +254,20 @@ mod tests {
         assert!(!wanted.is_leaving(&file(json!({"ownerReferences": [owner("new")]}))));
         assert!(wanted.is_leaving(&file(json!({"ownerReferences": [owner("old")]}))));
         assert!(wanted.is_leaving(&file(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}))));
+    }
+
+    #[test]
+    fn only_what_was_made_for_these_bytes_and_lacks_some_is_taken_back() {
+        let sum = Sha256::from([1; 32]);
+        let file = |spec: Value, ready: &str| json!({"metadata": {}, "spec": spec, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        let own = json!({"size": "5", "sha256": sum});
+        assert!(is_half(&file(own.clone(), "False"), &sum));
+        assert!(!is_half(&file(own.clone(), "True"), &sum), "it is complete");
+        assert!(!is_half(&file(json!({"size": "5"}), "False"), &sum), "it may be for any bytes");
+        assert!(!is_half(&file(own.clone(), "False"), &Sha256::from([2; 32])));
+        let mut of_image = file(own, "False");
+        of_image["metadata"]["ownerReferences"] = json!([{"kind": "Image"}]);
+        assert!(!is_half(&of_image, &sum));
     }
 
     #[test]
