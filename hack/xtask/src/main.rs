@@ -37,10 +37,10 @@ enum Task {
     Fuzz(fuzz::Arguments),
 }
 
-/// The root of the workspace: cargo tells each program it runs where its package is.
+/// The root of the workspace: cargo tells each program it runs where its package is. Without cargo it is the present folder.
 fn root() -> anyhow::Result<PathBuf> {
-    let package = std::env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask`")?;
-    PathBuf::from(package).join("../..").canonicalize().context("cannot find the workspace")
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| "hack/xtask".into(), PathBuf::from);
+    package.join("../..").canonicalize().context("run this as `cargo xtask`, or in the root of the workspace")
 }
 
 fn main() -> anyhow::Result<()> {
