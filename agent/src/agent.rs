@@ -22,6 +22,7 @@ use crate::{
     limit::limited,
     metrics::Metrics,
     networks::{self, Networks},
+    orphans::{self, Orphans},
     shared::Shared,
     snapshots::{self, Snapshots},
     streams::{self, Streams},
@@ -109,6 +110,7 @@ impl Agent {
             files: files::Files::default(),
             volumes: Volumes::default(),
             snapshots: Snapshots::default(),
+            orphans: Orphans::default(),
             stream_port: streams.as_ref().map(Streams::port),
             isolation: Isolation::default(),
             events,
@@ -132,6 +134,7 @@ impl Agent {
         tasks.spawn(files::run(Arc::clone(&shared)));
         tasks.spawn(volumes::run(Arc::clone(&shared)));
         tasks.spawn(snapshots::run(Arc::clone(&shared)));
+        tasks.spawn(orphans::run(Arc::clone(&shared)));
         if let Some(streams) = streams {
             tasks.spawn(streams::serve(Arc::clone(&shared), streams));
         }

@@ -11,8 +11,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::fmt::Debug;
 use ucloud_types::{
-    File, FileStatus, Host, HostStatus, Snapshot, SnapshotStatus, VM, VMStatus, Volume, VolumeStatus,
+    File, FileStatus, Host, HostStatus, Orphan, Snapshot, SnapshotStatus, VM, VMStatus, Volume, VolumeStatus,
     condition::{READY, REMOVED, SCHEDULED, TAKEN},
+    orphan::OwnerReview,
 };
 
 /// The name under which the agents own what they report. A VM's moves with it from host to host.
@@ -136,6 +137,21 @@ impl ApiServer {
         let version = snapshot.metadata.resource_version.as_deref().filter(|_| proof);
         let status = snapshot.status.as_ref();
         self.report(&self.namespaced(namespace), (name, snapshot, version), status, next, takers_own).await
+    }
+
+    /// The Orphan as it is now.
+    pub async fn read_orphan(&self, name: &str) -> Result<Orphan, ApiError> {
+        self.call(Api::<Orphan>::all(self.client.clone()).get(name)).await
+    }
+
+    /// Those of the UIDs that no object has: of no host, and not even one that is being deleted.
+    pub async fn missing_owners(&self, host: &str, uids: Vec<String>) -> Result<Vec<String>, ApiError> {
+        let path = format!("{}/{host}/{}", Host::url_path(&(), None), OwnerReview::SUBRESOURCE);
+        let body = serde_json::to_vec(&OwnerReview::of(uids)).map_err(ApiError::Encode)?;
+        let request = http::Request::post(path).header("content-type", "application/json").body(body);
+        let request = request.map_err(|error| ApiError::Other(Box::new(kube::Error::HttpError(error))))?;
+        let answer: OwnerReview = self.call(self.client.request(request)).await?;
+        Ok(answer.status.unwrap_or_default().missing)
     }
 
     /// Applies the Host's status `next`, if that changes it and if the Host is still the same one. What others wrote

@@ -18,7 +18,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
-use ucloud_types::{File, Host, Image, Network, SecurityGroup, Snapshot, StoragePool, VM, Volume, host::HostNetwork};
+use ucloud_types::{
+    File, Host, Image, Network, Orphan, SecurityGroup, Snapshot, StoragePool, VM, Volume, host::HostNetwork,
+};
 
 use crate::triggers::Wake;
 
@@ -210,6 +212,8 @@ pub struct Caches {
     pub volumes: Cache<Volume>,
     /// The snapshots that this host takes.
     pub snapshots: Cache<Snapshot>,
+    /// The Orphans that this host is to see to.
+    pub orphans: Cache<Orphan>,
     /// All security groups.
     pub groups: Cache<SecurityGroup>,
     /// All storage pools.
@@ -259,6 +263,7 @@ impl Caches {
         });
         let kept = all().fields(&format!("status.host={host}"));
         let files = Cache::start(tasks, source(), kept.clone(), same_version, always, |_: &File| {});
+        let orphans = Cache::start(tasks, source(), kept.clone(), same_version, always, |_: &Orphan| {});
         let snapshots = Cache::start(tasks, source(), kept, same_version, always, |_: &Snapshot| {});
         let own = all().fields(&format!("metadata.name={host}"));
         let host = Cache::start(tasks, source(), own, same_version, always, |_: &Host| {});
@@ -266,7 +271,7 @@ impl Caches {
         let groups = Cache::start(tasks, source(), all(), same_version, always, move |group: &SecurityGroup| {
             wake_users.users(&bound, |vm| uses_group(vm, group));
         });
-        Self { vms, networks, images, files, volumes, snapshots, groups, pools, host }
+        Self { vms, networks, images, files, volumes, snapshots, orphans, groups, pools, host }
     }
 
     /// Waits until all of them are complete.
@@ -277,6 +282,7 @@ impl Caches {
         self.files.synced().await?;
         self.volumes.synced().await?;
         self.snapshots.synced().await?;
+        self.orphans.synced().await?;
         self.groups.synced().await?;
         self.pools.synced().await?;
         self.host.synced().await

@@ -24,6 +24,7 @@ pub mod isolation;
 mod limit;
 mod metrics;
 pub mod networks;
+mod orphans;
 mod shared;
 mod snapshots;
 pub mod streams;

@@ -5,7 +5,8 @@ use ucloud_agent_core::{HostError, block_store::Pool, image, reason};
 
 use crate::{
     Config, Machine, api::ApiServer, cache::Caches, events::Events, files::Files, images::Images, isolation::Isolation,
-    metrics::Metrics, networks::Networks, snapshots::Snapshots, triggers::Wake, vm::Memories, volumes::Volumes,
+    metrics::Metrics, networks::Networks, orphans::Orphans, snapshots::Snapshots, triggers::Wake, vm::Memories,
+    volumes::Volumes,
 };
 
 /// What the parts of an agent share.
@@ -21,6 +22,7 @@ pub struct Shared {
     pub files: Files,
     pub volumes: Volumes,
     pub snapshots: Snapshots,
+    pub orphans: Orphans,
     /// Where the bytes of Files, Images and Volumes are taken and given.
     pub stream_port: Option<u16>,
     pub isolation: Isolation,

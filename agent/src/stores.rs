@@ -14,6 +14,7 @@ use ucloud_agent_core::{
 };
 use ucloud_agent_files::Files;
 use ucloud_agent_rbd::Rbd;
+use ucloud_types::Quantity;
 
 /// Directories and pools of Ceph.
 pub struct Stores {
@@ -74,6 +75,14 @@ impl BlockStore for Stores {
 
     async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {
         self.of(pool).disks(pool).await
+    }
+
+    async fn disk_size(&self, pool: &Pool, disk: &DiskId) -> Result<Option<Quantity>, HostError> {
+        self.of(pool).disk_size(pool, disk).await
+    }
+
+    async fn rename_disk(&self, pool: &Pool, from: &DiskId, to: &DiskId) -> Result<Quantity, HostError> {
+        self.of(pool).rename_disk(pool, from, to).await
     }
 
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {

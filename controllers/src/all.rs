@@ -15,13 +15,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info};
 use ucloud_types::{
-    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, Snapshot, SnapshotSchedule, StoragePool,
-    VM, Volume,
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, Orphan, SecurityGroup, Snapshot, SnapshotSchedule,
+    StoragePool, VM, Volume,
     meta::{HOST_LEASE_DURATION_SECONDS, HOSTS_NAMESPACE, ROUTER_LEASE_DURATION_SECONDS},
 };
 
 use crate::{
-    file, garbage_collector, host, image, namespace, network, resource_quota,
+    file, garbage_collector, host, image, namespace, network, orphan, resource_quota,
     runtime::{
         Cache, Clock, Kind, Runtime,
         election::{Election, LEASE, Timing},
@@ -49,6 +49,8 @@ pub enum ControllerName {
     Snapshot,
     /// Has snapshots taken again and again.
     SnapshotSchedule,
+    /// Lists what belongs to no object.
+    Orphan,
     /// Sums storage pools.
     StoragePool,
     /// Marks silent hosts.
@@ -65,7 +67,7 @@ pub enum ControllerName {
 
 impl ControllerName {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Scheduler,
         Self::Network,
         Self::File,
@@ -73,6 +75,7 @@ impl ControllerName {
         Self::Volume,
         Self::Snapshot,
         Self::SnapshotSchedule,
+        Self::Orphan,
         Self::StoragePool,
         Self::Host,
         Self::Namespace,
@@ -90,6 +93,7 @@ impl ControllerName {
             Self::Volume => "volume",
             Self::Snapshot => "snapshot",
             Self::SnapshotSchedule => "snapshot-schedule",
+            Self::Orphan => "orphan",
             Self::StoragePool => "storage-pool",
             Self::Host => "host",
             Self::Namespace => "namespace",
@@ -129,6 +133,8 @@ pub struct Options {
     pub host_lease_duration: Duration,
     /// How long a router may be silent, at least; its Lease may say more.
     pub router_lease_duration: Duration,
+    /// After how long what is an orphan is destroyed by itself; none: never.
+    pub destroy_orphans_after: Option<Duration>,
     /// What time it is.
     pub clock: Clock,
     /// Where is counted what happens.
@@ -148,6 +154,7 @@ impl Options {
             election: Some(Timing::default()),
             host_lease_duration: Duration::from_secs(HOST_LEASE_DURATION_SECONDS.into()),
             router_lease_duration: Duration::from_secs(ROUTER_LEASE_DURATION_SECONDS.into()),
+            destroy_orphans_after: None,
             clock: Arc::new(Timestamp::now),
             metrics: Arc::default(),
             readiness: Readiness::default(),
@@ -330,6 +337,18 @@ fn start(runtime: &Runtime, options: &Options, feeds: &mut Feeds) -> Vec<BoxFutu
                     volumes: volumes.clone(),
                 };
                 Box::pin(snapshot_schedule::run(runtime, &caches).instrument(span))
+            }
+            ControllerName::Orphan => {
+                let caches = orphan::Caches {
+                    orphans: feeds.all::<Orphan>(),
+                    hosts: hosts.clone(),
+                    pools: storage_pools.clone(),
+                    vms: vms.clone(),
+                    volumes: volumes.clone(),
+                    images: images.clone(),
+                    files: files.clone(),
+                };
+                Box::pin(orphan::run(runtime, &caches, options.destroy_orphans_after).instrument(span))
             }
             ControllerName::StoragePool => {
                 Box::pin(storage_pool::run(runtime, &storage_pools, &hosts).instrument(span))

@@ -12,7 +12,8 @@
 //! | volume | how volumes are; what becomes of those whose VM or host is gone |
 //! | file | which host keeps the bytes of a file |
 //! | image | which host imports an image first; what is known of it |
-//! | storage-pool | what hosts have of a storage pool |
+//! | orphan | what belongs to no object, and when it may go |
+//! | storage-pool | what hosts have of a storage pool, and who looks for orphans in it |
 //! | host | which hosts are silent, and that nobody knows how their VMs are |
 //! | namespace | when a namespace that is being deleted is empty |
 //! | garbage-collector | what goes with its owners, and when an object may go that waits for its dependents |
@@ -25,6 +26,7 @@ mod host;
 mod image;
 mod namespace;
 mod network;
+mod orphan;
 mod resource_quota;
 pub mod runtime;
 mod scheduler;

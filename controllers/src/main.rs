@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal as _},
     net::SocketAddr,
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -17,7 +18,7 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 use ucloud_controllers::{ControllerName, Options, run, runtime::serve::serve};
 
-/// The controllers of ucloud: the scheduler, networks, files, images, volumes, snapshots and their schedules, pools, hosts, namespaces, quotas and the garbage collector.
+/// The controllers of ucloud: the scheduler, networks, files, images, volumes, snapshots and their schedules, orphans, pools, hosts, namespaces, quotas and the garbage collector.
 ///
 /// Any number of them may run; one acts, the others stand by.
 #[derive(Parser)]
@@ -34,6 +35,10 @@ struct Arguments {
     /// Which controllers run; all by default.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     controllers: Vec<ControllerName>,
+
+    /// Destroys what has belonged to no object for so long, such as 72h; at least 24h. By default nothing is destroyed by itself.
+    #[arg(long, value_name = "DURATION", value_parser = orphan_age)]
+    destroy_orphans_after: Option<Duration>,
 
     /// How log lines are written. What is logged is set by RUST_LOG.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -90,6 +95,16 @@ async fn main() -> anyhow::Result<()> {
     .inspect_err(|error| error!(error = format!("{error:#}"), "ending"))
 }
 
+/// An orphan's age, in hours: a list of objects that is wrong must have time to be put right.
+fn orphan_age(text: &str) -> Result<Duration, String> {
+    let hours = text.strip_suffix('h').and_then(|hours| hours.parse::<u32>().ok());
+    let hours = hours.ok_or_else(|| format!("{text:?} is not a number of hours; write 24h or 72h"))?;
+    if hours < 24 {
+        return Err(format!("nothing is destroyed by itself before a day has passed; write 24h or more, not {text}"));
+    }
+    Ok(Duration::from_hours(hours.into()))
+}
+
 fn options(arguments: &Arguments) -> Options {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     // the process id tells two processes on one machine apart, and the start two with the same id
@@ -98,6 +113,7 @@ fn options(arguments: &Arguments) -> Options {
     if !arguments.controllers.is_empty() {
         options.controllers = arguments.controllers.iter().copied().collect();
     }
+    options.destroy_orphans_after = arguments.destroy_orphans_after;
     if arguments.no_leader_election {
         options.election = None;
     }
@@ -113,4 +129,17 @@ async fn client(kubeconfig: &PathBuf) -> anyhow::Result<Client> {
     // what fails is tried again by whoever asked, with pauses and limits of its own
     config.default_retry = false;
     Client::try_from(config).context("cannot make a client for the API server")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orphans_have_a_day_at_least() {
+        assert_eq!(orphan_age("24h"), Ok(Duration::from_hours(24)));
+        for text in ["23h", "0h", "", "h", "1d", "-24h", "24"] {
+            assert!(orphan_age(text).is_err(), "{text:?} was accepted");
+        }
+    }
 }

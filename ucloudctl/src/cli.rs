@@ -14,7 +14,7 @@ use ucloud_types::image::ImageFormat;
     version,
     disable_version_flag = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the object does not exist, 4 timed out, 130 interrupted.\n\n\
-                  Everything here works with kubectl too, but for start, stop, restart, attach, detach, console, file, image and volume."
+                  Everything here works with kubectl too, but for start, stop, restart, attach, detach, adopt, destroy, console, file, image and volume."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -79,6 +79,15 @@ pub enum Command {
                             ucloudctl stop web && ucloudctl wait --for=jsonpath='{.status.phase}'=Stopped vm/web\n  \
                             ucloudctl restore before-upgrade --in-place")]
     Restore(Restore),
+    /// Makes a volume of a disk that belongs to no object (`ucloudctl get orphans`)
+    #[command(after_help = "Examples:\n  ucloudctl adopt disk-3f9a2b71c04d5e66 --as rescued\n  \
+                            ucloudctl adopt disk-3f9a2b71c04d5e66 -n shop --as data")]
+    Adopt(Adopt),
+    /// Destroys what belongs to no object (`ucloudctl get orphans`), and waits until it is gone
+    #[command(after_help = "Examples:\n  ucloudctl destroy domain-91c04d5e663f9a2b\n  \
+                            ucloudctl destroy disk-3f9a2b71c04d5e66 --yes\n\n\
+                            Nothing is destroyed to which there is an object, whoever says so.")]
+    Destroy(Destroy),
     /// Connects to a VM's serial console, on the host that runs it (Ctrl-] leaves)
     #[command(after_help = "Examples:\n  ucloudctl console web\n  ucloudctl console web --log --lines 50")]
     Console(Console),
@@ -283,6 +292,37 @@ pub struct Restore {
     /// How long to wait until it was restored in place, such as 90s or 5m
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub timeout: Duration,
+}
+
+#[derive(Args)]
+pub struct Adopt {
+    /// The name of the Orphan
+    pub orphan: String,
+    /// The name of the Volume to make [default: that of the Orphan]
+    #[arg(long = "as", value_name = "NAME")]
+    pub volume: Option<String>,
+    /// How long to wait until it is made, such as 90s or 5m
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
+    /// What was made, as JSON
+    #[arg(long, short, value_enum)]
+    pub output: Option<Structured>,
+}
+
+#[derive(Args)]
+pub struct Destroy {
+    /// The names of the Orphans
+    #[arg(required = true, value_name = "ORPHAN")]
+    pub orphans: Vec<String>,
+    /// Does not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Returns only when they are gone
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub wait: bool,
+    /// How long to wait, such as 90s or 5m [default: without end]
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Subcommand)]

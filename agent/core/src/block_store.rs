@@ -55,6 +55,13 @@ pub trait BlockStore: Send + Sync + 'static {
     /// All disks that are there.
     async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError>;
 
+    /// The size of a disk that guests see; none if it is not there, whole.
+    async fn disk_size(&self, pool: &Pool, disk: &DiskId) -> Result<Option<Quantity>, HostError>;
+
+    /// Gives a disk that nobody has open another owner and name, and tells its size. One that has them already is left alone, so
+    /// that whoever does not know whether it was done may do it again.
+    async fn rename_disk(&self, pool: &Pool, from: &DiskId, to: &DiskId) -> Result<Quantity, HostError>;
+
     /// Removes a disk, and whatever was left of its making.
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError>;
 
@@ -239,6 +246,8 @@ pub enum Content {
     Empty,
     /// What the image with this UID holds.
     Image(String),
+    /// What it holds already: it is there, and is not made.
+    Kept,
 }
 
 /// A disk that is there.

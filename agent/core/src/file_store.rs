@@ -33,6 +33,9 @@ pub trait FileStore: Send + Sync {
     /// The bytes of a File that is complete.
     async fn open(&self, file: &FileRequest) -> Result<tokio::fs::File, HostError>;
 
+    /// How many bytes there are of the File with this UID; none if there is nothing of it.
+    async fn size(&self, pool: &Pool, uid: &str) -> Result<Option<Quantity>, HostError>;
+
     /// Removes whatever there is of the File with this UID.
     async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError>;
 }

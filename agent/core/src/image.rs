@@ -136,10 +136,12 @@ pub fn wanted(
 /// while a host keeps a copy, so that the last one is seen to be deleted.
 ///
 /// What is in a pool that is `shared` is the other hosts' too, whose VMs this host does not see. It goes when the image
-/// controller has found that no VM uses the image; and one that is unknown may be so new that this host has not heard of it.
+/// controller has found that no VM uses the image.
+///
+/// A copy of an unknown image that is `whole` is an orphan: it may be the only one, and the list of images wrong.
 pub fn removable<'a>(
     uid: &str,
-    shared: bool,
+    (shared, whole): (bool, bool),
     images: &[&Image],
     vms: impl IntoIterator<Item = &'a VM>,
     volumes: &[Arc<Volume>],
@@ -149,7 +151,7 @@ pub fn removable<'a>(
             let deleted = image.metadata.deletion_timestamp.is_some();
             deleted && users(image, vms, volumes).is_empty() && (!shared || is_used_by_no_vm(image))
         }
-        None => !shared && !images.is_empty(),
+        None => !shared && !whole && !images.is_empty(),
     }
 }
 
@@ -235,13 +237,14 @@ mod tests {
         let live = image(&serde_json::json!({}));
         let dying = deleted(live.clone());
         let (user, other) = (user("images/alpine"), user("alpine"));
-        let own = |uid, images: &[&Image], vms: &[&VM]| removable(uid, false, images, vms.iter().copied(), &[]);
+        let own = |uid, images: &[&Image], vms: &[&VM]| removable(uid, (false, true), images, vms.iter().copied(), &[]);
         assert!(!own("image-uid", &[&live], &[]));
         assert!(own("image-uid", &[&dying], &[&other]), "an image of that name in another namespace");
         assert!(!own("image-uid", &[&dying], &[&user]));
         assert_eq!(users(&dying, [&user, &other], &[]), ["default/web"]);
-        assert!(own("unknown-uid", &[&live], &[&user]));
-        assert!(!own("image-uid", &[], &[]), "an empty list proves nothing");
+        assert!(!own("unknown-uid", &[&live], &[&user]), "an orphan");
+        let begun = |images: &[&Image]| removable("unknown-uid", (false, false), images, [], &[]);
+        assert!(begun(&[&live]) && !begun(&[]), "an empty list proves nothing");
     }
 
     #[test]
@@ -252,7 +255,7 @@ mod tests {
                 "lastTransitionTime": "2026-01-01T00:00:00Z"});
             deleted(image(&serde_json::json!({"conditions": [condition]})))
         };
-        let shared = |uid, image: &Image| removable(uid, true, &[image], [], &[]);
+        let shared = |uid, image: &Image| removable(uid, (true, true), &[image], [], &[]);
         assert!(!shared("image-uid", &live) && !shared("image-uid", &deleted(live.clone())));
         assert!(!shared("image-uid", &terminating("InUse")), "a VM of another host uses it");
         assert!(shared("image-uid", &terminating("CopiesRemain")));

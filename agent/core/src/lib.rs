@@ -10,7 +10,7 @@
 //! - A method may be interrupted at any point; the next call completes or clears away what is half done.
 //!
 //! The decisions are pure functions of what is wanted and what is observed: [`vm`] for one VM, [`network`] and
-//! [`image`] for what the host as a whole keeps, [`file`] for what is reported of a File, [`snapshot`] for what a snapshot is made of, [`export`] for what may be downloaded, [`isolation`] for what guests may send and receive, [`adopt`] for what an agent finds when it starts.
+//! [`image`] for what the host as a whole keeps, [`file`] for what is reported of a File, [`snapshot`] for what a snapshot is made of, [`export`] for what may be downloaded, [`isolation`] for what guests may send and receive, [`adopt`] for what an agent finds when it starts, [`orphan`] for what it finds that belongs to nobody.
 
 pub mod adopt;
 pub mod block_store;
@@ -24,6 +24,7 @@ pub mod image;
 pub mod isolation;
 pub mod net;
 pub mod network;
+pub mod orphan;
 pub mod reason;
 pub mod snapshot;
 pub mod vm;

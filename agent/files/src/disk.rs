@@ -28,6 +28,9 @@ pub enum DiskError {
     /// Its image is not there.
     #[error("its image is not on this host yet")]
     NoImage,
+    /// It was to be there.
+    #[error("it is not in the pool any more; delete the volume, or put its file back")]
+    NoDisk,
     /// It would not hold its image.
     #[error("its size {size} is less than its image's, {image}; enlarge it")]
     TooSmall {
@@ -81,6 +84,7 @@ impl DiskError {
         let message = format!("cannot {act}: {}", summary(&self));
         match self {
             Self::NoImage => HostError::retryable("ImageMissing", message),
+            Self::NoDisk => HostError::retryable("DiskMissing", message),
             Self::TooSmall { .. } => HostError::terminal("SizeTooSmall", message),
             Self::TooLarge(_) => HostError::terminal("SizeTooLarge", message),
             Self::OtherImage => HostError::terminal("DiskMismatch", message),
@@ -103,6 +107,7 @@ impl Files {
         let look = spawn_blocking(move || {
             let backing = match content {
                 Content::Empty => Some(Backing::None),
+                Content::Kept => None,
                 Content::Image(uid) => looked_store.linked(&uid)?.map(Backing::Content),
             };
             let exists = looked.try_exists().map_err(|error| StoreError::new("look at a disk", error))?;
@@ -112,6 +117,7 @@ impl Files {
         match finished("look at a disk", look.await)? {
             (backing, Some(header)) => self.adopt(store, request, backing.as_ref(), &header?).await,
             (Some(backing), None) => self.create(store, request, backing, lock).await,
+            (None, None) if request.content == Content::Kept => Err(DiskError::NoDisk),
             (None, None) => Err(DiskError::NoImage),
         }
     }

@@ -36,7 +36,7 @@ use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, na
 use ucloud_types::Quantity;
 
 use read::ReadError;
-use store::{Lock, Store, StoreError, Turns};
+use store::{Lock, NotRenamed, Store, StoreError, Turns};
 
 pub use upload::Uploads;
 
@@ -226,6 +226,29 @@ impl BlockStore for Files {
 
     async fn disks(&self, pool: &Pool) -> Result<Vec<DiskId>, HostError> {
         with_store(pool, &format!("list the disks in pool {}", pool.name), Store::disk_ids).await
+    }
+
+    async fn disk_size(&self, pool: &Pool, disk: &DiskId) -> Result<Option<Quantity>, HostError> {
+        names::check_disk(disk)?;
+        let act = format!("measure disk {} of {} in pool {}", disk.name, disk.owner_uid, pool.name);
+        let disk = disk.clone();
+        let size = with_store(pool, &act, move |store| store.disk_size(&disk)).await?;
+        Ok(size.map(Quantity::from_bytes))
+    }
+
+    async fn rename_disk(&self, pool: &Pool, from: &DiskId, to: &DiskId) -> Result<Quantity, HostError> {
+        names::check_disk(from)?;
+        names::check_disk(to)?;
+        let act = format!("rename disk {} of {} in pool {}", from.name, from.owner_uid, pool.name);
+        let (from, to) = (from.clone(), to.clone());
+        let renamed = self.change_store(pool, &act, move |store, lock| store.rename_disk(&from, &to, lock)).await?;
+        renamed.map(Quantity::from_bytes).map_err(|refused| {
+            let message = format!("cannot {act}: {refused}");
+            match refused {
+                NotRenamed::Missing => HostError::retryable("DiskMissing", message),
+                NotRenamed::Taken => HostError::terminal("DiskMismatch", message),
+            }
+        })
     }
 
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {

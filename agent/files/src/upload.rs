@@ -118,6 +118,13 @@ impl FileStore for Uploads {
         opened.await?.map(tokio::fs::File::from_std).ok_or_else(missing)
     }
 
+    async fn size(&self, pool: &Pool, uid: &str) -> Result<Option<Quantity>, HostError> {
+        names::check_uid(uid)?;
+        let (act, uid) = (format!("measure file {uid} in pool {}", pool.name), uid.to_owned());
+        let size = with_store(pool, &act, move |store| store.file_size(&uid)).await?;
+        Ok(size.map(Quantity::from_bytes))
+    }
+
     async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError> {
         names::check_uid(uid)?;
         lock(&self.hashers).remove(uid);

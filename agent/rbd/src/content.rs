@@ -66,6 +66,11 @@ pub fn open_whole<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<Image<'a>>, 
     Ok(image.metadata(MARK)?.map(|_| image))
 }
 
+/// The size of a disk that is there, whole.
+pub fn whole_size(pool: &IoCtx, name: &str) -> Result<Option<u64>, CephError> {
+    open_whole(pool, name)?.map(|image| image.size()).transpose()
+}
+
 /// Makes a clone of a content. `finish` is done to it before it is whole. What was left half made under its name is
 /// removed first; what is whole is left alone.
 pub fn make_clone(

@@ -26,9 +26,36 @@ pub fn ensure_disk(
     let size = match &request.content {
         Content::Empty => ensure_empty(pool, &name, request, importer)?,
         Content::Image(uid) => ensure_clone(pool, &name, uid, request, importer)?,
+        Content::Kept => {
+            let is = content::whole_size(pool, &name)?.ok_or(RbdError::NoDisk)?;
+            grow(pool, &name, is, request, importer)?
+        }
     };
     let RbdPool { pool, user, conf } = settings.clone();
     Ok(Disk { source: DiskSource::Rbd { pool, image: name, user, conf }, size: Quantity::from_bytes(size) })
+}
+
+/// Gives a disk another name, unless it has it already, and tells its size.
+///
+/// Ceph does this in three steps: the new name is made to lead to the image, the pool's directory is told in one, and the old name
+/// goes. What counts is the directory. A name that leads somewhere and is not in it was left over by one who died in between, and is
+/// taken away: by itself, for to remove an image by that name would be to remove this one.
+pub fn rename(pool: &IoCtx, from: &str, to: &str) -> Result<u64, RbdError> {
+    let names = pool.images()?;
+    let is_there = |wanted: &str| names.iter().any(|name| name == wanted);
+    match (is_there(from), is_there(to)) {
+        (false, false) => return Err(RbdError::NoDisk),
+        (true, true) => return Err(RbdError::OtherImage),
+        (false, true) => pool.forget_name(from)?,
+        (true, false) => {
+            if !pool.open(from, Access::Read)?.watchers()?.is_empty() {
+                return Err(RbdError::InUse);
+            }
+            pool.forget_name(to)?;
+            pool.rename(from, to)?;
+        }
+    }
+    content::whole_size(pool, to)?.ok_or(RbdError::NoDisk)
 }
 
 fn ensure_empty(pool: &IoCtx, name: &str, request: &DiskRequest, importer: &Importer) -> Result<u64, RbdError> {

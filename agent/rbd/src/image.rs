@@ -145,6 +145,25 @@ impl IoCtx {
         judged("remove", || self.image_named(name), removed).map(drop)
     }
 
+    /// Gives an image another name.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), CephError> {
+        const RENAME: &str = "rename";
+        let (c_from, c_to) = (c_text(RENAME, from)?, c_text(RENAME, to)?);
+        // SAFETY: both names are valid for the call.
+        let renamed = unsafe { rbd_sys::rbd_rename(self.handle(), c_from.as_ptr(), c_to.as_ptr()) };
+        judged(RENAME, || format!("image {from} as {to} in pool {}", self.name()), renamed).map(drop)
+    }
+
+    /// Removes what leads from a name to an image, and leaves the image alone. Only of a name that the pool's directory does not
+    /// have: what is left of an interrupted rename.
+    pub fn forget_name(&self, name: &str) -> Result<(), CephError> {
+        const FORGET: &str = "remove the name of";
+        let object = c_text(FORGET, &format!("rbd_id.{name}"))?;
+        // SAFETY: the name is valid for the call.
+        let removed = unsafe { rados_sys::rados_remove(self.handle(), object.as_ptr()) };
+        present(judged(FORGET, || self.image_named(name), removed)).map(drop)
+    }
+
     /// Takes an image's name from it, unless somebody has it open for writing. Its id and bytes stay.
     pub fn trash(&self, name: &str) -> Result<(), CephError> {
         const TRASH: &str = "move to the trash";

@@ -338,6 +338,23 @@ impl BlockStore for Rbd {
         .await
     }
 
+    async fn disk_size(&self, pool: &Pool, disk: &DiskId) -> Result<Option<Quantity>, HostError> {
+        safe::check_disk(disk)?;
+        let act = format!("measure disk {} of {} in pool {}", disk.name, disk.owner_uid, pool.name);
+        let name = names::disk(disk);
+        let size = self.with_pool(pool, &act, move |pool, _| Ok(content::whole_size(pool, &name)?)).await?;
+        Ok(size.map(Quantity::from_bytes))
+    }
+
+    async fn rename_disk(&self, pool: &Pool, from: &DiskId, to: &DiskId) -> Result<Quantity, HostError> {
+        safe::check_disk(from)?;
+        safe::check_disk(to)?;
+        let act = format!("rename disk {} of {} in pool {}", from.name, from.owner_uid, pool.name);
+        let (from, to) = (names::disk(from), names::disk(to));
+        let size = self.with_pool(pool, &act, move |pool, _| disk::rename(pool, &from, &to)).await?;
+        Ok(Quantity::from_bytes(size))
+    }
+
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
         safe::check_disk(disk)?;
         let act = format!("remove disk {} of {} from pool {}", disk.name, disk.owner_uid, pool.name);

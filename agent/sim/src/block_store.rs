@@ -1,6 +1,6 @@
 //! The simulated block store.
 
-use std::{hash::Hasher as _, ops::Range};
+use std::{hash::Hasher as _, ops::Range, path::PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use ucloud_agent_core::{
 };
 use ucloud_types::{Quantity, image::Sha256};
 
-use crate::{Method, SimHost};
+use crate::{Method, SimHost, State};
 
 const GIB: u64 = 1 << 30;
 
@@ -36,6 +36,28 @@ impl SimHost {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&hasher.finish().to_be_bytes());
         Sha256::from(bytes)
+    }
+}
+
+/// Where a disk is.
+fn source(pool: &Pool, DiskId { owner_uid, name }: &DiskId, backing: Option<PathBuf>) -> DiskSource {
+    let name = format!("{owner_uid}.{name}");
+    match &pool.backend {
+        PoolBackend::Directory { path } => DiskSource::Overlay { path: path.join(name), backing },
+        PoolBackend::Rbd(RbdPool { pool, user, conf }) => {
+            DiskSource::Rbd { pool: pool.clone(), image: name, user: user.clone(), conf: conf.clone() }
+        }
+    }
+}
+
+impl State {
+    /// Whether a domain that is up may have the disk open.
+    fn is_up(&self, disk: &DiskId) -> bool {
+        let uses = |domain: &&Domain| {
+            let is_volume = |used: &DomainDisk| used.volume.as_ref() == Some(&disk.owner_uid);
+            domain.spec.uid == disk.owner_uid || domain.spec.disks.iter().any(is_volume)
+        };
+        self.domains.values().filter(uses).any(|domain| !matches!(domain.state, DomainState::Off(_)))
     }
 }
 
@@ -150,7 +172,7 @@ impl BlockStore for SimHost {
             let mut state = self.state();
             let key = (request.pool.name.clone(), request.id.clone());
             let image = match &request.content {
-                Content::Empty => None,
+                Content::Empty | Content::Kept => None,
                 Content::Image(uid) => state.images.get(&(request.pool.name.clone(), uid.clone())).cloned(),
             };
             let wanted = image.as_ref().map(|image| image.sha256.clone());
@@ -162,6 +184,9 @@ impl BlockStore for SimHost {
                 disk.size = request.size.unwrap_or(disk.size).max(disk.size);
                 return Ok(disk.clone());
             }
+            if request.content == Content::Kept {
+                return Err(HostError::retryable("DiskMissing", "the disk is not in the pool"));
+            }
             if !is_known {
                 return Err(HostError::retryable("ImageMissing", "the image is not in the pool"));
             }
@@ -170,22 +195,11 @@ impl BlockStore for SimHost {
                 return Err(HostError::terminal("DiskTooSmall", "the disk is smaller than its image: make it larger"));
             }
             let size = request.size.unwrap_or(least);
-            let DiskId { owner_uid, name } = &request.id;
-            let source = match &request.pool.backend {
-                PoolBackend::Directory { path } => DiskSource::Overlay {
-                    path: path.join(format!("{owner_uid}.{name}")),
-                    backing: match &request.content {
-                        Content::Empty => None,
-                        Content::Image(uid) => Some(path.join(uid)),
-                    },
-                },
-                PoolBackend::Rbd(RbdPool { pool, user, conf }) => DiskSource::Rbd {
-                    pool: pool.clone(),
-                    image: format!("{owner_uid}.{name}"),
-                    user: user.clone(),
-                    conf: conf.clone(),
-                },
+            let backing = match (&request.pool.backend, &request.content) {
+                (PoolBackend::Directory { path }, Content::Image(uid)) => Some(path.join(uid)),
+                _ => None,
             };
+            let source = source(&request.pool, &request.id, backing);
             let disk = Disk { source, size };
             state.disks.insert(key, disk.clone());
             state.made_of.insert(request.id.clone(), wanted);
@@ -203,15 +217,52 @@ impl BlockStore for SimHost {
         .await
     }
 
+    async fn disk_size(&self, pool: &Pool, disk: &DiskId) -> Result<Option<Quantity>, HostError> {
+        self.call(Method::DiskSize, async || {
+            Ok(self.state().disks.get(&(pool.name.clone(), disk.clone())).map(|disk| disk.size))
+        })
+        .await
+    }
+
+    async fn rename_disk(&self, pool: &Pool, from: &DiskId, to: &DiskId) -> Result<Quantity, HostError> {
+        self.call(Method::RenameDisk, async || {
+            let mut state = self.state();
+            let (from_key, to_key) = ((pool.name.clone(), from.clone()), (pool.name.clone(), to.clone()));
+            let there = state.disks.get(&to_key).map(|disk| disk.size);
+            match (state.disks.remove(&from_key), there) {
+                (None, Some(size)) => Ok(size),
+                (None, None) => Err(HostError::retryable("DiskMissing", "the disk is not in the pool")),
+                (Some(disk), None) => {
+                    let backing = match &disk.source {
+                        DiskSource::Overlay { backing, .. } => backing.clone(),
+                        DiskSource::Rbd { .. } => None,
+                    };
+                    if state.is_up(from) {
+                        state
+                            .violations
+                            .push(format!("disk {} of {} was renamed while it was up", from.name, from.owner_uid));
+                    }
+                    let size = disk.size;
+                    state.disks.insert(to_key, Disk { source: source(pool, to, backing), size });
+                    if let Some(made_of) = state.made_of.remove(from) {
+                        state.made_of.insert(to.clone(), made_of);
+                    }
+                    state.count("rename disk");
+                    Ok(size)
+                }
+                (Some(disk), Some(_)) => {
+                    state.disks.insert(from_key, disk);
+                    Err(HostError::terminal("DiskMismatch", "there is another disk of that name"))
+                }
+            }
+        })
+        .await
+    }
+
     async fn remove_disk(&self, pool: &Pool, disk: &DiskId) -> Result<(), HostError> {
         self.call(Method::RemoveDisk, async || {
             let mut state = self.state();
-            let uses = |domain: &&Domain| {
-                let is_volume = |used: &DomainDisk| used.volume.as_ref() == Some(&disk.owner_uid);
-                domain.spec.uid == disk.owner_uid || domain.spec.disks.iter().any(is_volume)
-            };
-            let mut users = state.domains.values().filter(uses);
-            if users.any(|domain| !matches!(domain.state, DomainState::Off(_))) {
+            if state.is_up(disk) {
                 state.violations.push(format!("disk {} was taken from {} while it was up", disk.name, disk.owner_uid));
             }
             state.made_of.remove(disk);

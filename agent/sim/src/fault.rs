@@ -37,6 +37,8 @@ pub enum Method {
     KeepCopy,
     EnsureDisk,
     Disks,
+    DiskSize,
+    RenameDisk,
     RemoveDisk,
     Size,
     Read,
@@ -52,7 +54,7 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::Domains,
         Self::Domain,
         Self::Start,
@@ -80,6 +82,8 @@ impl Method {
         Self::KeepCopy,
         Self::EnsureDisk,
         Self::Disks,
+        Self::DiskSize,
+        Self::RenameDisk,
         Self::RemoveDisk,
         Self::Size,
         Self::Read,

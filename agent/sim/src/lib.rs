@@ -120,7 +120,7 @@ impl SimHost {
 
     /// How often the host was really changed, by kind of change: `start`, `plug`, `unplug`, `plug disk`,
     /// `unplug disk`, `grow disk`, `stop`, `undefine`,
-    /// `make disk`, `remove disk`, `make network`, `remove network`, `import`, `snapshot`, `remove image`, `advertise`; and `read`,
+    /// `make disk`, `rename disk`, `remove disk`, `make network`, `remove network`, `import`, `snapshot`, `remove image`, `advertise`; and `read`,
     /// which counts those who have ended.
     pub fn effects(&self) -> BTreeMap<&'static str, u32> {
         self.state().effects.clone()

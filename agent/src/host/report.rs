@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::warn;
+use ucloud_agent_core::orphan;
 use ucloud_types::{
     Host, HostStatus, Quantity,
     condition::{self, Finding, Verdict},
@@ -25,6 +26,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut pools = shared.caches.pools.changes();
     let mut images = shared.images.changes();
     let mut networks = shared.networks.present();
+    let mut orphans = shared.orphans.changes();
     let mut hypervisor = shared.machine.hypervisor.changes();
     let mut surveys = tokio::time::interval(shared.config.timing.survey);
     surveys.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,6 +71,7 @@ pub async fn run(shared: Arc<Shared>) {
             changed = images.changed() => changed.is_ok(),
             changed = networks.changed() => changed.is_ok(),
             changed = pools.changed() => { look = true; changed.is_ok() }
+            changed = orphans.changed() => { look = true; changed.is_ok() }
             changed = hypervisor.changed() => { look |= seen.facts.is_err(); changed.is_ok() }
             _ = surveys.tick() => { look = true; true }
             found = surveyed => { news = Some(found); true }
@@ -104,6 +107,7 @@ async fn report(shared: &Shared, seen: &Survey, newest: &mut Option<Host>) -> Re
     let current = host.status.clone().unwrap_or_default();
     let mut next = next_status(&current, seen, &shared.config, networks, host.metadata.generation, Timestamp::now());
     next.images = shared.images.report();
+    shared.orphans.explain(&mut next.orphans);
     next.stream_port = shared.stream_port;
     match shared.api.report_host(&host, &next).await {
         Ok(Some(written)) => *newest = Some(written),
@@ -134,9 +138,13 @@ fn next_status(
     });
     next.boot_id = Some(config.inventory.boot_id.clone());
     next.pools.clone_from(&seen.pools);
+    for pool in &mut next.pools {
+        let before = current.pools.iter().any(|part| part.name == pool.name && part.surveyed);
+        pool.surveyed = orphan::is_surveyed(before, &seen.orphans, &pool.name);
+    }
     let networks_known = networks.is_some();
     next.networks = networks.unwrap_or_else(|| current.networks.clone());
-    next.orphans = seen.orphans.clone().unwrap_or_else(|| current.orphans.clone());
+    next.orphans = orphan::report(&current.orphans, &seen.orphans);
     if let Ok(addresses) = &seen.addresses {
         next.addresses.clone_from(addresses);
     }

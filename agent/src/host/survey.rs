@@ -1,15 +1,11 @@
 //! What only a look at the host tells: the hypervisor, addresses, the room in pools, and what belongs to nobody.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
-use ucloud_agent_core::{
-    HostError, adopt,
-    hypervisor::HypervisorFacts,
-    vm::{Desired, FoundDisk},
-};
+use ucloud_agent_core::{HostError, hypervisor::HypervisorFacts, orphan::Looked};
 use ucloud_types::{Quantity, host::HostPool};
 
-use crate::{limit::limited, shared::Shared, vm::pools};
+use crate::{limit::limited, orphans, shared::Shared, vm::pools};
 
 const GIB: u64 = 1 << 30;
 
@@ -21,8 +17,8 @@ pub struct Survey {
     pub addresses: Result<Vec<IpAddr>, HostError>,
     /// The pools.
     pub pools: Vec<HostPool>,
-    /// What belongs to nobody. None where the host did not tell.
-    pub orphans: Option<Vec<String>>,
+    /// What belongs to nobody.
+    pub orphans: Looked,
 }
 
 /// Looks at the host.
@@ -36,8 +32,6 @@ pub async fn survey(shared: &Shared) -> Survey {
         addresses.dedup();
     }
     let mut usages = Vec::new();
-    let mut disks = Some(Vec::new());
-    let mut files = Some(Vec::new());
     for pool in pools(shared) {
         let usage = limited(limit, "measure a pool", machine.store.usage(&pool)).await;
         usages.push(match usage {
@@ -45,38 +39,17 @@ pub async fn survey(shared: &Shared) -> Survey {
                 name: pool.name.clone(),
                 capacity: usage.capacity,
                 available: Quantity::from_bytes(usage.available.bytes() / GIB * GIB),
+                surveyed: false,
                 error: None,
             },
             Err(error) => HostPool {
                 name: pool.name.clone(),
                 capacity: Quantity::default(),
                 available: Quantity::default(),
+                surveyed: false,
                 error: Some(error.message),
             },
         });
-        match (limited(limit, "list its disks", machine.store.disks(&pool)).await, &mut disks) {
-            (Ok(found), Some(disks)) => disks.extend(found.into_iter().map(|id| FoundDisk { pool: pool.clone(), id })),
-            (Ok(_), None) => {}
-            (Err(_), _) => disks = None,
-        }
-        match (limited(limit, "list its files", machine.files.files(&pool)).await, &mut files) {
-            (Ok(found), Some(files)) => files.extend(found.into_keys().map(|uid| (pool.name.clone(), uid))),
-            (Ok(_), None) => {}
-            (Err(_), _) => files = None,
-        }
     }
-    let domains = limited(limit, "list its domains", machine.hypervisor.domains()).await.ok();
-    let orphans = domains.zip(disks).zip(files).map(|((domains, disks), files)| {
-        // What is wanted is read after what is there: a VM that came in between is no orphan
-        let vms = shared.caches.vms.all();
-        let vms: Vec<_> = vms.iter().filter_map(|vm| Desired::of(vm, &shared.config.host).ok()).collect();
-        let known = shared.caches.files.all();
-        let known: Vec<_> = known.iter().filter_map(|file| file.metadata.uid.as_deref()).collect();
-        let volumes = shared.caches.volumes.all();
-        let volumes: BTreeSet<_> = volumes.iter().filter_map(|volume| volume.metadata.uid.as_deref()).collect();
-        let mut orphans = adopt::orphans(&domains, &disks, &vms, &volumes);
-        orphans.extend(adopt::orphaned_files(&files, &known));
-        orphans
-    });
-    Survey { facts, addresses, pools: usages, orphans }
+    Survey { facts, addresses, pools: usages, orphans: orphans::look(shared).await }
 }

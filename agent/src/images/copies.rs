@@ -92,6 +92,11 @@ impl Images {
         });
     }
 
+    /// The copy with this UID is not there any more.
+    pub fn forget(&self, uid: &str) {
+        self.change(|copies| copies.remove(uid));
+    }
+
     pub(super) fn read<T>(&self, read: impl FnOnce(&BTreeMap<String, Copy>) -> T) -> T {
         read(&self.copies.lock().unwrap_or_else(PoisonError::into_inner))
     }

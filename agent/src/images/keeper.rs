@@ -269,7 +269,8 @@ impl Keeper {
         let gone: Vec<_> = self.shared.images.read(|copies| {
             let gone = copies.iter().filter(|(uid, copy)| {
                 let shared = copy.pool.as_ref().is_some_and(|pool| pool.backend.is_shared());
-                image::removable(uid, shared, images, vms.iter().copied(), volumes)
+                let whole = matches!(copy.stage, Stage::Ready(_));
+                image::removable(uid, (shared, whole), images, vms.iter().copied(), volumes)
             });
             gone.map(|(uid, copy)| (uid.clone(), copy.pool.clone())).collect()
         });

@@ -99,6 +99,7 @@ pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<Ma
     let restored = volume.status.as_ref().and_then(|status| status.restored.clone());
     let content = match (restored, volume.image()) {
         (Some(image), _) => Content::Image(image),
+        (None, None) if volume.spec.orphan().is_some() => Content::Kept,
         (None, None) => Content::Empty,
         (None, Some(image)) => {
             let (namespace, name) = image.resolve(&desired.namespace);

@@ -11,6 +11,7 @@ mod host;
 mod interfaces;
 mod isolation;
 mod life;
+mod orphans;
 mod restarts;
 mod restore;
 mod routers;

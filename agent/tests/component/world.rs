@@ -147,6 +147,8 @@ impl World {
                 ControllerName::Image,
                 ControllerName::Volume,
                 ControllerName::Snapshot,
+                ControllerName::Orphan,
+                ControllerName::StoragePool,
                 ControllerName::GarbageCollector,
             ]),
             election: None,
@@ -164,6 +166,11 @@ impl World {
         let source = json!({"source": {"file": {"name": "alpine.qcow2"}}, "format": "qcow2"});
         world.make::<Image>(&world.namespaced(), "alpine", source).await;
         world
+    }
+
+    /// From here on there are none.
+    pub fn stop_controllers(&self) {
+        self.controllers.abort();
     }
 
     pub fn namespaced<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {

@@ -8,8 +8,8 @@ use ucloud_machinery::{
 };
 use ucloud_types::meta::{AGENTS_GROUP, CONTROLLERS_GROUP};
 use ucloud_types::{
-    File, Host, Image, Network, NetworkAllocation, NetworkPool, SecurityGroup, Snapshot, SnapshotSchedule, StoragePool,
-    VM, Volume,
+    File, Host, Image, Network, NetworkAllocation, NetworkPool, Orphan, SecurityGroup, Snapshot, SnapshotSchedule,
+    StoragePool, VM, Volume, orphan::OwnerReview,
 };
 
 use crate::{
@@ -18,10 +18,10 @@ use crate::{
     protection::NAMESPACES,
     strategy::{
         FileStrategy, HostStrategy, ImageStrategy, NetworkAllocationStrategy, NetworkPoolStrategy, NetworkStrategy,
-        SecurityGroupStrategy, SnapshotScheduleStrategy, SnapshotStrategy, StoragePoolStrategy, VmStrategy,
-        VolumeStrategy,
+        OrphanStrategy, SecurityGroupStrategy, SnapshotScheduleStrategy, SnapshotStrategy, StoragePoolStrategy,
+        VmStrategy, VolumeStrategy,
     },
-    subresources::{BindingHandler, Content, ContentHandler, PowerHandler, PowerVerb, RestoreHandler},
+    subresources::{BindingHandler, Content, ContentHandler, OwnersHandler, PowerHandler, PowerVerb, RestoreHandler},
 };
 
 /// Why the server cannot be put together: a fault of this program.
@@ -63,11 +63,12 @@ fn resources(agents: &Agents) -> Result<Vec<Resource>, DescriptionError> {
     Ok(vec![
         vm,
         Resource::from_crd(&File::crd())?.strategy(FileStrategy).stream("content", content(Content::File)),
-        Resource::from_crd(&Host::crd())?.strategy(HostStrategy),
+        Resource::from_crd(&Host::crd())?.strategy(HostStrategy).subresource(OwnerReview::SUBRESOURCE, OwnersHandler),
         Resource::from_crd(&Image::crd())?.strategy(ImageStrategy).stream("content", content(Content::Image)),
         Resource::from_crd(&Network::crd())?.strategy(NetworkStrategy),
         Resource::from_crd(&NetworkAllocation::crd())?.strategy(NetworkAllocationStrategy),
         Resource::from_crd(&NetworkPool::crd())?.strategy(NetworkPoolStrategy),
+        Resource::from_crd(&Orphan::crd())?.strategy(OrphanStrategy),
         Resource::from_crd(&SecurityGroup::crd())?.strategy(SecurityGroupStrategy),
         Resource::from_crd(&Snapshot::crd())?.strategy(SnapshotStrategy),
         Resource::from_crd(&SnapshotSchedule::crd())?.strategy(SnapshotScheduleStrategy),

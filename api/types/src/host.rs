@@ -8,6 +8,7 @@ use crate::{
     Quantity, Vni,
     condition::Condition,
     image::{ImagePhase, Sha256},
+    orphan::HostOrphan,
 };
 
 /// A machine that runs VMs. Its agent registers it.
@@ -122,9 +123,11 @@ pub struct HostStatus {
     #[schemars(range(min = 1))]
     pub stream_port: Option<u16>,
 
-    /// What was found on the host that belongs to no object: domains and disks, by their names there.
+    /// What was found on the host, and in the pools that it looks after, and belongs to no object. At most 100 things: the next
+    /// ones are reported when these are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub orphans: Vec<String>,
+    #[schemars(length(max = 100))]
+    pub orphans: Vec<HostOrphan>,
 
     /// Ready, Accelerated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -176,6 +179,10 @@ pub struct HostPool {
     pub capacity: Quantity,
     /// What is free of it, to the nearest GiB below, so that small changes are no news.
     pub available: Quantity,
+    /// Whether the host has looked in it for what belongs to no object, so that `orphans` has that. In a pool that all hosts
+    /// share only its surveyor does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub surveyed: bool,
     /// Why the host cannot use the pool, where it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

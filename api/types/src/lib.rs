@@ -18,6 +18,7 @@ pub mod meta;
 pub mod network;
 pub mod network_allocation;
 pub mod network_pool;
+pub mod orphan;
 pub mod prefix;
 pub mod quantity;
 pub mod recurrence;
@@ -37,6 +38,7 @@ pub use meta::{GROUP, VERSION};
 pub use network::{Network, NetworkSpec, NetworkStatus};
 pub use network_allocation::{NetworkAllocation, NetworkAllocationSpec};
 pub use network_pool::{NetworkPool, NetworkPoolSpec, NetworkPoolStatus};
+pub use orphan::{Orphan, OrphanSpec, OrphanStatus};
 pub use prefix::Ipv6Prefix;
 pub use quantity::Quantity;
 pub use recurrence::Recurrence;
@@ -61,6 +63,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         Network::crd(),
         NetworkAllocation::crd(),
         NetworkPool::crd(),
+        Orphan::crd(),
         SecurityGroup::crd(),
         Snapshot::crd(),
         SnapshotSchedule::crd(),

@@ -95,6 +95,9 @@ pub struct StoragePoolStatus {
     /// What is free of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub available: Option<Quantity>,
+    /// The host that looks in it for what belongs to no object, where all hosts see the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surveyor: Option<String>,
     /// Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -67,6 +67,11 @@ impl VolumeSpec {
         self.pool.as_deref().unwrap_or(DEFAULT_POOL)
     }
 
+    /// The Orphan that becomes the volume.
+    pub fn orphan(&self) -> Option<&str> {
+        self.source.as_ref().and_then(|source| source.orphan.as_deref())
+    }
+
     /// The effective reclaim policy.
     pub fn effective_reclaim_policy(&self) -> ReclaimPolicy {
         self.reclaim_policy.unwrap_or_default()
@@ -112,6 +117,10 @@ pub struct VolumeSource {
     /// copy is created. It must be in the same pool. A VM may have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+
+    /// An Orphan that is a disk, which becomes the volume: it must be in the same pool, and name the volume in `spec.adopt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphan: Option<String>,
 }
 
 /// A disk in a snapshot.

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde_json::Value;
 use ucloud_types::{
     File, FileStatus, Host, HostStatus, Image, ImageStatus, Network, NetworkPool, NetworkPoolStatus, NetworkStatus,
-    SecurityGroup, SecurityGroupStatus, Snapshot, SnapshotSchedule, SnapshotScheduleStatus, SnapshotStatus,
-    StoragePool, StoragePoolStatus, VM, VMStatus, Volume, VolumeStatus,
+    Orphan, OrphanStatus, SecurityGroup, SecurityGroupStatus, Snapshot, SnapshotSchedule, SnapshotScheduleStatus,
+    SnapshotStatus, StoragePool, StoragePoolStatus, VM, VMStatus, Volume, VolumeStatus,
     condition::{self, Condition, Finding, TERMINATING, Verdict},
 };
 
@@ -55,12 +55,13 @@ reported!(Host, HostStatus);
 reported!(Image, ImageStatus, on its way: &["Importing", "FileNotFound", "FileIncomplete", "SnapshotNotTaken"]);
 reported!(Network, NetworkStatus, on its way: &["GatewayPending"]);
 reported!(NetworkPool, NetworkPoolStatus);
+reported!(Orphan, OrphanStatus, on its way: &["Destroying", "Adopting"]);
 reported!(SecurityGroup, SecurityGroupStatus);
 reported!(Snapshot, SnapshotStatus, on its way: &["Taking", "NoHost", "NoDisks", "GivingUp"]);
 reported!(SnapshotSchedule, SnapshotScheduleStatus, on its way: &["Waiting"]);
 reported!(StoragePool, StoragePoolStatus);
 reported!(VM, VMStatus, on its way: &["Halted"]);
-reported!(Volume, VolumeStatus, on its way: &["Pending"]);
+reported!(Volume, VolumeStatus, on its way: &["Pending", "Adopting"]);
 
 /// Puts a finding into the conditions of a status that is being planned for `object`.
 pub fn find<K: Reported>(object: &K, status: &mut K::Status, finding: &Finding) {

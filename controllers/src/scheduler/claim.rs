@@ -45,6 +45,8 @@ pub enum WhyMissing {
     Deleting,
     /// The snapshot that it is to be made of was not begun, so that nobody knows which host will have it.
     SourceNotTaken,
+    /// It has yet to be made of an Orphan, and nobody knows where that is.
+    NotAdopted,
 }
 
 /// What a VM takes of a host, and what it asks of it.

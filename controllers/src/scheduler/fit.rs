@@ -37,7 +37,9 @@ impl NoFit {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MacConflict { .. } => "MacConflict",
-            Self::VolumeNotFound(Missing { why: WhyMissing::SourceNotTaken, .. }) => "VolumeNotReady",
+            Self::VolumeNotFound(Missing { why: WhyMissing::SourceNotTaken | WhyMissing::NotAdopted, .. }) => {
+                "VolumeNotReady"
+            }
             Self::VolumeNotFound(_) => "VolumeNotFound",
             Self::Unschedulable { .. } => "Unschedulable",
         }
@@ -54,6 +56,7 @@ impl NoFit {
                 let how = match why {
                     WhyMissing::Absent => "does not exist: create it, or name another volume",
                     WhyMissing::Deleting => "is being deleted: create it, or name another volume",
+                    WhyMissing::NotAdopted => "has yet to be made of an Orphan: see the Volume",
                     WhyMissing::SourceNotTaken => "waits for the snapshot that it is made of: see the Volume",
                 };
                 format!("disk {disk} needs Volume {volume}, which {how}")

@@ -21,6 +21,8 @@ struct Place {
     image: Option<(String, String)>,
     /// Whether that is the image of a snapshot, which may be yet to be taken.
     of_snapshot: bool,
+    /// Whether it has yet to be made of an Orphan.
+    unadopted: bool,
     deleting: bool,
 }
 
@@ -47,6 +49,7 @@ impl Volumes {
                 (namespace.to_owned(), name.to_owned())
             }),
             of_snapshot: volume.spec.source.as_ref().is_some_and(|source| source.image.is_none()),
+            unadopted: is_unadopted(volume),
             deleting: is_deleting(volume),
         });
         let before = match place.clone() {
@@ -96,6 +99,10 @@ impl Volumes {
                 claim.missing.get_or_insert(missing(why));
                 continue;
             };
+            if place.unadopted {
+                claim.missing.get_or_insert(missing(WhyMissing::NotAdopted));
+                continue;
+            }
             claim.pools.insert(place.pool.clone());
             let own = place.host.as_ref().filter(|_| !self.shared.contains(&place.pool));
             let source = place.image.as_ref().filter(|_| place.host.is_none());
@@ -112,6 +119,10 @@ impl Volumes {
             }
         }
     }
+}
+
+fn is_unadopted(volume: &Volume) -> bool {
+    volume.spec.orphan().is_some() && volume.status.as_ref().is_none_or(|status| status.size.is_none())
 }
 
 #[cfg(test)]
@@ -207,5 +218,18 @@ mod tests {
             Some(ucloud_types::condition::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
         volumes.changed(&new(leaving));
         assert_eq!(resolved(&volumes).missing.map(|missing| missing.why), Some(WhyMissing::Deleting));
+    }
+
+    #[test]
+    fn a_volume_that_has_yet_to_be_adopted_is_nowhere() {
+        let mut volumes = Volumes::default();
+        let mut adopted = volume("data", "fast", None);
+        adopted.spec.source = serde_json::from_value(json!({"orphan": "disk-1"})).unwrap();
+        volumes.changed(&new(adopted.clone()));
+        assert_eq!(resolved(&volumes).missing.map(|missing| missing.why), Some(WhyMissing::NotAdopted));
+        adopted.status = serde_json::from_value(json!({"host": "h1", "size": "1Gi"})).unwrap();
+        volumes.changed(&new(adopted));
+        let claim = resolved(&volumes);
+        assert_eq!((claim.missing, claim.pins.len()), (None, 1));
     }
 }

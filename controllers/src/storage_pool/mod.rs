@@ -1,4 +1,4 @@
-//! The storage pool controller: sums what hosts report of each pool.
+//! The storage pool controller: sums what hosts report of each pool, and says who looks for orphans in those that all share.
 
 mod plan;
 
@@ -22,7 +22,7 @@ pub fn run(runtime: &Runtime, pools: &Cache<StoragePool>, hosts: &Cache<Host>) -
     let all = pools.clone();
     let controller = Controller::new(NAME, runtime, pools).watch(hosts, move |change: &Change<Host>| {
         let parts = |host: &Host| host.status.as_ref().map(|status| status.pools.clone()).unwrap_or_default();
-        let matters = change.differs(|host| (host.name_any(), parts(host)));
+        let matters = change.differs(|host| (host.name_any(), parts(host), plan::is_ready(host)));
         let pools = if matters { all.all() } else { Vec::new() };
         pools.into_iter().map(|pool| ObjectRef::from_obj(&*pool))
     });

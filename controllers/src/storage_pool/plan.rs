@@ -5,17 +5,20 @@ use std::sync::Arc;
 use kube::ResourceExt as _;
 use ucloud_types::{
     Host, Quantity, StoragePool, StoragePoolStatus,
-    condition::{Finding, READY, Verdict},
+    condition::{Finding, READY, Verdict, is_true},
 };
 
-use crate::runtime::report::{find, status_of};
+use crate::runtime::{
+    is_deleting,
+    report::{find, status_of},
+};
 
 /// The pool's status: the sum of what hosts have of it, or, where all hosts see the same, what they see.
 pub fn plan(pool: &StoragePool, hosts: &[Arc<Host>]) -> StoragePoolStatus {
     let name = pool.name_any();
     let mut status = status_of(pool);
     let (mut count, mut capacity, mut available) = (0u32, 0u64, 0u64);
-    let mut errors = Vec::new();
+    let (mut errors, mut able) = (Vec::new(), Vec::new());
     for host in hosts {
         let parts = host.status.iter().flat_map(|status| &status.pools);
         for part in parts.into_iter().filter(|part| part.name == name) {
@@ -23,6 +26,7 @@ pub fn plan(pool: &StoragePool, hosts: &[Arc<Host>]) -> StoragePoolStatus {
                 errors.push((host.name_any(), error));
             } else {
                 count += 1;
+                able.extend(is_ready(host).then(|| host.name_any()));
                 if pool.spec.is_shared() {
                     // they do not look at the same moment: what is sure is the least
                     (capacity, available) = match count {
@@ -39,6 +43,7 @@ pub fn plan(pool: &StoragePool, hosts: &[Arc<Host>]) -> StoragePoolStatus {
     status.hosts = count;
     status.capacity = (count > 0).then(|| Quantity::from_bytes(capacity));
     status.available = (count > 0).then(|| Quantity::from_bytes(available));
+    status.surveyor = if pool.spec.is_shared() { surveyor(status.surveyor, able) } else { None };
     errors.sort();
     let with_pool = usize::try_from(count).unwrap_or(usize::MAX).saturating_add(errors.len());
     let finding = |verdict, reason, message: String| Finding::new(READY, verdict, reason, message);
@@ -59,10 +64,20 @@ pub fn plan(pool: &StoragePool, hosts: &[Arc<Host>]) -> StoragePoolStatus {
     status
 }
 
+/// Whether the host's agent is at work.
+pub fn is_ready(host: &Host) -> bool {
+    host.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY)) && !is_deleting(host)
+}
+
+/// Who looks for what belongs to nobody: whoever did it before, as long as he can.
+fn surveyor(before: Option<String>, able: Vec<String>) -> Option<String> {
+    before.filter(|host| able.contains(host)).or_else(|| able.into_iter().min())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use ucloud_types::condition::{get, is_true};
+    use ucloud_types::condition::get;
 
     use super::*;
 
@@ -79,7 +94,8 @@ mod tests {
         Arc::new(
             serde_json::from_value(json!({
                 "apiVersion": "ucloud.ungleich.ch/v1alpha1", "kind": "Host", "metadata": {"name": name}, "spec": {},
-                "status": {"pools": [part]},
+                "status": {"pools": [part], "conditions": [{"type": "Ready", "status": "True", "reason": "AgentReady",
+                    "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
             }))
             .unwrap(),
         )
@@ -105,6 +121,20 @@ mod tests {
         Arc::make_mut(&mut hosts[1]).status.as_mut().unwrap().pools[0].available = "3Gi".parse().unwrap();
         let status = plan(&ceph, &hosts);
         assert_eq!((status.hosts, status.capacity, status.available), (2, "10Gi".parse().ok(), "3Gi".parse().ok()));
+    }
+
+    #[test]
+    fn one_host_surveys_what_all_see_as_long_as_it_can() {
+        let hosts = [host("b", "default", None), host("a", "default", None), host("c", "default", Some("broken"))];
+        assert_eq!(plan(&pool(), &hosts).surveyor, None, "each has a directory of its own");
+        let mut ceph = pool();
+        ceph.spec = serde_json::from_value(json!({"rbd": {"pool": "vms"}})).unwrap();
+        ceph.status = Some(plan(&ceph, &hosts[..1]));
+        assert_eq!(plan(&ceph, &hosts).surveyor.as_deref(), Some("b"), "a change costs a survey");
+        let mut silent = hosts.clone();
+        Arc::make_mut(&mut silent[0]).status.as_mut().unwrap().conditions.clear();
+        assert_eq!(plan(&ceph, &silent).surveyor.as_deref(), Some("a"));
+        assert_eq!(plan(&ceph, &hosts[2..]).surveyor, None);
     }
 
     #[test]

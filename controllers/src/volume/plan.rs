@@ -80,6 +80,10 @@ fn pending(volume: &Volume, around: &Around<'_>) -> Said {
             "PoolNotFound",
             format!("StoragePool {pool} does not exist: create it, or make the volume again in another pool"),
         )
+    } else if let Some(orphan) = volume.spec.orphan() {
+        let message =
+            format!("it is made of Orphan {orphan}, once that names it: `ucloudctl adopt {orphan}` does both");
+        ("Adopting", message)
     } else if let Some(trouble) = source_trouble(volume, around).or_else(|| image_trouble(volume, around)) {
         trouble
     } else if let Some(Attachment { vm, host, .. }) = attachment_of(volume) {

@@ -10,10 +10,14 @@ use kube::{
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use ucloud_types::{File, Image, Network, NetworkPool, Snapshot, StoragePool, VM, Volume, condition, condition::READY};
+use ucloud_types::{
+    File, Image, Network, NetworkPool, Snapshot, StoragePool, VM, Volume, condition, condition::READY,
+    orphan::OrphanPhase,
+};
 
 use crate::{
     faults::{Counter, Crash, Fate, dying, line},
+    orphans,
     schedules::{create_hourly, next_moment, schedules, snapshots, until_told},
     support::{
         Cloud, Controllers, create, delete, eventually, host_of, names, patch, set_status, until, until_gone, vm_spec,
@@ -39,6 +43,12 @@ async fn files_volumes_and_snapshots_live_and_go_whenever_the_controllers_die() 
 async fn schedules_make_and_remove_whenever_the_controllers_die() {
     // statuses, snapshots, their images, deletions
     at_every_write(12, live_on_schedule).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_are_listed_adopted_and_destroyed_whenever_the_controllers_die() {
+    // orphans, statuses, finalizers, deletions
+    at_every_write(10, live_with_orphans).await;
 }
 
 /// The life as it is without a crash, which takes `least` writes at least, and with one after each of them.
@@ -121,6 +131,36 @@ async fn live(cloud: &Cloud) {
     until_gone(&namespaces, "p").await;
     eventually("no allocation is left", async || cloud.allocated().await.is_empty()).await;
     until(&cloud.network_pools(), "default", "all of it is free", uses(0)).await;
+}
+
+/// A disk that becomes a Volume, and another that is destroyed.
+async fn live_with_orphans(cloud: &Cloud) {
+    cloud.storage_pool("default").await;
+    cloud.host("h1", 8, "16Gi").await;
+    let (kept, doomed) = (orphans::name_of("a", Some("h1")), orphans::name_of("b", Some("h1")));
+    let (api, volumes): (_, Api<Volume>) = (orphans::orphans(cloud), Api::namespaced(cloud.admin.clone(), "default"));
+    let report = async |uids: &[&str]| {
+        let found: Vec<_> = uids.iter().map(|uid| orphans::disk(uid)).collect();
+        set_status(&cloud.hosts(), "h1", json!({"orphans": found})).await;
+    };
+    report(&["a", "b"]).await;
+    for name in [&kept, &doomed] {
+        orphans::until_phase(cloud, name, OrphanPhase::Found).await;
+    }
+    create(&volumes, "data", json!({"size": "1Gi", "source": {"orphan": kept}})).await;
+    patch(&api, &kept, json!({"spec": {"adopt": {"namespace": "default", "volume": "data"}}})).await;
+    patch(&api, &doomed, json!({"spec": {"destroy": true}})).await;
+    orphans::until_phase(cloud, &kept, OrphanPhase::Adopting).await;
+    orphans::until_phase(cloud, &doomed, OrphanPhase::Destroying).await;
+    // the host has renamed the one, and removed the other
+    report(&[]).await;
+    says::<Volume>(cloud, "data", json!({"host": "h1", "size": "1Gi"})).await;
+    until_gone(&api, &kept).await;
+    until_gone(&api, &doomed).await;
+    until(&volumes, "data", "it is there", |v| is_ready(v.status.as_ref(), |s| &s.conditions)).await;
+    delete(&volumes, "data").await;
+    lets_go::<Volume>(cloud, "data").await;
+    until_gone(&volumes, "data").await;
 }
 
 /// What the agent of h1 says, as agents write: its part of a status, on the newest version.

@@ -14,6 +14,7 @@ mod images;
 mod leadership;
 mod namespaces;
 mod networks;
+mod orphans;
 mod quotas;
 mod routers;
 mod schedules;

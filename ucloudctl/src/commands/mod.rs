@@ -9,6 +9,7 @@ mod events;
 mod file;
 mod get;
 mod image;
+mod orphan;
 mod power;
 mod snapshot;
 mod version;
@@ -44,6 +45,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Restore(options) => snapshot::restore(&server, &options).await,
         Command::Attach(options) => volume::attach(&server, &options).await,
         Command::Detach(options) => volume::detach(&server, &options).await,
+        Command::Adopt(options) => orphan::adopt(&server, &options).await,
+        Command::Destroy(options) => orphan::destroy(&server, &options).await,
         Command::Console(options) => console::run(&server, &options).await,
         Command::File(command) => file::run(&server, &command).await,
         Command::Image(command) => image::run(&server, &command).await,

@@ -109,6 +109,12 @@ pub fn claimable(desired: &Desired, volume: &Volume, pool: Option<&StoragePool>)
     if !volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == AGENT_FINALIZER) {
         return Err((reason::VOLUME_NOT_READY, "which is new, and waits for the volume controller".to_owned()));
     }
+    // The first VM that has it must find the disk that is to become it, and not make one
+    if let Some(orphan) = volume.spec.orphan().filter(|_| status.is_none_or(|status| status.size.is_none())) {
+        let why =
+            format!("which has yet to be made of Orphan {orphan}: `ucloudctl get orphan {orphan} -o wide` says why");
+        return Err((reason::VOLUME_NOT_READY, why));
+    }
     let place = status.and_then(|status| status.host.as_ref()).filter(|host| **host != desired.host);
     match place {
         Some(host) if pool.is_some_and(|pool| !pool.spec.is_shared()) => {

@@ -50,6 +50,18 @@ impl Store {
         Ok(self.files()?.remove(uid).unwrap_or(Stored::Partial(0)))
     }
 
+    /// How many bytes there are of one.
+    pub fn file_size(&self, uid: &str) -> Result<Option<u64>, StoreError> {
+        match self.files()?.remove(uid) {
+            None => Ok(None),
+            Some(Stored::Partial(size)) => Ok(Some(size)),
+            Some(Stored::Complete(sha256)) => {
+                let path = self.complete(uid, &sha256);
+                Ok(Some(doing("look at a file", fs::metadata(path))?.len()))
+            }
+        }
+    }
+
     fn part_size(&self, uid: &str) -> Result<u64, StoreError> {
         match fs::metadata(self.part(uid)) {
             // it has become complete, or was removed

@@ -148,6 +148,30 @@ impl Store {
         sync(&self.links())
     }
 
+    /// The size of a disk that guests see; none if there is none, or nobody can read it.
+    pub fn disk_size(&self, disk: &DiskId) -> Result<Option<u64>, StoreError> {
+        match qcow2::read_header(&self.disk(disk)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            header => Ok(doing("read a disk's header", header)?.ok().map(|header| header.virtual_size)),
+        }
+    }
+
+    /// Gives a disk another owner and name, unless it has them already, and tells its size.
+    pub fn rename_disk(&self, from: &DiskId, to: &DiskId, _: &Lock) -> Result<Result<u64, NotRenamed>, StoreError> {
+        let (old, new) = (self.disk(from), self.disk(to));
+        let exists = |path: &Path| doing("look at a disk", path.try_exists());
+        match (exists(&old)?, exists(&new)?) {
+            (false, false) => return Ok(Err(NotRenamed::Missing)),
+            (true, true) => return Ok(Err(NotRenamed::Taken)),
+            (true, false) => {
+                doing("rename a disk", fs::rename(&old, &new))?;
+                sync(&self.disks())?;
+            }
+            (false, true) => {}
+        }
+        Ok(self.disk_size(to)?.ok_or(NotRenamed::Missing))
+    }
+
     /// Removes a disk.
     pub fn remove_disk(&self, disk: &DiskId, _: &Lock) -> Result<(), StoreError> {
         remove(&self.disk(disk))?;
@@ -181,6 +205,17 @@ impl Store {
         }
         sync(&self.contents())
     }
+}
+
+/// Why a disk was not renamed.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRenamed {
+    /// It is not there.
+    #[error("it is not there, or is no sound disk")]
+    Missing,
+    /// Another one has the name.
+    #[error("there is another disk of the new name")]
+    Taken,
 }
 
 /// What a disk of ours needs besides itself.

@@ -16,7 +16,7 @@ use ucloud_agent_core::{
     block_store::{Content, DiskId, DiskRequest},
     hypervisor::DiskSource,
 };
-use ucloud_types::image::ImageFormat;
+use ucloud_types::{Quantity, image::ImageFormat};
 
 #[tokio::test]
 async fn a_disk_is_a_clone_that_grows_and_never_shrinks() -> Result<()> {
@@ -48,6 +48,41 @@ async fn a_disk_is_a_clone_that_grows_and_never_shrinks() -> Result<()> {
         lab.files.remove_disk(&lab.pool(), &lab.disk("a", None)?.id).await?;
         assert_eq!(lab.files.disks(&lab.pool()).await?, []);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_gets_another_owner_once_and_keeps_its_image() -> Result<()> {
+    let lab = Lab::new()?;
+    let pool = lab.pool();
+    lab.raw("disk", 2, b"boot sector")?;
+    lab.import_file("a", "disk", ImageFormat::Raw).await?;
+    let made = lab.disk("a", Some("4Mi"))?;
+    lab.files.ensure_disk(&made).await?;
+    assert_eq!(lab.files.disk_size(&pool, &made.id).await?.map(Quantity::bytes), Some(4 * MIB));
+    let volume = DiskId::of_volume("0b4a-volume");
+    assert_eq!(lab.files.disk_size(&pool, &volume).await?, None);
+    for _ in 0..2 {
+        // whoever does not know whether it was done does it again
+        assert_eq!(lab.files.rename_disk(&pool, &made.id, &volume).await?.bytes(), 4 * MIB);
+        assert_eq!(lab.files.disks(&pool).await?, std::slice::from_ref(&volume));
+    }
+    lab.files.remove_image(&pool, "a").await?;
+    let kept = DiskRequest { id: volume.clone(), pool: pool.clone(), content: Content::Kept, size: "5Mi".parse().ok() };
+    let disk = lab.files.ensure_disk(&kept).await?;
+    let DiskSource::Overlay { path, backing: Some(_) } = &disk.source else { panic!("{disk:?}") };
+    assert_eq!(disk.size.bytes(), 5 * MIB);
+    let copy = path.with_extension("raw");
+    qemu_img(&["convert", "-f", "qcow2", "-O", "raw"], &[path, &copy])?;
+    assert!(fs::read(&copy)?.starts_with(b"boot sector"));
+    let absent = DiskRequest { id: DiskId::of_volume("absent"), ..kept };
+    assert_eq!(lab.files.ensure_disk(&absent).await.unwrap_err().reason, "DiskMissing");
+    assert_eq!(lab.files.rename_disk(&pool, &absent.id, &made.id).await.unwrap_err().reason, "DiskMissing");
+    fs::copy(path, path.with_file_name("0b4a-other.root.qcow2"))?;
+    let other = DiskId { owner_uid: "0b4a-other".into(), name: "root".into() };
+    let refused = lab.files.rename_disk(&pool, &other, &volume).await.unwrap_err();
+    assert_eq!((refused.reason, refused.terminal), ("DiskMismatch", true));
+    assert_eq!(lab.files.disks(&pool).await?.len(), 2, "both are there");
     Ok(())
 }
 

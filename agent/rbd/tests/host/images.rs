@@ -4,7 +4,7 @@ use anyhow::Result;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore as _,
-    block_store::{Content, DiskId, DiskRequest},
+    block_store::{Content, Disk, DiskId, DiskRequest},
     hypervisor::DiskSource,
 };
 use ucloud_types::image::ImageFormat;
@@ -84,6 +84,26 @@ fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()
         for _ in 0..2 {
             lab.rbd.remove_disk(&pool, &DiskId::of_volume("v")).await?;
         }
+
+        // A disk gets another owner, also where one who did that died between two of Ceph's steps.
+        let (root, adopted) = (lab.disk("vm-1", "a", None)?.id, DiskId::of_volume("w"));
+        let (old, new) = ("rbd_id.ucloud.disk.vm-1.root", "rbd_id.ucloud.disk.w.volume");
+        assert_eq!(lab.rbd.disk_size(&pool, &root).await?, Some(grown.size));
+        lab.ceph("rados", &["--pool", "vms", "cp", old, new])?;
+        let bytes = lab.bytes(image)?;
+        assert_eq!(lab.rbd.rename_disk(&pool, &root, &adopted).await?, grown.size);
+        assert_eq!(lab.rbd.disks(&pool).await?, std::slice::from_ref(&adopted));
+        assert_eq!(lab.rbd.disk_size(&pool, &root).await?, None);
+        lab.ceph("rados", &["--pool", "vms", "cp", new, old])?;
+        assert_eq!(other.rename_disk(&pool, &root, &adopted).await?, grown.size);
+        assert!(!lab.objects()?.contains(&old.to_owned()), "the name that was left over is gone");
+        assert_eq!(lab.bytes("ucloud.disk.w.volume")?, bytes);
+        let kept = DiskRequest { id: adopted.clone(), content: Content::Kept, ..empty("13Mi")? };
+        assert_eq!(lab.rbd.ensure_disk(&kept).await?.size.bytes(), 13 * MIB);
+        let absent = DiskRequest { id: root.clone(), ..kept };
+        assert_eq!(lab.rbd.ensure_disk(&absent).await.unwrap_err().reason, "DiskMissing");
+        assert_eq!(lab.rbd.rename_disk(&pool, &DiskId::of_volume("x"), &root).await.unwrap_err().reason, "DiskMissing");
+        let grown = Disk { size: lab.rbd.rename_disk(&pool, &adopted, &root).await?, ..grown };
 
         // A foreign image in the pool is nobody's business.
         lab.ceph("rbd", &["--pool", "vms", "create", "--size", "1", "foreign"])?;

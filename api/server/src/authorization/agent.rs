@@ -1,5 +1,5 @@
 //! What the agent of a host may do: see and report on the VMs bound to its host, the Volumes that these have, the Files
-//! that it keeps, its Host object and its heartbeat.
+//! that it keeps, the Orphans that it is to see to, its Host object and its heartbeat.
 //!
 //! A host that has fallen into wrong hands must not reach further than the VMs that it runs. So an agent never changes
 //! anything that decides which VMs come to it (its Host's labels, roles and owner), and sees no VM of other hosts.
@@ -16,6 +16,7 @@ use ucloud_machinery::{
 use ucloud_types::{
     GROUP, VM, Volume,
     meta::{AGENT_FINALIZER, AGENTS_GROUP, AGENTS_WITH_ROLES_PREFIX, HOSTS_NAMESPACE},
+    orphan::OwnerReview,
 };
 
 use super::{NO_RULE, Refusal, change::only_removes_finalizer, volume};
@@ -54,6 +55,16 @@ pub fn authorize(host: &str, request: &Attributes<'_>, lister: &dyn Lister) -> R
             let snapshot = lister.get(GROUP, "snapshots", Some(request.namespace), request.name);
             require_taken_here(host, snapshot.as_ref())
         }
+        (GROUP, "orphans", "", "list" | "watch") => {
+            let selected = request.field_selector.required_value(STATUS_HOST) == Some(host);
+            require(selected, || format!("an agent sees the Orphans of its host alone: select {STATUS_HOST}={host}"))
+        }
+        (GROUP, "orphans", "", "get") => {
+            let orphan = lister.get(GROUP, "orphans", None, request.name);
+            let own = orphan.as_ref().and_then(|orphan| orphan.pointer("/status/host")).and_then(Value::as_str);
+            require(own == Some(host), || format!("host {host:?} has to see to no such Orphan"))
+        }
+        (GROUP, "hosts", OwnerReview::SUBRESOURCE, "create") => require_own(host, request.name),
         (GROUP, "files", "content", "get") => require_source(host, request.namespace, request.name, lister),
         (GROUP, "hosts", "", "list" | "watch") => {
             let selected = request.field_selector.required_value("metadata.name") == Some(host);
@@ -342,6 +353,31 @@ mod tests {
         for verb in ["patch", "delete", "create", "get"] {
             let request = Request::new(&user, verb, "snapshots").namespace("default").name("kept");
             assert_ne!(request.decide_with(&objects), Decision::Allow, "{verb}");
+        }
+    }
+
+    #[test]
+    fn it_sees_the_orphans_that_it_is_to_see_to_and_changes_none() {
+        let user = agent();
+        for (selector, allowed) in [("status.host=h1", true), ("", false), ("status.host=h2", false)] {
+            let selector = FieldSelector::parse(selector).unwrap();
+            let decision = Request::new(&user, "watch", "orphans").selector(&selector).decide();
+            assert_eq!(decision == Decision::Allow, allowed, "{selector:?}");
+        }
+        let orphan = |name: &str, host: &str| json!({"metadata": {"name": name}, "spec": {}, "status": {"host": host}});
+        let objects = Objects::default().with("orphans", orphan("mine", "h1")).with("orphans", orphan("theirs", "h2"));
+        for (name, allowed) in [("mine", true), ("theirs", false), ("absent", false)] {
+            let get = Request::new(&user, "get", "orphans").name(name);
+            assert_eq!(get.decide_with(&objects) == Decision::Allow, allowed, "{name}");
+        }
+        for verb in ["create", "update", "patch", "delete"] {
+            let request = Request::new(&user, verb, "orphans").name("mine");
+            assert_ne!(request.decide_with(&objects), Decision::Allow, "{verb}");
+            assert_ne!(request.subresource("status").decide_with(&objects), Decision::Allow, "{verb}");
+        }
+        for (host, allowed) in [("h1", true), ("h2", false)] {
+            let ask = Request::new(&user, "create", "hosts").name(host).subresource("owners");
+            assert_eq!(ask.decide() == Decision::Allow, allowed, "{host}");
         }
     }
 

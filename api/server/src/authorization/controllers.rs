@@ -24,7 +24,7 @@ use super::{
 const HELD: [&str; 6] = ["vms", "networks", "images", "files", "volumes", "snapshots"];
 
 /// What they may write anywhere: group, resources, verbs.
-const WRITES: [(&str, &[&str], &[&str]); 11] = [
+const WRITES: [(&str, &[&str], &[&str]); 12] = [
     (
         GROUP,
         &[
@@ -33,6 +33,7 @@ const WRITES: [(&str, &[&str], &[&str]); 11] = [
             "images/status",
             "networkpools/status",
             "networks/status",
+            "orphans/status",
             "securitygroups/status",
             "snapshots/status",
             "snapshotschedules/status",
@@ -45,6 +46,8 @@ const WRITES: [(&str, &[&str], &[&str]); 11] = [
     (GROUP, &HELD, &["update", "patch"]),
     (GROUP, &["vms/binding"], &["create"]),
     (GROUP, &["networkallocations"], &["create", "delete"]),
+    // what becomes of them is for people to say
+    (GROUP, &["orphans"], &["create", "delete"]),
     // the disks in a snapshot
     (GROUP, &["images"], &["create"]),
     // those of schedules, and of volumes that are copied
@@ -98,6 +101,10 @@ pub fn authorize_object(
         })
     };
     match (old, new) {
+        (None, Some(new)) if request.resource == "orphans" => {
+            let ordered = ["destroy", "adopt"].iter().any(|order| new["spec"].get(order).is_some());
+            if ordered { Err("controllers do not say what becomes of orphans".to_owned()) } else { Ok(()) }
+        }
         (None, Some(new)) if request.resource == "images" => {
             let of_snapshot = new.pointer("/spec/source/snapshot").is_some() && has_owners(new);
             if of_snapshot { Ok(()) } else { Err("controllers make no images but those of snapshots".to_owned()) }
@@ -230,6 +237,7 @@ mod tests {
             Request::new(&user, "patch", "hosts"),
             Request::new(&user, "patch", "networkpools"),
             Request::new(&user, "patch", "networkallocations"),
+            Request::new(&user, "patch", "orphans"),
             Request::new(&user, "patch", "volumes").namespace("default"),
             Request::new(&user, "patch", "secrets").group("").namespace("default"),
             Request::new(&user, "patch", "leases").group("coordination.k8s.io").namespace(HOSTS_NAMESPACE),
@@ -318,6 +326,20 @@ mod tests {
         let own = snapshot("u1", json!({"volume": "data"}));
         let delete = Request::new(&user, "delete", "snapshots").namespace("p").name("copy-source");
         assert!(delete.allowed(Some(&own), None, &objects));
+    }
+
+    #[test]
+    fn they_make_orphans_and_order_nothing() {
+        let user = controllers();
+        let create = Request::new(&user, "create", "orphans").name("disk-1");
+        let orphan = |spec: Value| json!({"metadata": {"name": "disk-1"}, "spec": spec});
+        let none = Objects::default();
+        assert!(create.allowed(None, Some(&orphan(json!({"kind": "Disk"}))), &none));
+        for order in [json!({"destroy": true}), json!({"adopt": {"namespace": "p", "volume": "v"}})] {
+            assert!(!create.allowed(None, Some(&orphan(order.clone())), &none), "{order}");
+        }
+        let delete = Request::new(&user, "delete", "orphans").name("disk-1");
+        assert!(delete.allowed(Some(&orphan(json!({}))), None, &none));
     }
 
     #[test]

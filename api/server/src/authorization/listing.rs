@@ -34,6 +34,8 @@ fn agent(host: &str, namespace: &str) -> Vec<Rule> {
             &[],
         ),
         resources(&["list", "watch"], GROUP, &["snapshots"], &[]),
+        resources(&reads, GROUP, &["orphans"], &[]),
+        resources(&["create"], GROUP, &["hosts/owners"], &[host]),
         resources(&["get", "update", "patch"], GROUP, &["snapshots/status"], &[]),
         resources(&["get"], GROUP, &["files/content"], &[]),
         resources(&["get", "list", "watch", "create"], GROUP, &["hosts"], &[host]),

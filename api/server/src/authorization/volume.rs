@@ -1,5 +1,5 @@
-//! What the agent of a host may write of a Volume: it takes the volume for a VM of its own host, gives it back, and removes the
-//! bytes of one that nobody has any more.
+//! What the agent of a host may write of a Volume: it takes the volume for a VM of its own host, gives it back, makes one of an
+//! orphan that it is to see to, and removes the bytes of one that nobody has any more.
 //!
 //! A disk has one writer because only the host of the VM that has it may open it. So nobody but that host takes a volume
 //! from its VM, and no host takes a volume that no VM of its own asks for.
@@ -21,7 +21,11 @@ pub fn check_status(host: &str, namespace: &str, old: &Value, new: &Value, liste
     let (before, after) = (attachment(old), attachment(new));
     if before.is_none() && after.is_none() {
         let removes = is_left(host, old) && without_conditions(old) == without_conditions(new);
-        return if removes { Ok(()) } else { Err(format!("no VM of host {host:?} has this Volume")) };
+        return if removes || adopts(host, old, new, lister) {
+            Ok(())
+        } else {
+            Err(format!("no VM of host {host:?} has this Volume"))
+        };
     }
     if let Some(before) = before
         && bound_vm(host, namespace, before, lister).is_none()
@@ -40,6 +44,20 @@ pub fn check_status(host: &str, namespace: &str, old: &Value, new: &Value, liste
         }
     }
     check_host(host, old, new, lister)
+}
+
+/// Whether the host says that it has made the volume of an orphan, which it is to do.
+fn adopts(host: &str, old: &Value, new: &Value, lister: &dyn Lister) -> bool {
+    let source = old.pointer("/spec/source/orphan").and_then(Value::as_str);
+    let Some(orphan) = source.and_then(|name| lister.get(GROUP, "orphans", None, name)) else { return false };
+    let told = |field: &str| orphan["status"][field].as_str().unwrap_or_default();
+    let mut made = old.clone();
+    made["status"]["host"] = host.into();
+    made["status"]["size"] = new["status"]["size"].clone();
+    !meta::is_terminating(old)
+        && old.pointer("/status/size").is_none()
+        && (told("phase"), told("host"), told("volumeUid")) == ("Adopting", host, meta::text(old, "uid"))
+        && made["status"] == new["status"]
 }
 
 /// A volume is where the VM is that has it; in a pool that is not shared it was made there, and stays.
@@ -202,6 +220,39 @@ mod tests {
         let mut free = volume(Value::Null, Some("h1"));
         free["status"]["size"] = json!("9Gi");
         assert!(!may(&given_back, &free), "no VM of its own has it");
+    }
+
+    #[test]
+    fn it_makes_volumes_of_the_orphans_that_it_is_told_to() {
+        let user = user("ucloud:agent:h1", &["ucloud:agents:compute"]);
+        let request = Request::new(&user, "patch", "volumes").namespace("p").name("data").subresource("status");
+        let mut new = volume(Value::Null, None);
+        new["metadata"]["uid"] = json!("volume-uid");
+        new["spec"]["source"] = json!({"orphan": "disk-1"});
+        let made = |host: &str| {
+            let mut made = new.clone();
+            made["status"]["host"] = json!(host);
+            made["status"]["size"] = json!("1Gi");
+            made
+        };
+        let told = |phase: &str, host: &str, uid: &str| {
+            let status = json!({"phase": phase, "host": host, "volumeUid": uid});
+            Objects::default().with("orphans", json!({"metadata": {"name": "disk-1"}, "status": status}))
+        };
+        for (objects, allowed) in [
+            (told("Adopting", "h1", "volume-uid"), true),
+            (told("Found", "h1", "volume-uid"), false),
+            (told("Adopting", "h2", "volume-uid"), false),
+            (told("Adopting", "h1", "another"), false),
+            (Objects::default(), false),
+        ] {
+            assert_eq!(request.allowed(Some(&new), Some(&made("h1")), &objects), allowed);
+            assert!(!request.allowed(Some(&new), Some(&made("h2")), &objects));
+            assert!(!request.allowed(Some(&made("h1")), Some(&made("h2")), &objects), "it was made once");
+        }
+        let mut more = made("h1");
+        more["status"]["phase"] = json!("Available");
+        assert!(!request.allowed(Some(&new), Some(&more), &told("Adopting", "h1", "volume-uid")));
     }
 
     #[test]

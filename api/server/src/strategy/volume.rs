@@ -90,6 +90,9 @@ fn validate(volume: &Volume) -> Vec<FieldError> {
             errors.push(FieldError::invalid(FieldPath::new("metadata.name"), volume.metadata.name.clone(), &why));
         }
     }
+    if let Some(orphan) = &source.orphan {
+        check_name(FieldPath::new("spec.source.orphan"), orphan, &mut errors);
+    }
     if let Some(pool) = &spec.pool {
         check_name(FieldPath::new("spec.pool"), pool, &mut errors);
     }

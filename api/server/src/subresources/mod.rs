@@ -1,14 +1,16 @@
 //! What is done to a VM by a request of its own and not by writing its fields: binding it to a host, and starting,
 //! stopping, restarting and restoring it. Each is a pure function of the VM, carried out by compare-and-swap. And the bytes of
-//! Files, Images and Volumes, which the API server hands on and never keeps.
+//! Files, Images and Volumes, which the API server hands on and never keeps; and what hosts ask about what they have found.
 
 mod binding;
 mod content;
+mod owners;
 mod power;
 mod restore;
 
 pub use binding::{BindingHandler, VMBinding};
 pub use content::{Content, ContentHandler};
+pub use owners::OwnersHandler;
 pub use power::{PowerHandler, PowerVerb};
 pub use restore::RestoreHandler;
 

@@ -38,7 +38,9 @@ pub fn vms(client: &Client) -> Api<VM> {
 pub fn untyped(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind), plural);
     match kind {
-        "Host" | "NetworkPool" | "StoragePool" | "NetworkAllocation" => Api::all_with(client.clone(), &resource),
+        "Host" | "NetworkPool" | "StoragePool" | "NetworkAllocation" | "Orphan" => {
+            Api::all_with(client.clone(), &resource)
+        }
         _ => Api::namespaced_with(client.clone(), "default", &resource),
     }
 }

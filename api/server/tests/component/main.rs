@@ -8,6 +8,7 @@ mod custom_kinds;
 mod fixtures;
 mod isolation;
 mod lifecycle;
+mod orphans;
 mod pools;
 mod power;
 mod restore;
