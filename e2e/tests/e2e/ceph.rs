@@ -152,7 +152,7 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
     let write = |guest: &mut Guest, name: &str| {
         let write =
             format!("head -c 262144 /dev/urandom >/tmp/{name}; cp /tmp/{name} /data; sync; touch /tmp/{name}.done");
-        guest.run(&format!("({write}) </dev/null >/dev/null 2>&1 &"))
+        guest.run(&format!("(({write}) </dev/null >/dev/null 2>&1 &)"))
     };
     let written = |guest: &mut Guest, name: &str| {
         guest.until(&format!("ls /tmp/{name}.done"), |_| true)?;

@@ -7,11 +7,11 @@ use anyhow::ensure;
 use nix::sys::signal::Signal;
 use ucloud_e2e::{
     Run, eventually,
-    installation::{SOON, ping},
+    installation::{BOOT, SOON, ping},
     manifest::{self, Vm},
 };
 
-use crate::{Test, World};
+use crate::{Test, World, volumes};
 
 pub const TESTS: &[Test] = &[
     ("faults::deletion_while_starting", deletion_while_starting),
@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("faults::api_server_killed_and_started_again", api_server_killed_and_started_again),
     ("faults::agent_killed", agent_killed),
     ("faults::deletion_while_the_agent_is_away", deletion_while_the_agent_is_away),
+    ("faults::what_has_lost_its_object_is_destroyed_or_adopted", orphans),
     ("faults::libvirtd_killed_and_started_again", libvirtd_killed_and_started_again),
     ("faults::controllers_killed", controllers_killed),
     ("faults::disk_full_while_importing", disk_full_while_importing),
@@ -99,6 +100,43 @@ fn deletion_while_the_agent_is_away(world: &World) -> anyhow::Result<()> {
     ucloud.ucloudctl(&["delete", "vm", "orphan", "--timeout", "1s"])?.failed(4, &["ucloud.ungleich.ch/agent"])?;
     ucloud.up()?;
     ucloud.ucloudctl(&["wait", "--for=delete", "vm/orphan", "--timeout", "60s"])?.ok()?;
+    ucloud.nothing_left_of(&uid)
+}
+
+/// Somebody takes the finalizer from a VM while its agent is away: the domain is destroyed, and the disk becomes a Volume.
+fn orphans(world: &World) -> anyhow::Result<()> {
+    let ucloud = &world.installation;
+    ucloud.apply(&Vm { name: "lost", ..Vm::default() }.yaml())?.ok()?;
+    let mut guest = volumes::guest(ucloud, "lost")?;
+    guest.run("echo precious >/data/kept && sync")?;
+    let uid = ucloud.uid("vm/lost")?;
+    ucloud.kill("ucloud-agent", Signal::SIGKILL)?;
+    ucloud.ucloudctl(&["delete", "vm", "lost", "--wait=false"])?.ok()?;
+    ucloud.kubectl(&["patch", "vm", "lost", "--type", "merge", "-p", r#"{"metadata": {"finalizers": null}}"#])?.ok()?;
+    ucloud.up()?;
+    let find = |kind: &str| {
+        eventually(&format!("the {kind} is found"), BOOT, || {
+            let all = ucloud.get("orphans")?["items"].clone();
+            let mut all = all.as_array().into_iter().flatten();
+            let found = all.find(|orphan| orphan["spec"]["uid"] == *uid && orphan["spec"]["kind"] == *kind);
+            let name = found.and_then(|orphan| orphan["metadata"]["name"].as_str().map(str::to_owned));
+            Ok(name.ok_or_else(|| "it is not".to_owned()))
+        })
+    };
+    let (domain, disk) = (find("Domain")?, find("Disk")?);
+    ucloud.ucloudctl(&["adopt", &domain, "--as", "rescued"])?.failed(1, &["ucloudctl destroy"])?;
+    ucloud.ucloudctl(&["destroy", &domain, "--yes", "--timeout", "2m"])?.ok()?;
+    ucloud.ucloudctl(&["adopt", &disk, "--as", "rescued"])?.ok()?;
+    ucloud.ready("volume/rescued")?;
+    ensure!(ucloud.get(&format!("orphan/{disk}")).is_err(), "what was adopted is an orphan still");
+
+    let root = r#"[{"op": "replace", "path": "/spec/disks", "value": [{"name": "root", "volume": "rescued"}]}]"#;
+    ucloud.apply(&Vm { name: "heir", run_strategy: "Halted", ..Vm::default() }.yaml())?.ok()?;
+    ucloud.kubectl(&["patch", "vm", "heir", "--type", "json", "-p", root])?.ok()?;
+    ucloud.ucloudctl(&["start", "heir"])?.ok()?;
+    ensure!(volumes::guest(ucloud, "heir")?.run("cat /data/kept")?.trim() == "precious", "it is another disk");
+    ucloud.delete(&["vm", "heir"])?;
+    ucloud.delete(&["volume", "rescued"])?;
     ucloud.nothing_left_of(&uid)
 }
 

@@ -67,8 +67,8 @@ fn host_that_dies(world: &World) -> anyhow::Result<()> {
         let kind = "apiVersion: ucloud.ungleich.ch/v1alpha1\nkind: Snapshot\n";
         ucloud.apply(&format!("{kind}metadata: {{name: last-{number}}}\nspec: {{vm: mortal}}\n"))?.ok()?;
         eventually("it is begun", SOON, || {
-            let phase = ucloud.word(&format!("snapshot/last-{number}"), "/status/phase")?;
-            Ok(if phase == "Taking" || phase == "Ready" { Ok(()) } else { Err(phase) })
+            let phase = ucloud.get(&format!("snapshot/last-{number}"))?["status"]["phase"].clone();
+            Ok(if phase == "Taking" || phase == "Ready" { Ok(()) } else { Err(phase.to_string()) })
         })?;
         std::thread::sleep(Duration::from_millis(pause));
         dies()?;
