@@ -128,7 +128,9 @@ fn orphans(world: &World) -> anyhow::Result<()> {
     ucloud.ucloudctl(&["destroy", &domain, "--yes", "--timeout", "2m"])?.ok()?;
     ucloud.ucloudctl(&["adopt", &disk, "--as", "rescued"])?.ok()?;
     ucloud.ready("volume/rescued")?;
-    ensure!(ucloud.get(&format!("orphan/{disk}")).is_err(), "what was adopted is an orphan still");
+    eventually("what was adopted is no orphan any more", SOON, || {
+        Ok(if ucloud.get(&format!("orphan/{disk}")).is_err() { Ok(()) } else { Err("it is".to_owned()) })
+    })?;
 
     let root = r#"[{"op": "replace", "path": "/spec/disks", "value": [{"name": "root", "volume": "rescued"}]}]"#;
     ucloud.apply(&Vm { name: "heir", run_strategy: "Halted", ..Vm::default() }.yaml())?.ok()?;
