@@ -56,9 +56,11 @@ async fn all(shared: &Shared, desired: &Desired, request: &RestoreRequest) -> Re
     // No answer, however wrong, may cost a running VM its disks: nothing runs after this, or it fails
     steps::destroy(shared, desired).await?;
     steps::undefine(shared, desired).await?;
-    let mut pools = Vec::new();
+    let mut disks = Vec::new();
     for disk in &request.disks {
-        let pool = pool(shared, desired, disk)?;
+        // What has left the spec since, or is another Volume by now, is no disk of the VM any more
+        let Some(pool) = pool_of(shared, desired, disk) else { continue };
+        let pool = shared.pool(&pool)?;
         let found = shared.machine.store.image(&pool, &disk.image_uid);
         if limited(shared.config.timing.step, "look for an image", found).await?.is_none() {
             return if is_gone(shared, &disk.image_uid) {
@@ -68,9 +70,9 @@ async fn all(shared: &Shared, desired: &Desired, request: &RestoreRequest) -> Re
                 Err(HostError::retryable(reason::IMAGE_NOT_READY, message))
             };
         }
-        pools.push(pool);
+        disks.push((disk, pool));
     }
-    for (disk, pool) in request.disks.iter().zip(pools) {
+    for (disk, pool) in disks {
         match &disk.volume_uid {
             Some(uid) => volumes::restore(shared, desired, &disk.name, uid, &disk.image_uid).await?,
             None => own(shared, desired, disk, pool).await?,
@@ -83,22 +85,17 @@ fn is_gone(shared: &Shared, image_uid: &str) -> bool {
     !shared.caches.images.all().iter().any(|image| image.metadata.uid.as_deref() == Some(image_uid))
 }
 
-/// The pool of the disk, where its image is too.
-fn pool(shared: &Shared, desired: &Desired, disk: &RestoredDisk) -> Result<Pool, HostError> {
-    let wanted = desired.disks.iter().find(|wanted| wanted.name == disk.name).map(|wanted| &wanted.source);
-    let name = match wanted {
-        Some(WantedSource::Clone { pool, .. }) => Some(pool.clone()),
-        Some(WantedSource::Volume(name)) => {
-            let volume = shared.volumes.get(shared, &desired.namespace, name);
-            volume.map(|volume| volume.spec.effective_pool().to_owned())
+/// The name of the pool of the disk, where its image is too. None if it is not the VM's any more.
+fn pool_of(shared: &Shared, desired: &Desired, disk: &RestoredDisk) -> Option<String> {
+    let wanted = desired.disks.iter().find(|wanted| wanted.name == disk.name)?;
+    match (&wanted.source, &disk.volume_uid) {
+        (WantedSource::Clone { pool, .. }, None) => Some(pool.clone()),
+        (WantedSource::Volume(name), Some(uid)) => {
+            let volume = shared.volumes.get(shared, &desired.namespace, name)?;
+            (volume.metadata.uid.as_ref() == Some(uid)).then(|| volume.spec.effective_pool().to_owned())
         }
-        None => None,
-    };
-    let name = name.ok_or_else(|| {
-        let message = format!("disk {}, which is to be restored, is not the VM's any more", disk.name);
-        HostError::retryable(reason::VOLUME_NOT_FOUND, message)
-    })?;
-    shared.pool(&name)
+        _ => None,
+    }
 }
 
 /// Restores a disk of the VM's own, in the size that it has.

@@ -153,6 +153,28 @@ async fn the_images_stay_until_it_is_restored() {
     assert_eq!((effect(host, "start"), host.violations().len()), (2, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_left_the_spec_meanwhile_holds_nothing_up() {
+    let halted = Halted::start().await;
+    let (world, host) = (&halted.world, &halted.host);
+    let refuse = Effect::Refuse { reason: "Broken", terminal: false };
+    host.inject(Fault { method: Method::Undefine, when: When::Always, effect: refuse });
+    world.restore("web", "kept").await;
+    world.wait_reason("web", "Broken").await;
+    let (volumes, vm) = (world.namespaced::<Volume>(), world.vms().get("web").await.unwrap());
+    let data = DiskId::of_volume(volumes.get("data").await.unwrap().metadata.uid.unwrap());
+    let made = host.made_of(&data);
+    let spec = json!({"disks": [{"name": "root", "image": "alpine"}], "runStrategy": "Always"});
+    world.respecify("web", spec).await;
+    host.heal();
+    world.wait_vm("web", "the restore", observed(1)).await;
+    world.wait_running("web").await;
+    let kept = world.namespaced::<Image>().get("kept-root").await.unwrap();
+    let root = DiskId { owner_uid: uid(&vm), name: "root".into() };
+    assert_eq!((host.made_of(&root), host.made_of(&data)), (kept.status.unwrap().sha256, made));
+    assert_eq!(host.violations(), [""; 0]);
+}
+
 /// The image may go in the moment in which the restore is asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_restored_any_more_is_left_as_it_is() {
