@@ -38,9 +38,11 @@ pub async fn observe(shared: &Shared, desired: &Desired, now: Timestamp) -> Resu
         (remembered.core.clone(), remembered.confirmed == Some(desired.epoch), remembered.restarts)
     });
 
-    // While a VM runs, nothing is decided by its disks; a pool that does not answer must not make it look broken
+    // While a VM runs, or has a domain that is to go first, nothing is decided by its disks; a pool that does not answer must not
+    // make it look broken, or keep it from stopping
     let runs = matches!(state, Some(DomainState::Running | DomainState::Paused));
-    let found = if runs && !desired.deleting { Ok(Vec::new()) } else { find_disks(shared, desired).await };
+    let idle = runs || (desired.deleting && domain.is_some());
+    let found = if idle { Ok(Vec::new()) } else { find_disks(shared, desired).await };
     let found = match found {
         Err(error) if !desired.deleting => return Err(error),
         found => found,

@@ -173,7 +173,11 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
         ucloud.apply(&Vm { name, image: "afloat", pool: Some("ceph"), ..Vm::default() }.yaml())?.ok()?;
         ucloud.apply(&Vm { name: "ashore", ..Vm::default() }.yaml())?.ok()?;
         ucloud.ready("vm/ashore")?;
-        ucloud.delete(&["vm", "ashore"])?;
+        ucloud.ucloudctl(&["delete", "vm", "ashore", "--wait=false"])?.ok()?;
+        if name == "hung" {
+            // it may have left a disk in any pool
+            ucloud.condition("vm/ashore", "Terminating", "True", reason, &["pool ceph"])?;
+        }
         eventually(&format!("VM {name} says why it is not there"), BOOT, || {
             let conditions = ucloud.get(&format!("vm/{name}"))?["status"]["conditions"].clone();
             let mut conditions = conditions.as_array().into_iter().flatten();
@@ -186,6 +190,7 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
             _ => ceph.set_full_ratio("0.9", "0.95")?,
         }
         written(&mut guest, name)?;
+        ucloud.ucloudctl(&["wait", "--for=delete", "vm/ashore", "--timeout", "120s"])?.ok()?;
         ucloud.ready(&format!("vm/{name}"))?;
         let uid = ucloud.uid(&format!("vm/{name}"))?;
         ucloud.delete(&["vm", name])?;
