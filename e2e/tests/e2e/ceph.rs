@@ -159,6 +159,16 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
         guest.run(&format!("echo 3 >/proc/sys/vm/drop_caches; cmp /tmp/{name} /data/{name} && rm /data/{name}"))
     };
 
+    // It takes Ceph's own patience
+    let says = |vm: &str, type_: &str, reason: &str| {
+        eventually(&format!("VM {vm} says why it waits"), BOOT, || {
+            let conditions = ucloud.get(&format!("vm/{vm}"))?["status"]["conditions"].clone();
+            let mut conditions = conditions.as_array().into_iter().flatten();
+            let told = conditions.find(|condition| condition["type"] == type_ && condition["reason"] == reason);
+            Ok(told.map(|_| ()).ok_or_else(|| "it does not".to_owned()))
+        })
+    };
+
     ceph.signal("mon", Signal::SIGSTOP)?;
     write(&mut guest, "alone")?;
     written(&mut guest, "alone")?;
@@ -176,14 +186,9 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
         ucloud.ucloudctl(&["delete", "vm", "ashore", "--wait=false"])?.ok()?;
         if name == "hung" {
             // it may have left a disk in any pool
-            ucloud.condition("vm/ashore", "Terminating", "True", reason, &["pool ceph"])?;
+            says("ashore", "Terminating", reason)?;
         }
-        eventually(&format!("VM {name} says why it is not there"), BOOT, || {
-            let conditions = ucloud.get(&format!("vm/{name}"))?["status"]["conditions"].clone();
-            let mut conditions = conditions.as_array().into_iter().flatten();
-            let told = conditions.find(|condition| condition["type"] == "Ready" && condition["reason"] == reason);
-            Ok(told.map(|_| ()).ok_or_else(|| "it does not".to_owned()))
-        })?;
+        says(name, "Ready", reason)?;
         ensure!(!guest.succeeds(&format!("ls /tmp/{name}.done"))?, "the guest has not waited");
         match name {
             "hung" => ceph.signal("osd", Signal::SIGCONT)?,
