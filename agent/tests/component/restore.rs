@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::StreamExt as _;
 use kube::{Api, api::DeleteParams};
 use serde_json::json;
 use ucloud_agent_core::block_store::DiskId;
@@ -10,7 +11,7 @@ use ucloud_agent_sim::{Effect, Fault, Method, SimHost, When};
 use ucloud_types::{Image, VM, Volume, vm::VMPhase};
 
 use crate::{
-    snapshots::{make, snapshots, until_ready, with_host, with_three_disks},
+    snapshots::{AT_ONCE, make, snapshots, until_ready, with_host, with_three_disks},
     world::{Running, World, effect, eventually, uid},
 };
 
@@ -105,9 +106,11 @@ async fn a_vm_gets_back_all_its_disks_and_keeps_them() {
 async fn whatever_fails_or_is_killed_it_is_restored_before_it_runs() {
     let calls = [Method::Undefine, Method::Image, Method::RemoveDisk, Method::EnsureDisk];
     let faults = [Effect::LoseReply, Effect::Refuse { reason: "Broken", terminal: false }, Effect::Hang];
-    for (method, fault) in calls.into_iter().flat_map(|method| faults.clone().map(|fault| (method, fault))) {
-        // The second one: some disks are restored, and some are not
-        for nth in [1, 2] {
+    let cases = calls.into_iter().flat_map(|method| faults.clone().map(|fault| (method, fault)));
+    // The second one: some disks are restored, and some are not
+    let cases = cases.flat_map(|(method, fault)| [1, 2].map(|nth| (method, fault.clone(), nth)));
+    futures::stream::iter(cases)
+        .for_each_concurrent(AT_ONCE, async |(method, fault, nth)| {
             let case = format!("{method:?} {fault:?} {nth}");
             let mut halted = Halted::start().await;
             let before = halted.host.calls(method);
@@ -129,8 +132,8 @@ async fn whatever_fails_or_is_killed_it_is_restored_before_it_runs() {
             halted.is_restored(&case).await;
             assert_eq!(effect(&halted.host, "start"), 2, "{case}");
             assert_eq!(halted.host.violations(), [""; 0], "{case}");
-        }
-    }
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

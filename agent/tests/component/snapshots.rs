@@ -240,7 +240,7 @@ async fn what_is_gone_is_not_taken() {
 }
 
 /// How many lives are lived at once.
-const AT_ONCE: usize = 4;
+pub const AT_ONCE: usize = 4;
 /// Every call that taking makes.
 const CALLS: [Method; 8] = [
     Method::CopyTarget,
