@@ -51,16 +51,6 @@ impl Ceph {
         Ok(kill(Pid::from_raw(pid.trim().parse()?), signal)?)
     }
 
-    /// The OSD may hold no more than this part of its size.
-    fn set_full_ratio(&self, near: &str, full: &str) -> anyhow::Result<()> {
-        for (which, ratio) in [("nearfull", near), ("backfillfull", near), ("full", full)] {
-            let mut command = Command::new("ceph");
-            command.arg("--conf").arg(self.conf()).args(["osd", &format!("set-{which}-ratio"), ratio]);
-            Run::of(&mut command, "")?.ok()?;
-        }
-        Ok(())
-    }
-
     /// The names of the images in the pool, and of those in its trash.
     fn images(&self) -> anyhow::Result<Vec<String>> {
         let list = |words: &[&str]| {
@@ -145,7 +135,7 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
     ucloud.delete(&["storagepool", "ceph"])
 }
 
-/// Ceph hangs, is full, and has no monitor, while a VM runs on it: the guest waits and loses nothing, VMs elsewhere do not notice,
+/// Ceph has no monitor, and hangs, while a VM runs on it: the guest waits and loses nothing, VMs elsewhere do not notice,
 /// and what cannot be done meanwhile says why.
 fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
     let mut guest = volumes::guest(ucloud, VMS[0])?;
@@ -174,34 +164,23 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
     written(&mut guest, "alone")?;
     ceph.signal("mon", Signal::SIGCONT)?;
 
-    for (name, reason) in [("hung", "StorageTimeout"), ("full", "StorageFull")] {
-        match name {
-            "hung" => ceph.signal("osd", Signal::SIGSTOP)?,
-            _ => ceph.set_full_ratio("0.005", "0.006")?,
-        }
-        write(&mut guest, name)?;
-        ucloud.apply(&Vm { name, image: "afloat", pool: Some("ceph"), ..Vm::default() }.yaml())?.ok()?;
-        ucloud.apply(&Vm { name: "ashore", ..Vm::default() }.yaml())?.ok()?;
-        ucloud.ready("vm/ashore")?;
-        ucloud.ucloudctl(&["delete", "vm", "ashore", "--wait=false"])?.ok()?;
-        if name == "hung" {
-            // it may have left a disk in any pool
-            says("ashore", "Terminating", reason)?;
-        }
-        says(name, "Ready", reason)?;
-        ensure!(!guest.succeeds(&format!("ls /tmp/{name}.done"))?, "the guest has not waited");
-        match name {
-            "hung" => ceph.signal("osd", Signal::SIGCONT)?,
-            _ => ceph.set_full_ratio("0.9", "0.95")?,
-        }
-        written(&mut guest, name)?;
-        ucloud.ucloudctl(&["wait", "--for=delete", "vm/ashore", "--timeout", "120s"])?.ok()?;
-        ucloud.ready(&format!("vm/{name}"))?;
-        let uid = ucloud.uid(&format!("vm/{name}"))?;
-        ucloud.delete(&["vm", name])?;
-        ucloud.nothing_left_of(&uid)?;
-    }
-    Ok(())
+    ceph.signal("osd", Signal::SIGSTOP)?;
+    write(&mut guest, "hung")?;
+    ucloud.apply(&Vm { name: "hung", image: "afloat", pool: Some("ceph"), ..Vm::default() }.yaml())?.ok()?;
+    ucloud.apply(&Vm { name: "ashore", ..Vm::default() }.yaml())?.ok()?;
+    ucloud.ready("vm/ashore")?;
+    // it may have left a disk in any pool
+    ucloud.ucloudctl(&["delete", "vm", "ashore", "--wait=false"])?.ok()?;
+    says("ashore", "Terminating", "StorageTimeout")?;
+    says("hung", "Ready", "StorageTimeout")?;
+    ensure!(!guest.succeeds("ls /tmp/hung.done")?, "the guest has not waited");
+    ceph.signal("osd", Signal::SIGCONT)?;
+    written(&mut guest, "hung")?;
+    ucloud.ucloudctl(&["wait", "--for=delete", "vm/ashore", "--timeout", "120s"])?.ok()?;
+    ucloud.ready("vm/hung")?;
+    let uid = ucloud.uid("vm/hung")?;
+    ucloud.delete(&["vm", "hung"])?;
+    ucloud.nothing_left_of(&uid)
 }
 
 /// Waits until the guest has counted, on its disk, that it has booted so many times.
