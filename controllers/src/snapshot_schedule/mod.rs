@@ -134,13 +134,17 @@ impl SnapshotSchedules {
         })
     }
 
-    /// Deletes what is too many. What that is, is decided on what the server has.
-    async fn delete_surplus(&self, schedule: &SnapshotSchedule) -> Result<(), Failure> {
+    /// The schedule as the server has it, unless it goes.
+    async fn present(&self, schedule: &SnapshotSchedule) -> Result<Option<SnapshotSchedule>, Failure> {
         let (namespace, uid) = (schedule.metadata.namespace.as_deref(), uid_of(schedule));
         let present = objects::get::<SnapshotSchedule>(&self.client, namespace, &schedule.name_any()).await?;
-        let Some(schedule) = present.filter(|present| uid_of(present) == uid && !is_deleting(present)) else {
-            return Ok(());
-        };
+        Ok(present.filter(|present| uid_of(present) == uid && !is_deleting(present)))
+    }
+
+    /// Deletes what is too many. What that is, is decided on what the server has.
+    async fn delete_surplus(&self, schedule: &SnapshotSchedule) -> Result<(), Failure> {
+        let namespace = schedule.metadata.namespace.as_deref();
+        let Some(schedule) = self.present(schedule).await? else { return Ok(()) };
         let mut made: Vec<Snapshot> = objects::list(&self.client, namespace, None).await?;
         made.retain(|snapshot| plan::is_of(&schedule, snapshot));
         let made: Vec<_> = made.into_iter().map(Arc::new).collect();
@@ -154,7 +158,7 @@ impl SnapshotSchedules {
 impl Reconciler for SnapshotSchedules {
     type Object = SnapshotSchedule;
 
-    async fn reconcile(&self, schedule: Arc<SnapshotSchedule>) -> Result<Action, Failure> {
+    async fn reconcile(&self, mut schedule: Arc<SnapshotSchedule>) -> Result<Action, Failure> {
         if is_deleting(&*schedule) {
             return Ok(Action::await_change());
         }
@@ -167,7 +171,17 @@ impl Reconciler for SnapshotSchedules {
         };
         let now = (self.clock)();
         let made = self.made(&schedule);
-        let outcome = match plan::turn(&schedule, &recurrence, &made, now) {
+        let mut turn = plan::turn(&schedule, &recurrence, &made, now);
+        if matches!(turn, Turn::Due(_)) {
+            // What was tried is not tried again because the cache does not know of it yet
+            let present = self.present(&schedule).await?;
+            let Some(present) = present.filter(|is| is.metadata.generation == schedule.metadata.generation) else {
+                return Ok(Action::await_change());
+            };
+            schedule = Arc::new(present);
+            turn = plan::turn(&schedule, &recurrence, &made, now);
+        }
+        let outcome = match turn {
             Turn::Due(moment) => self.take(&schedule, moment).await?,
             Turn::Settled(outcome) => outcome,
         };
