@@ -21,6 +21,7 @@ pub mod host;
 pub mod images;
 mod inventory;
 pub mod isolation;
+mod keeper;
 mod limit;
 mod metrics;
 pub mod networks;

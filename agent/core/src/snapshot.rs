@@ -29,8 +29,6 @@ pub enum Task {
 pub struct Order {
     /// The UID of the VM or Volume.
     pub source_uid: String,
-    /// Whether that is a VM.
-    pub of_vm: bool,
     /// The disks, at least one.
     pub disks: Vec<OrderedDisk>,
 }
@@ -78,8 +76,7 @@ fn order(snapshot: &Snapshot, images: &[Arc<Image>], pools: &[Arc<StoragePool>])
         Some(OrderedDisk { name: disk.name.clone(), request })
     };
     let disks: Vec<_> = status.disks.iter().map(disk).collect::<Option<_>>()?;
-    let of_vm = snapshot.spec.vm.is_some();
-    (!disks.is_empty()).then_some(Order { source_uid, of_vm, disks })
+    (!disks.is_empty()).then_some(Order { source_uid, disks })
 }
 
 /// How the disks of an order are to be taken.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
-use tracing::{info, warn};
+use tracing::info;
 use ucloud_agent_core::{
     HostError,
     file::{self, Report},
@@ -17,63 +17,33 @@ use ucloud_types::{
 };
 
 use super::Failed;
-use crate::{api::ApiError, limit::limited, shared::Shared};
+use crate::{
+    api::ApiError,
+    keeper::{Failure, keep},
+    limit::limited,
+    shared::Shared,
+};
 
 /// The shortest pause between two rounds.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps the Files as they should be, as long as the agent runs.
 pub async fn run(shared: Arc<Shared>) {
-    let mut files = shared.caches.files.changes();
-    let mut pools = shared.caches.pools.changes();
-    let mut bytes = shared.files.changes();
-    let mut failures = 0;
-    loop {
+    let changes = vec![shared.caches.files.changes(), shared.caches.pools.changes(), shared.files.changes()];
+    let round = || async {
         let begun = Instant::now();
-        let retry = match keep(&shared).await {
-            Ok(()) => {
-                failures = 0;
-                None
-            }
-            Err(error) => {
-                failures += 1;
-                warn!(failures, error = &error as &dyn std::error::Error, "the Files are not as they should be");
-                Some(shared.config.timing.retry(failures))
-            }
-        };
-        let pause = async {
-            match retry {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        let alive = tokio::select! {
-            changed = files.changed() => changed.is_ok(),
-            changed = pools.changed() => changed.is_ok(),
-            changed = bytes.changed() => changed.is_ok(),
-            () = pause => true,
-        };
-        if !alive {
-            return;
-        }
+        let kept = keep_all(&shared).await;
         // What changes fast is reported once for all that came meanwhile
         tokio::time::sleep_until(begun + PAUSE).await;
-    }
-}
-
-/// Why a File is not as it should be.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Api(#[from] ApiError),
+        kept
+    };
+    keep(&shared.config.timing, changes, "the Files are not as they should be", round).await;
 }
 
 /// What there is in each pool, by the pool's name.
 type Found = BTreeMap<String, Result<BTreeMap<String, Stored>, HostError>>;
 
-async fn keep(shared: &Arc<Shared>) -> Result<(), Failure> {
+async fn keep_all(shared: &Arc<Shared>) -> Result<(), Failure> {
     let files = shared.caches.files.all();
     let pools = shared.caches.pools.all();
     let pools: Vec<&StoragePool> = pools.iter().map(AsRef::as_ref).collect();

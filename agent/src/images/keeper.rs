@@ -19,7 +19,7 @@ use ucloud_agent_core::{
 };
 use ucloud_types::{Image, StoragePool, VM, Volume};
 
-use crate::{limit::limited, shared::Shared};
+use crate::{keeper::until, limit::limited, shared::Shared};
 
 use super::copies::{Copy, Failure, Stage};
 
@@ -56,12 +56,6 @@ pub async fn run(shared: Arc<Shared>) {
                 Some(Instant::now() + shared.config.timing.retry(failures))
             }
         };
-        let pause = async {
-            match retry {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         let alive = tokio::select! {
             changed = changes.0.changed() => changed.is_ok(),
             changed = changes.1.changed() => changed.is_ok(),
@@ -78,7 +72,7 @@ pub async fn run(shared: Arc<Shared>) {
                 }
                 true
             }
-            () = pause => true,
+            () = until(retry) => true,
         };
         if !alive {
             return;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
-use tracing::{info, warn};
+use tracing::info;
 use ucloud_agent_core::{
     HostError,
     block_store::{DiskId, Pool},
@@ -12,50 +12,18 @@ use ucloud_agent_core::{
 };
 use ucloud_types::{Orphan, Volume, meta::AGENT_FINALIZER, orphan::OrphanKind};
 
-use crate::{api::ApiError, limit::limited, shared::Shared};
+use crate::{
+    api::ApiError,
+    keeper::{Failure, keep},
+    limit::limited,
+    shared::Shared,
+};
 
 /// Does what is to be done, as long as the agent runs.
 pub async fn run(shared: Arc<Shared>) {
-    let mut orphans = shared.caches.orphans.changes();
-    let mut pools = shared.caches.pools.changes();
-    let mut failures = 0;
-    loop {
-        let retry = match sweep(&shared).await {
-            Ok(()) => {
-                failures = 0;
-                None
-            }
-            Err(error) => {
-                failures += 1;
-                let error = &error as &dyn std::error::Error;
-                warn!(failures, error, "cannot do with an orphan what is to be done");
-                Some(shared.config.timing.retry(failures))
-            }
-        };
-        let pause = async {
-            match retry {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        let alive = tokio::select! {
-            changed = orphans.changed() => changed.is_ok(),
-            changed = pools.changed() => changed.is_ok(),
-            () = pause => true,
-        };
-        if !alive {
-            return;
-        }
-    }
-}
-
-/// Why an orphan is still there.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Api(#[from] ApiError),
+    let caches = &shared.caches;
+    let changes = vec![caches.orphans.changes(), caches.pools.changes()];
+    keep(&shared.config.timing, changes, "cannot do with an orphan what is to be done", || sweep(&shared)).await;
 }
 
 async fn sweep(shared: &Shared) -> Result<(), Failure> {

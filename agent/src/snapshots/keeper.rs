@@ -17,8 +17,13 @@ use ucloud_agent_core::{
 };
 use ucloud_types::Snapshot;
 
-use super::take::{self, Failure};
-use crate::{api::ApiError, limit::limited, shared::Shared};
+use super::take;
+use crate::{
+    api::ApiError,
+    keeper::{Failure, until},
+    limit::limited,
+    shared::Shared,
+};
 
 /// So many are taken at the same time.
 const CONCURRENT: usize = 4;
@@ -42,12 +47,6 @@ pub async fn run(shared: Arc<Shared>) {
                 Some(Instant::now() + shared.config.timing.retry(failures))
             }
         };
-        let pause = async {
-            match retry {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         let alive = tokio::select! {
             changed = changes.0.changed() => changed.is_ok(),
             changed = changes.1.changed() => changed.is_ok(),
@@ -64,7 +63,7 @@ pub async fn run(shared: Arc<Shared>) {
                 true
             }
             () = shared.snapshots.released() => true,
-            () = pause => true,
+            () = until(retry) => true,
         };
         if !alive {
             return;

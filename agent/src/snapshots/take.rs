@@ -9,6 +9,7 @@ use ucloud_agent_core::{
     HostError,
     block_store::{CopyTarget, SnapshotRequest, StoredImage},
     hypervisor::{Consistency, Copying, DiskCopy},
+    reason,
     snapshot::{Method, Order, Task, method, task},
     vm::Desired,
 };
@@ -18,23 +19,12 @@ use ucloud_types::{
     snapshot,
 };
 
-use crate::{api::ApiError, limit::limited, shared::Shared};
+use crate::{api::ApiError, keeper::Failure, limit::limited, shared::Shared};
 
 /// How often is asked how far a copy is.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a copy may get no further.
 const STALL: Duration = Duration::from_mins(5);
-
-/// Why a snapshot was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The host could not do what it was asked. That was reported.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The API server could not be asked or told.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-}
 
 /// What was taken.
 struct Taken {
@@ -50,10 +40,9 @@ pub async fn take(shared: &Shared, snapshot: &Snapshot, order: &Order) -> Result
     if now(shared, snapshot) != Task::Take(order.clone()) {
         return Ok(());
     }
-    if order.of_vm && !is_here(shared, snapshot, order) {
-        let elsewhere = HostError::retryable("SourceElsewhere", "the VM is not on this host any more");
-        report(shared, snapshot, &unfinished(elsewhere.reason, &elsewhere.message), true, |_| {}).await?;
-        return Err(elsewhere.into());
+    if let Err(error) = check_source(shared, snapshot, order) {
+        report(shared, snapshot, &unfinished(error.reason, &error.message), true, |_| {}).await?;
+        return Err(error.into());
     }
     let host = &shared.config.host;
     let begun = unfinished(TAKING, &format!("host {host} is taking it"));
@@ -127,12 +116,19 @@ async fn report(
     Ok(shared.api.report_snapshot(snapshot, &next, proof).await?.unwrap_or_else(|| snapshot.clone()))
 }
 
-/// Whether the VM is bound to this host.
-fn is_here(shared: &Shared, snapshot: &Snapshot, order: &Order) -> bool {
-    let name = snapshot.spec.vm.as_deref().unwrap_or_default();
+/// Whether the VM is bound to this host, and all its disks are of one time.
+fn check_source(shared: &Shared, snapshot: &Snapshot, order: &Order) -> Result<(), HostError> {
+    let Some(name) = &snapshot.spec.vm else { return Ok(()) };
     let vm = shared.caches.vms.get(snapshot.metadata.namespace.as_deref(), name);
     let vm = vm.filter(|vm| vm.metadata.uid.as_ref() == Some(&order.source_uid));
-    vm.is_some_and(|vm| Desired::of(&vm, &shared.config.host).is_ok())
+    match vm.and_then(|vm| Desired::of(&vm, &shared.config.host).ok()) {
+        None => Err(HostError::retryable("SourceElsewhere", "the VM is not on this host any more")),
+        Some(vm) if vm.restore.is_some() => {
+            let message = "the VM is being restored: it is taken when that is done";
+            Err(HostError::retryable(reason::RESTORING, message))
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 /// Removes what an earlier attempt may have kept.

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use ucloud_agent_core::{
     block_store::Pool,
     export::{self, Export},
-    image, reason,
+    reason,
     vm::Blocker,
 };
 use ucloud_types::{Image, Volume};
@@ -88,9 +88,7 @@ async fn give<K: Exported>(
     let known = awaited(cache.changes(), known).await.ok_or_else(gone)?;
     let begun = Begun::of(&shared, &*known).await?;
     let Export { tag, pool, what } = begun.export.clone();
-    let pool = shared.caches.pools.get(None, &pool).and_then(|pool| image::pool(&pool)).ok_or_else(|| {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("StoragePool {pool} does not exist: create it again"))
-    })?;
+    let pool = shared.pool(&pool)?;
     let limit = shared.config.timing.step;
     let size = limited(limit, "measure a disk", shared.machine.store.size(&pool, &what)).await?;
     let size = size.ok_or_else(|| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::info;
 use ucloud_agent_core::{HostError, block_store::DiskId, image, reason};
 use ucloud_types::{
     Volume,
@@ -11,50 +11,18 @@ use ucloud_types::{
     meta::AGENT_FINALIZER,
 };
 
-use crate::{api::ApiError, limit::limited, shared::Shared};
+use crate::{
+    api::ApiError,
+    keeper::{Failure, keep},
+    limit::limited,
+    shared::Shared,
+};
 
 /// Removes what is to be removed, as long as the agent runs.
 pub async fn run(shared: Arc<Shared>) {
-    let mut volumes = shared.caches.volumes.changes();
-    let mut pools = shared.caches.pools.changes();
-    let mut failures = 0;
-    loop {
-        let retry = match sweep(&shared).await {
-            Ok(()) => {
-                failures = 0;
-                None
-            }
-            Err(error) => {
-                failures += 1;
-                let error = &error as &dyn std::error::Error;
-                warn!(failures, error, "cannot remove a volume");
-                Some(shared.config.timing.retry(failures))
-            }
-        };
-        let pause = async {
-            match retry {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        let alive = tokio::select! {
-            changed = volumes.changed() => changed.is_ok(),
-            changed = pools.changed() => changed.is_ok(),
-            () = pause => true,
-        };
-        if !alive {
-            return;
-        }
-    }
-}
-
-/// Why a Volume is still there.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Api(#[from] ApiError),
+    let caches = &shared.caches;
+    let changes = vec![caches.volumes.changes(), caches.pools.changes()];
+    keep(&shared.config.timing, changes, "cannot remove a volume", || sweep(&shared)).await;
 }
 
 async fn sweep(shared: &Shared) -> Result<(), Failure> {

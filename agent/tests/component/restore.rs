@@ -8,7 +8,7 @@ use kube::{Api, api::DeleteParams};
 use serde_json::json;
 use ucloud_agent_core::block_store::DiskId;
 use ucloud_agent_sim::{Effect, Fault, Method, SimHost, When};
-use ucloud_types::{Image, VM, Volume, vm::VMPhase};
+use ucloud_types::{Image, Snapshot, VM, Volume, condition, vm::VMPhase};
 
 use crate::{
     snapshots::{AT_ONCE, make, snapshots, until_ready, with_host, with_three_disks},
@@ -154,6 +154,32 @@ async fn the_images_stay_until_it_is_restored() {
     // Alpine alone
     eventually("the images to go", || host.contents()[2] == 1).await;
     assert_eq!((effect(host, "start"), host.violations().len()), (2, 0));
+}
+
+/// Some of its disks may be the snapshot's, and others not yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_snapshot_is_taken_of_a_vm_that_is_being_restored() {
+    let halted = Halted::start().await;
+    let (world, host) = (&halted.world, &halted.host);
+    let refuse = Effect::Refuse { reason: "Broken", terminal: false };
+    host.inject(Fault { method: Method::EnsureDisk, when: When::Always, effect: refuse });
+    world.restore("web", "kept").await;
+    world.wait_reason("web", "Broken").await;
+    make(world, "half", json!({"vm": "web"})).await;
+    let waits = |half: &Snapshot| {
+        let status = half.status.clone().unwrap_or_default();
+        condition::get(&status.conditions, condition::TAKEN).is_some_and(|taken| taken.reason == "Restoring")
+    };
+    world.wait_for(&snapshots(world), "half", "it to wait", waits).await;
+    assert_eq!(effect(host, "snapshot"), 3, "those of `kept`");
+    host.heal();
+    world.wait_vm("web", "the restore", observed(1)).await;
+    until_ready(world, "half").await;
+    assert_eq!(
+        (effect(host, "snapshot"), host.violations().len()),
+        (4, 0),
+        "a VM that is halted has given back its volumes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
