@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, timeout},
+};
 use tracing::warn;
 use ucloud_agent_core::orphan;
 use ucloud_types::{
@@ -13,28 +16,58 @@ use ucloud_types::{
     vm::VMPhase,
 };
 
-use crate::{Config, api::ApiError, shared::Shared};
+use crate::{Config, api::ApiError, keeper::until, shared::Shared};
 
 use super::survey::{Survey, survey};
 
-/// The shortest pause between two reports.
+/// The shortest pause between two reports, and between two looks at the host.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Reports on the host, as long as the agent runs.
+/// Looks at the host and reports on it, as long as the agent runs.
 pub async fn run(shared: Arc<Shared>) {
-    let mut host = shared.caches.host.changes();
+    let (told, surveyed) = watch::channel(Arc::new(survey(&shared).await));
+    // what the last report said of gateways may be of before a reboot
+    let _ = timeout(shared.config.timing.call, shared.networks.present().wait_for(Option::is_some)).await;
+    // Beside each other: a pool that does not answer takes its time, and nobody waits for its report to hear of gateways
+    tokio::select! {
+        () = look(&shared, &told) => {}
+        () = tell(&shared, surveyed) => {}
+    }
+}
+
+/// Looks at the host now and then, and whenever something has changed that only a look tells.
+async fn look(shared: &Shared, told: &watch::Sender<Arc<Survey>>) {
     let mut pools = shared.caches.pools.changes();
-    let mut images = shared.images.changes();
-    let mut networks = shared.networks.present();
     let mut orphans = shared.orphans.changes();
     let mut hypervisor = shared.machine.hypervisor.changes();
     let mut surveys = tokio::time::interval(shared.config.timing.survey);
     surveys.set_missed_tick_behavior(MissedTickBehavior::Delay);
     surveys.tick().await;
-    let mut seen = survey(&shared).await;
-    // what the last report said of gateways may be of before a reboot
-    let _ = timeout(shared.config.timing.call, networks.wait_for(Option::is_some)).await;
-    let (mut look, mut surveying) = (false, None);
+    loop {
+        let silent = told.borrow().facts.is_err();
+        let alive = tokio::select! {
+            changed = pools.changed() => changed.is_ok(),
+            changed = orphans.changed() => changed.is_ok(),
+            changed = hypervisor.changed(), if silent => changed.is_ok(),
+            _ = surveys.tick() => true,
+        };
+        if !alive {
+            return;
+        }
+        let begun = Instant::now();
+        let known: BTreeSet<_> = shared.caches.vms.all().iter().filter_map(|vm| vm.metadata.uid.clone()).collect();
+        shared.memories.keep(&known);
+        told.send_replace(Arc::new(survey(shared).await));
+        tokio::time::sleep_until(begun + PAUSE).await;
+    }
+}
+
+/// Reports whatever is new.
+async fn tell(shared: &Shared, mut surveyed: watch::Receiver<Arc<Survey>>) {
+    let mut host = shared.caches.host.changes();
+    let mut images = shared.images.changes();
+    let mut networks = shared.networks.present();
+    let mut orphans = shared.orphans.changes();
     let mut newest: Option<Host> = None;
     let mut failures = 0;
     loop {
@@ -42,7 +75,8 @@ pub async fn run(shared: Arc<Shared>) {
         let vms = shared.caches.vms.all();
         let phases = vms.iter().map(|vm| vm.status.as_ref().and_then(|status| status.phase));
         shared.metrics.count_vms(phases.map(|phase| format!("{:?}", phase.unwrap_or(VMPhase::Pending))));
-        let retry = match report(&shared, &seen, &mut newest).await {
+        let seen = Arc::clone(&surveyed.borrow_and_update());
+        let retry = match report(shared, &seen, &mut newest).await {
             Ok(()) => {
                 failures = 0;
                 None
@@ -50,49 +84,22 @@ pub async fn run(shared: Arc<Shared>) {
             Err(error) => {
                 failures += 1;
                 warn!(failures, error = &error as &dyn std::error::Error, "cannot report on the host");
-                Some(shared.config.timing.retry(failures))
+                Some(Instant::now() + shared.config.timing.retry(failures))
             }
         };
-        let pause = async {
-            match retry {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
-        let surveyed = async {
-            match surveying.as_mut() {
-                Some(survey) => survey.await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut news = None;
         let alive = tokio::select! {
+            changed = surveyed.changed() => changed.is_ok(),
             changed = host.changed() => changed.is_ok(),
             changed = images.changed() => changed.is_ok(),
             changed = networks.changed() => changed.is_ok(),
-            changed = pools.changed() => { look = true; changed.is_ok() }
-            changed = orphans.changed() => { look = true; changed.is_ok() }
-            changed = hypervisor.changed() => { look |= seen.facts.is_err(); changed.is_ok() }
-            _ = surveys.tick() => { look = true; true }
-            found = surveyed => { news = Some(found); true }
-            () = pause => true,
+            changed = orphans.changed() => changed.is_ok(),
+            () = until(retry) => true,
         };
         if !alive {
             return;
         }
         // What changes fast, as the progress of an import, is reported once for all that came meanwhile
         tokio::time::sleep_until(begun + PAUSE).await;
-        if let Some(found) = news {
-            seen = found;
-            surveying = None;
-        }
-        // Beside all else: a pool that does not answer takes its time, and nobody waits for its report to hear of gateways
-        if look && surveying.is_none() {
-            look = false;
-            let known: BTreeSet<_> = shared.caches.vms.all().iter().filter_map(|vm| vm.metadata.uid.clone()).collect();
-            shared.memories.keep(&known);
-            surveying = Some(Box::pin(survey(&shared)));
-        }
     }
 }
 
