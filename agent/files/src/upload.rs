@@ -10,7 +10,11 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread,
 };
 
 use async_trait::async_trait;
@@ -32,6 +36,8 @@ use ucloud_types::{Quantity, image::Sha256};
 use crate::{store::Store, with_store};
 
 const BUFFER: usize = 1 << 20;
+/// Whenever so much has been written, the disk is told to begin with it: little is left to wait for at the end.
+const WRITE_BEHIND: u64 = 16 << 20;
 /// A File is read by the agent alone.
 const MODE: u32 = 0o600;
 
@@ -180,16 +186,7 @@ fn append(
         None => hash(&mut part, size)?,
     };
     doing("write a file", part.seek(SeekFrom::Start(size)))?;
-    let mut too_many = false;
-    while let Some(bytes) = bytes.blocking_recv() {
-        if hashed.size + bytes.len() as u64 > file.size {
-            too_many = true;
-            break;
-        }
-        doing("write a file", part.write_all(&bytes))?;
-        hashed.update(&bytes);
-    }
-    doing("write out a file", part.sync_data())?;
+    let too_many = take(&part, &mut hashed, file.size, bytes)?;
     if too_many || hashed.size < file.size {
         let size = hashed.size;
         lock(hashers).insert(file.uid.clone(), hashed);
@@ -206,6 +203,43 @@ fn append(
     }
     store.complete_file(&file.uid, &found)?;
     Ok(Stored::Complete(found))
+}
+
+/// Writes what comes, and returns when it is on the disk. Tells whether more came than is wanted: of that, nothing is kept.
+fn take(part: &File, hashed: &mut Hashed, most: u64, bytes: mpsc::Receiver<Bytes>) -> Result<bool, StoreError> {
+    thread::scope(|scope| {
+        let (due, dues) = sync_channel(1);
+        let behind = scope.spawn(move || dues.into_iter().try_for_each(|()| part.sync_data()));
+        let too_many = write(part, hashed, most, bytes, due);
+        let synced = behind.join().unwrap_or_else(|_| Err(io::Error::other("a thread broke off")));
+        doing("write out a file", synced.and_then(|()| part.sync_data()))?;
+        doing("write a file", too_many)
+    })
+}
+
+/// Writes what comes, and says in between that the disk is due.
+fn write(
+    mut part: &File,
+    hashed: &mut Hashed,
+    most: u64,
+    mut bytes: mpsc::Receiver<Bytes>,
+    due: SyncSender<()>,
+) -> io::Result<bool> {
+    let mut behind = 0;
+    while let Some(bytes) = bytes.blocking_recv() {
+        let length = bytes.len() as u64;
+        if hashed.size + length > most {
+            return Ok(true);
+        }
+        part.write_all(&bytes)?;
+        hashed.update(&bytes);
+        behind += length;
+        // A disk that is not done with what came before is told the next time
+        if behind >= WRITE_BEHIND && due.try_send(()).is_ok() {
+            behind = 0;
+        }
+    }
+    Ok(false)
 }
 
 /// The file of what is not complete, made if it is missing and locked; none if the File is complete.

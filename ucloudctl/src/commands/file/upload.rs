@@ -1,6 +1,9 @@
 //! Sending a file, from where an upload before ended.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -18,8 +21,11 @@ use crate::{
     watch::{self, Followed, within},
 };
 
-/// Bytes are sent in pieces of this size, so that what is broken off is little, and an answer always comes through.
-const PIECE: usize = 8 << 20;
+/// Bytes are sent in pieces between these sizes, so that what is broken off is little, and an answer always comes through.
+const PIECE_LEAST: usize = 8 << 20;
+const PIECE_MOST: usize = 64 << 20;
+/// A piece that is through sooner is followed by one of twice the size, and one that takes four times as long by one of half.
+const QUICK: Duration = Duration::from_millis(500);
 /// So often in a row a piece is tried where nothing else is to be done, with pauses that double from the first to the last.
 const ATTEMPTS: u32 = 9;
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -218,6 +224,7 @@ async fn await_host(server: &Server, kind: &Resource, name: &str) -> anyhow::Res
 /// Sends all that the host lacks. `sent` is how much of it was taken.
 async fn send(content: &Content<'_>, wanted: &mut Wanted, progress: &Transfer, sent: &mut u64) -> anyhow::Result<()> {
     *sent = 0;
+    let mut size = PIECE_LEAST;
     let mut state = content.state().await?;
     loop {
         progress.set(state.offset);
@@ -230,10 +237,22 @@ async fn send(content: &Content<'_>, wanted: &mut Wanted, progress: &Transfer, s
             }
             return Ok(());
         }
-        let piece = wanted.local.piece(state.offset, PIECE)?;
-        let length = piece.len() as u64;
+        let piece = wanted.local.piece(state.offset, size)?;
+        let (length, begun) = (piece.len() as u64, Instant::now());
         state = content.append(state.offset, piece).await?;
         *sent += length;
+        size = next_size(size, begun.elapsed());
+    }
+}
+
+/// The size of the piece that follows one of `size`, which took so long.
+fn next_size(size: usize, took: Duration) -> usize {
+    if took < QUICK {
+        (size * 2).min(PIECE_MOST)
+    } else if took > QUICK * 4 {
+        (size / 2).max(PIECE_LEAST)
+    } else {
+        size
     }
 }
 
@@ -268,6 +287,13 @@ mod tests {
         let mut of_image = file(own, "False");
         of_image["metadata"]["ownerReferences"] = json!([{"kind": "Image"}]);
         assert!(!is_half(&of_image, &sum));
+    }
+
+    #[test]
+    fn pieces_are_as_large_as_the_way_is_fast() {
+        let mib = |size: usize, millis| next_size(size << 20, Duration::from_millis(millis)) >> 20;
+        assert_eq!([mib(8, 100), mib(32, 100), mib(64, 100)], [16, 64, 64]);
+        assert_eq!([mib(16, 700), mib(64, 3000), mib(8, 60_000)], [16, 32, 8]);
     }
 
     #[test]
