@@ -136,7 +136,7 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
 }
 
 /// Ceph has no monitor, and hangs, while a VM runs on it: the guest waits and loses nothing, VMs elsewhere do not notice,
-/// and what cannot be done meanwhile says why.
+/// what cannot be done meanwhile says why, and an agent that dies meanwhile leaves nothing half made.
 fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
     let mut guest = volumes::guest(ucloud, VMS[0])?;
     let write = |guest: &mut Guest, name: &str| {
@@ -174,7 +174,10 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
     says("ashore", "Terminating", "StorageTimeout")?;
     says("hung", "Ready", "StorageTimeout")?;
     ensure!(!guest.succeeds("ls /tmp/hung.done")?, "the guest has not waited");
+    // The agent dies in the middle of making the one's clone and of removing the other's disks
+    ucloud.kill("ucloud-agent", Signal::SIGKILL)?;
     ceph.signal("osd", Signal::SIGCONT)?;
+    ucloud.up()?;
     written(&mut guest, "hung")?;
     ucloud.ucloudctl(&["wait", "--for=delete", "vm/ashore", "--timeout", "120s"])?.ok()?;
     ucloud.ready("vm/hung")?;
