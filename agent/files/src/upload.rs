@@ -210,10 +210,12 @@ fn take(part: &File, hashed: &mut Hashed, most: u64, bytes: mpsc::Receiver<Bytes
     thread::scope(|scope| {
         let (due, dues) = sync_channel(1);
         let behind = scope.spawn(move || dues.into_iter().try_for_each(|()| part.sync_data()));
-        let too_many = write(part, hashed, most, bytes, due);
+        let too_many = write(part, hashed, most, bytes, &due);
+        drop(due);
         let synced = behind.join().unwrap_or_else(|_| Err(io::Error::other("a thread broke off")));
+        let too_many = doing("write a file", too_many)?;
         doing("write out a file", synced.and_then(|()| part.sync_data()))?;
-        doing("write a file", too_many)
+        Ok(too_many)
     })
 }
 
@@ -223,7 +225,7 @@ fn write(
     hashed: &mut Hashed,
     most: u64,
     mut bytes: mpsc::Receiver<Bytes>,
-    due: SyncSender<()>,
+    due: &SyncSender<()>,
 ) -> io::Result<bool> {
     let mut behind = 0;
     while let Some(bytes) = bytes.blocking_recv() {
