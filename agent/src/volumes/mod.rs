@@ -97,8 +97,8 @@ pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<Ma
     let uid = volume.metadata.uid.clone().unwrap_or_default();
     let pool = shared.pool(volume.spec.effective_pool())?;
     let restored = volume.status.as_ref().and_then(|status| status.restored.clone());
-    let content = match (restored, volume.image()) {
-        (Some(image), _) => Content::Image(image),
+    let content = match (&restored, volume.image()) {
+        (Some(image), _) => Content::Image(image.clone()),
         (None, None) if volume.spec.orphan().is_some() => Content::Kept,
         (None, None) => Content::Empty,
         (None, Some(image)) => {
@@ -107,8 +107,16 @@ pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<Ma
             Content::Image(image.and_then(|image| image.metadata.uid.clone()).unwrap_or_else(|| NO_IMAGE.to_owned()))
         }
     };
-    let request = DiskRequest { id: DiskId::of_volume(&uid), pool, content, size: Some(volume.spec.size) };
-    let disk = limited(shared.config.timing.step, "make a volume", shared.machine.store.ensure_disk(&request)).await?;
+    let (id, size) = (DiskId::of_volume(&uid), Some(volume.spec.size));
+    let request = DiskRequest { id: id.clone(), pool: pool.clone(), content, size };
+    let made = limited(shared.config.timing.step, "make a volume", shared.machine.store.ensure_disk(&request)).await;
+    let disk = match (made, restored) {
+        // It was said to be restored, and its VM was deleted before that was done: no guest has had it since
+        (Err(error), Some(image)) if error.reason == reason::DISK_MISMATCH => {
+            replace(shared, pool, id, size, &image).await?
+        }
+        (made, _) => made?,
+    };
     report_size(shared, desired, name, &uid, disk.size).await?;
     Ok(MadeDisk { disk, volume: Some(uid), limits: volume.spec.limits })
 }
@@ -132,8 +140,8 @@ pub async fn restore(
     // Said first: whatever ends the agent, the volume is then made of this image or of none
     change(shared, desired, (name, uid), |status| status.restored = Some(image_uid.to_owned())).await?;
     let size = Some(volume.spec.size);
-    let size = replace(shared, pool, DiskId::of_volume(uid), size, image_uid).await?;
-    report_size(shared, desired, name, uid, size).await
+    let disk = replace(shared, pool, DiskId::of_volume(uid), size, image_uid).await?;
+    report_size(shared, desired, name, uid, disk.size).await
 }
 
 async fn claim(shared: &Shared, desired: &Desired, name: &str) -> Result<Volume, HostError> {

@@ -137,6 +137,46 @@ async fn whatever_fails_or_is_killed_it_is_restored_before_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_whose_vm_is_deleted_meanwhile_is_restored_for_the_next_one() {
+    let Halted { world, host, agent } = Halted::start().await;
+    // The root disk first, and then a volume
+    let before = host.calls(Method::RemoveDisk);
+    host.inject(Fault { method: Method::RemoveDisk, when: When::Nth(before + 2), effect: Effect::Stall });
+    let mut hanging = host.hanging();
+    world.restore("web", "kept").await;
+    hanging.wait_for(|calls| *calls > 0).await.unwrap();
+    agent.kill().await;
+    host.heal();
+    let vm = world.vms().get("web").await.unwrap();
+    world.delete("web").await;
+    let agent = world.agent(&host).await;
+    world.wait_gone(&vm).await;
+
+    let volumes: Api<Volume> = world.namespaced();
+    let image = world.namespaced::<Image>().get("kept-data").await.unwrap();
+    let data = volumes.get("data").await.unwrap();
+    let disk = DiskId::of_volume(data.metadata.uid.clone().unwrap());
+    assert_eq!(data.status.and_then(|status| status.restored), image.metadata.uid, "it was said");
+    let restored = image.status.unwrap().sha256;
+    assert_ne!(host.made_of(&disk), restored, "it was not done");
+    let disks = json!([{"name": "root", "image": "alpine"}, {"name": "data", "volume": "data"}]);
+    world.bound_vm("other", &host, json!({ "disks": disks })).await;
+    world.wait_running("other").await;
+    assert_eq!(host.made_of(&disk), restored);
+
+    // Only once: what a guest has written to is kept
+    let made = effect(&host, "make disk");
+    agent.kill().await;
+    let _agent = world.agent(&host).await;
+    world.respecify("other", json!({"runStrategy": "Halted"})).await;
+    world.wait_phase("other", VMPhase::Stopped).await;
+    world.respecify("other", json!({"runStrategy": "Always"})).await;
+    world.wait_running("other").await;
+    assert_eq!(effect(&host, "make disk"), made);
+    assert_eq!(host.violations(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_images_stay_until_it_is_restored() {
     let halted = Halted::start().await;
     let (world, host) = (&halted.world, &halted.host);
