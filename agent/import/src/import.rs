@@ -1,9 +1,11 @@
 //! Importing an image: fetch, check, inspect; converting and publishing are up to the pool.
 //!
-//! The bytes are always fetched, also when a content with the claimed checksum is there already: to know a
+//! The bytes are always fetched, unless they are here, also when a content with the claimed checksum is there already: to know a
 //! checksum is not to have the right to the bytes.
 
 use std::{
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,7 +26,7 @@ use crate::{
     config::ImportConfig,
     error::StoreError,
     fetch::{self, FetchError, Origin, Source, web::Web},
-    inspect::{Claim, InspectError, inspect},
+    inspect::{Claim, InspectError, inspect, look},
     qemu_img::{Conversion, QemuImg, QemuImgError},
     summary::summary,
 };
@@ -94,6 +96,17 @@ impl ImportError {
 pub trait OpenUpload: Send + Sync {
     /// The bytes of the complete File of this name.
     async fn open(&self, namespace: &str, file: &str) -> Result<Uploaded, HostError>;
+
+    /// The complete File of this name as a file, if this host keeps it.
+    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<Kept>, HostError>;
+}
+
+/// A complete File on this host. Nobody writes to it any more.
+pub struct Kept {
+    /// The file, for reading.
+    pub file: File,
+    /// The checksum that its bytes had when they came.
+    pub sha256: Sha256,
 }
 
 /// A File that was opened.
@@ -233,13 +246,40 @@ impl Importer {
                 }
             })
             .await?;
-        if let Some(claimed) = request.checksum.as_ref().filter(|claimed| **claimed != fetched.sha256) {
-            return Err(ImportError::Checksum { claimed: claimed.clone(), found: fetched.sha256 });
-        }
-        let claim = Claim { format: request.format, compression: request.compression };
-        let virtual_size = inspect(path, claim, self.max_disk, &self.qemu_img).await?;
+        check_sum(request, &fetched.sha256)?;
+        let virtual_size = inspect(path, claim(request), self.max_disk, &self.qemu_img).await?;
         progress.report(FETCHED_PERCENT);
         Ok(Inspected { sha256: fetched.sha256, virtual_size })
+    }
+
+    /// A raw source that need not be fetched, because this host keeps it: opened, checked and inspected. Other formats are read
+    /// in a sandbox, whose user has the file meanwhile, and so get a file of their own.
+    pub async fn kept(
+        &self,
+        request: &ImageRequest,
+        progress: Progress<'_>,
+    ) -> Result<Option<(File, Inspected)>, ImportError> {
+        let (Some(uploads), Some(upload)) = (&self.uploads, &request.source.upload) else { return Ok(None) };
+        if request.format != ImageFormat::Raw || request.compression.is_some() {
+            return Ok(None);
+        }
+        let kept = uploads.kept(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?;
+        let Some(Kept { file, sha256 }) = kept else { return Ok(None) };
+        check_sum(request, &sha256)?;
+        let size = file.metadata().map_err(|error| StoreError::new("look at the source", error))?.len();
+        if size > self.max_source.bytes() {
+            return Err(FetchError::TooLarge(self.max_source).into());
+        }
+        let (claim, max_disk) = (claim(request), self.max_disk);
+        let (file, looked) = spawn_blocking(move || {
+            let looked = look(&file, claim, max_disk);
+            (file, looked)
+        })
+        .await
+        .map_err(|error| StoreError::new("read the source", io::Error::other(error)))?;
+        let virtual_size = looked?;
+        progress.report(FETCHED_PERCENT);
+        Ok(Some((file, Inspected { sha256, virtual_size })))
     }
 
     async fn open_source(&self, request: &ImageRequest) -> Result<Source, ImportError> {
@@ -256,13 +296,23 @@ impl Importer {
                 let (import_dir, namespace, name) =
                     (self.import_dir.clone(), request.namespace.clone(), file.name.clone());
                 let opened = spawn_blocking(move || fetch::file::open(&import_dir, &namespace, &name)).await;
-                let opened =
-                    opened.map_err(|error| StoreError::new("open the source", std::io::Error::other(error)))?;
+                let opened = opened.map_err(|error| StoreError::new("open the source", io::Error::other(error)))?;
                 Ok(opened?)
             }
             _ => Err(ImportError::NoSource),
         }
     }
+}
+
+fn check_sum(request: &ImageRequest, found: &Sha256) -> Result<(), ImportError> {
+    match request.checksum.clone().filter(|claimed| claimed != found) {
+        Some(claimed) => Err(ImportError::Checksum { claimed, found: found.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn claim(request: &ImageRequest) -> Claim {
+    Claim { format: request.format, compression: request.compression }
 }
 
 /// A disk is larger than disks may be.
@@ -275,5 +325,5 @@ pub fn finished<T>(
     doing: &'static str,
     joined: Result<Result<T, StoreError>, tokio::task::JoinError>,
 ) -> Result<T, StoreError> {
-    joined.unwrap_or_else(|error| Err(StoreError::new(doing, std::io::Error::other(error))))
+    joined.unwrap_or_else(|error| Err(StoreError::new(doing, io::Error::other(error))))
 }

@@ -102,7 +102,11 @@ pub struct Claim {
 /// The size in bytes of the disk that `source`, unpacked, holds, once all is found to be well.
 pub async fn inspect(source: &Path, claim: Claim, max_disk: Quantity, qemu_img: &QemuImg) -> Result<u64, InspectError> {
     let path = source.to_owned();
-    let looked = tokio::task::spawn_blocking(move || look(&path, claim, max_disk)).await;
+    let looked = tokio::task::spawn_blocking(move || {
+        let file = File::open(path).map_err(|error| StoreError::new("read the source", error))?;
+        look(&file, claim, max_disk)
+    })
+    .await;
     let virtual_size = looked.map_err(|error| StoreError::new("read the source", io::Error::other(error)))??;
     let info = qemu_img.info(source, claim.format).await.map_err(judged)?;
     if info.backing_filename.is_some() || info.virtual_size != virtual_size {
@@ -122,12 +126,12 @@ fn judged(error: QemuImgError) -> InspectError {
     }
 }
 
-fn look(source: &Path, claim: Claim, max_disk: Quantity) -> Result<u64, InspectError> {
+/// Our own look. It is all that a raw disk needs, in which QEMU would read nothing.
+pub fn look(mut file: &File, claim: Claim, max_disk: Quantity) -> Result<u64, InspectError> {
     let read = |error| StoreError::new("read the source", error);
-    let mut file = File::open(source).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
     let mut head = Vec::new();
-    (&mut file).take(qcow2::HEADER_AREA).read_to_end(&mut head).map_err(read)?;
+    file.take(qcow2::HEADER_AREA).read_to_end(&mut head).map_err(read)?;
     let mut tail = Vec::new();
     file.seek(SeekFrom::Start(size.saturating_sub(format::TAIL as u64))).map_err(read)?;
     file.read_to_end(&mut tail).map_err(read)?;
@@ -151,9 +155,9 @@ fn look(source: &Path, claim: Claim, max_disk: Quantity) -> Result<u64, InspectE
             header.check_complete(size, max)?;
             header.virtual_size
         }
-        ImageFormat::Vmdk => vmdk::check(&file, size, max)?,
-        ImageFormat::Vhdx => vhdx::check(&file, size, max)?,
-        ImageFormat::Vdi => vdi::check(&file, size, max)?,
+        ImageFormat::Vmdk => vmdk::check(file, size, max)?,
+        ImageFormat::Vhdx => vhdx::check(file, size, max)?,
+        ImageFormat::Vdi => vdi::check(file, size, max)?,
         ImageFormat::Raw if size > max => return Err(InspectError::TooLarge(Quantity::from_bytes(size), max_disk)),
         ImageFormat::Raw => size,
     };

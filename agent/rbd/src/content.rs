@@ -14,7 +14,6 @@
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
-    path::Path,
 };
 
 use nix::{
@@ -128,13 +127,13 @@ pub fn remove(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
     }
 }
 
-/// Writes a content from a raw file, unless it is there already. As long as what is returned is open, nobody removes
+/// Writes a content from a raw disk, unless it is there already. As long as what is returned is open, nobody removes
 /// it. `percent` is told how far it is, and its error breaks it off.
 pub fn ensure_content<'a>(
     pool: &'a IoCtx,
     sha256: &Sha256,
     size: u64,
-    raw: &Path,
+    raw: File,
     percent: impl FnMut(u8) -> Result<(), RbdError>,
 ) -> Result<Image<'a>, RbdError> {
     let name = names::content(sha256);
@@ -175,9 +174,12 @@ fn adopt<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<Image<'a>>, RbdError>
 }
 
 /// Copies the parts of a file that hold something other than zeros.
-fn copy(raw: &Path, image: &Image<'_>, mut percent: impl FnMut(u8) -> Result<(), RbdError>) -> Result<(), RbdError> {
+fn copy(
+    mut file: File,
+    image: &Image<'_>,
+    mut percent: impl FnMut(u8) -> Result<(), RbdError>,
+) -> Result<(), RbdError> {
     let failed = |error| StoreError::new("read the image to be written to the pool", error);
-    let mut file = File::open(raw).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
     let mut chunk = Vec::with_capacity(CHUNK);
     let mut at = 0;

@@ -20,6 +20,7 @@ mod usage;
 
 use std::{
     collections::{HashMap, HashSet},
+    fs::File,
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -30,6 +31,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::errno::Errno;
+use tempfile::NamedTempFile;
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc, watch},
     task::spawn_blocking,
@@ -42,7 +44,7 @@ use ucloud_agent_core::{
     },
 };
 use ucloud_agent_import::{
-    ImportError, Importer, Progress, StoreError, act as import_act, names as safe, snapshot_act,
+    ImportError, Importer, Inspected, Progress, StoreError, act as import_act, names as safe, snapshot_act,
 };
 use ucloud_types::{Quantity, image::ImageFormat};
 
@@ -150,6 +152,26 @@ impl Rbd {
         done.map_err(|error| error.reported(&reported.0, &reported.1))
     }
 
+    /// The disk that an image holds, raw, in a file without a name.
+    async fn fetch(&self, request: &ImageRequest, progress: Progress<'_>) -> Result<(File, Inspected), ImportError> {
+        let fetched = self.scratch("source-")?;
+        let file = fetched.reopen().map_err(unmade)?;
+        let found = self.importer.fetch(request, file.into(), fetched.path(), progress).await?;
+        if request.format == ImageFormat::Raw {
+            // Whatever it holds, it is never opened as anything but raw.
+            return Ok((fetched.into_file(), found));
+        }
+        let raw = self.scratch("raw-")?;
+        let (from, to) = (fetched.path(), raw.path());
+        let report = |part| progress.report_rest(part / 2);
+        self.importer.convert(request, &found, from, to, ImageFormat::Raw, report).await?;
+        Ok((raw.into_file(), found))
+    }
+
+    fn scratch(&self, prefix: &str) -> Result<NamedTempFile, StoreError> {
+        tempfile::Builder::new().prefix(prefix).tempfile_in(&self.config.scratch).map_err(unmade)
+    }
+
     /// `turn` is held until nothing is done any more, though nobody may wait for that.
     async fn import(
         &self,
@@ -159,24 +181,10 @@ impl Rbd {
     ) -> Result<StoredImage, HostError> {
         let act = import_act(request);
         let progress = Progress(percent);
-        let scratch = |error| ImportError::from(StoreError::new("make a file to fetch to", error));
-        let refused = |error: ImportError| error.reported(request);
-        let fetched = tempfile::Builder::new().prefix("source-").tempfile_in(&self.config.scratch);
-        let fetched = fetched.map_err(|error| refused(scratch(error)))?;
-        let file = fetched.reopen().map_err(|error| refused(scratch(error)))?;
-        let found = self.importer.fetch(request, file.into(), fetched.path(), progress).await.map_err(refused)?;
-
-        let raw = if request.format == ImageFormat::Raw {
-            // Whatever it holds, it is never opened as anything but raw.
-            fetched
-        } else {
-            let raw = tempfile::Builder::new().prefix("raw-").tempfile_in(&self.config.scratch);
-            let raw = raw.map_err(|error| refused(scratch(error)))?;
-            let (from, to) = (fetched.path(), raw.path());
-            let report = |part| progress.report_rest(part / 2);
-            let converted = self.importer.convert(request, &found, from, to, ImageFormat::Raw, report).await;
-            converted.map_err(refused)?;
-            raw
+        let kept = self.importer.kept(request, progress).await.map_err(|error| error.reported(request))?;
+        let (raw, found) = match kept {
+            Some(kept) => kept,
+            None => self.fetch(request, progress).await.map_err(|error| error.reported(request))?,
         };
         let content_turn = self.turn(&request.pool, found.sha256.hex()).lock_owned().await;
         let (sha256, size, uid) = (found.sha256.clone(), found.virtual_size, request.uid.clone());
@@ -188,13 +196,17 @@ impl Rbd {
                 if told.is_closed() { Err(RbdError::Abandoned) } else { Ok(()) }
             };
             // Open until the Image is made, so that nobody takes it for left over.
-            let _content = content::ensure_content(pool, &sha256, size, raw.path(), report)?;
+            let _content = content::ensure_content(pool, &sha256, size, raw, report)?;
             content::make_clone(pool, &sha256, &names::image(&uid), |_| Ok(())).map(drop)
         })
         .await?;
         progress.report(100);
         Ok(StoredImage { sha256: found.sha256, virtual_size: Quantity::from_bytes(found.virtual_size) })
     }
+}
+
+fn unmade(error: io::Error) -> StoreError {
+    StoreError::new("make a file to fetch to", error)
 }
 
 fn settings<'a>(pool: &'a Pool, act: &str) -> Result<&'a RbdPool, HostError> {

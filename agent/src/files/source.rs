@@ -8,8 +8,12 @@ use futures::TryStreamExt as _;
 use http_body_util::{BodyExt as _, Collected};
 use kube::{Api, Client, client::Body};
 use tokio_util::io::StreamReader;
-use ucloud_agent_core::{FileStore, HostError, file::wanted};
-use ucloud_agent_import::{OpenUpload, Uploaded};
+use ucloud_agent_core::{
+    FileStore, HostError,
+    file::wanted,
+    file_store::{FileRequest, Stored},
+};
+use ucloud_agent_import::{Kept, OpenUpload, Uploaded};
 use ucloud_types::{File, GROUP, StoragePool, VERSION};
 
 /// Opens Files for the importer.
@@ -24,8 +28,8 @@ impl FileSource {
         Self { client, files }
     }
 
-    /// The bytes, if this host keeps them. The API server shows an agent no other File.
-    async fn local(&self, namespace: &str, name: &str) -> Result<Option<Uploaded>, HostError> {
+    /// The File, if this host keeps it. The API server shows an agent no other.
+    async fn local(&self, namespace: &str, name: &str) -> Result<Option<FileRequest>, HostError> {
         let file: File = match Api::namespaced(self.client.clone(), namespace).get(name).await {
             Ok(file) => file,
             Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => return Ok(None),
@@ -35,11 +39,7 @@ impl FileSource {
             .get(file.spec.effective_pool())
             .await
             .map_err(|error| unreadable(namespace, name, error))?;
-        let request =
-            wanted(&file, &[&pool]).map_err(|blocker| HostError::retryable(blocker.reason, blocker.message))?;
-        let Some(request) = request else { return Ok(None) };
-        let bytes = self.files.open(&request).await?;
-        Ok(Some(Uploaded { size: request.size, bytes: Box::new(bytes) }))
+        wanted(&file, &[&pool]).map_err(|blocker| HostError::retryable(blocker.reason, blocker.message))
     }
 
     async fn remote(&self, namespace: &str, name: &str) -> Result<Uploaded, HostError> {
@@ -73,8 +73,19 @@ fn unreadable(namespace: &str, name: &str, error: impl std::error::Error + Send 
 impl OpenUpload for FileSource {
     async fn open(&self, namespace: &str, file: &str) -> Result<Uploaded, HostError> {
         match self.local(namespace, file).await? {
-            Some(uploaded) => Ok(uploaded),
+            Some(request) => {
+                let bytes = self.files.open(&request).await?;
+                Ok(Uploaded { size: request.size, bytes: Box::new(bytes) })
+            }
             None => self.remote(namespace, file).await,
         }
+    }
+
+    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<Kept>, HostError> {
+        let Some(request) = self.local(namespace, file).await? else { return Ok(None) };
+        let file = self.files.open(&request).await?.into_std().await;
+        // opened before this is asked, it is the one that this is said of: there is no other for this UID
+        let Stored::Complete(sha256) = self.files.stored(&request).await? else { return Ok(None) };
+        Ok(Some(Kept { file, sha256 }))
     }
 }

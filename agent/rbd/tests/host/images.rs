@@ -4,12 +4,12 @@ use anyhow::Result;
 use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore as _,
-    block_store::{Content, Disk, DiskId, DiskRequest},
+    block_store::{Content, Disk, DiskId, DiskRequest, ImageRequest},
     hypervisor::DiskSource,
 };
-use ucloud_types::image::ImageFormat;
+use ucloud_types::image::{ImageFormat, ImageSource, Sha256, UploadSource};
 
-use crate::lab::{MIB, content, lab, run};
+use crate::lab::{MIB, content, lab, run, said};
 
 #[test]
 fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()> {
@@ -124,6 +124,34 @@ fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()
         assert_eq!(lab.contents()?, ["foreign"]);
         lab.ceph("rbd", &["--pool", "vms", "rm", "--no-progress", "foreign"])?;
         assert_eq!(lab.objects()?, [""; 0], "not one object is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_raw_file_of_this_host_is_written_to_the_pool_without_being_fetched() -> Result<()> {
+    lab(async |lab| {
+        let raw = lab.raw("raw", 9, b"mark")?;
+        let qcow2 = raw.with_file_name("qcow2");
+        run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()])?;
+        let upload = |uid: &str, file: &str, format| {
+            let upload = Some(UploadSource { file: file.into() });
+            ImageRequest { source: ImageSource { upload, ..ImageSource::default() }, ..lab.request(uid, file, format) }
+        };
+        let import = async |request: &ImageRequest| {
+            lab.rbd.import_image(request, &watch::channel(0).0).await.map_err(|error| error.reason)
+        };
+        let claims = ImageRequest { checksum: Some(Sha256::from([8; 32])), ..upload("a", "raw", ImageFormat::Raw) };
+        assert_eq!(import(&claims).await, Err("ChecksumMismatch"));
+        assert_eq!(import(&upload("a", "qcow2", ImageFormat::Raw)).await, Err("FormatMismatch"));
+        // Others are fetched to be read in the sandbox, or because another host has them
+        assert_eq!(import(&upload("a", "qcow2", ImageFormat::Qcow2)).await, Err("Fetched"));
+        assert_eq!(import(&upload("a", "elsewhere", ImageFormat::Raw)).await, Err("Fetched"));
+        assert_eq!(lab.contents()?, [""; 0]);
+
+        let made = import(&upload("a", "raw", ImageFormat::Raw)).await.unwrap();
+        assert_eq!((made.sha256, made.virtual_size.bytes()), (said(), 9 * MIB));
+        assert!(lab.bytes("ucloud.image.a")? == std::fs::read(&raw)?, "other bytes");
         Ok(())
     })
 }
