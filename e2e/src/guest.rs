@@ -61,6 +61,19 @@ impl Guest {
         })
     }
 
+    /// Waits for the disk with this serial number, and gives the name of its device.
+    pub fn disk(&mut self, serial: &str) -> anyhow::Result<String> {
+        let find = format!("for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" != {serial} ] || echo ${{d##*/}}; done");
+        let said = self.until(&find, |said| said.trim().starts_with("vd"))?;
+        Ok(said.trim().to_owned())
+    }
+
+    /// The sum of the first 4 MiB of a device, past the guest's cache.
+    pub fn sum(&mut self, device: &str) -> anyhow::Result<String> {
+        let said = self.run(&format!("echo 3 >/proc/sys/vm/drop_caches; head -c 4194304 /dev/{device} | sha256sum"))?;
+        Ok(said.trim().to_owned())
+    }
+
     /// The exit status of a command, and what it said.
     fn command(&mut self, command: &str, patience: Duration) -> anyhow::Result<(i32, String)> {
         self.commands += 1;

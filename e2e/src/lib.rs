@@ -3,6 +3,7 @@
 //! guests; for tests of clients, a control plane alone, and the
 //! checkers of what clients have seen. Everything goes over the wire.
 
+pub mod ceph;
 pub mod command;
 pub mod control_plane;
 pub mod guest;
@@ -13,6 +14,7 @@ pub mod machine;
 pub mod manifest;
 pub mod wait;
 
+pub use ceph::Ceph;
 pub use command::Run;
 pub use control_plane::{ControlPlane, Program};
 pub use guest::Guest;

@@ -1,18 +1,11 @@
 //! Images and disks in a real Ceph: a monitor and an OSD on this machine.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::net::Ipv6Addr;
 
-use anyhow::{Context as _, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::ensure;
+use nix::sys::signal::Signal;
 use ucloud_e2e::{
-    Installation, Run, eventually,
+    Ceph, Installation, eventually,
     guest::Guest,
     installation::BOOT,
     manifest::{self, Vm},
@@ -24,68 +17,14 @@ pub const TESTS: &[Test] = &[("ceph::vms_live_on_disks_in_ceph", vms_live_on_dis
 
 const VMS: [&str; 2] = ["afloat", "adrift"];
 
-/// A cluster with the pool `vms`. It ends with this.
-struct Ceph {
-    folder: PathBuf,
-    // It ends when its standard input does.
-    cluster: Child,
-}
-
-impl Ceph {
-    fn start(ucloud: &Installation) -> anyhow::Result<Self> {
-        let folder = ucloud.data.join("ceph");
-        let mut command = Command::new(ucloud.root().join("hack/lib/small-ceph"));
-        let mut cluster = command.arg(&folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut said = String::new();
-        BufReader::new(cluster.stdout.take().context("no output")?).read_line(&mut said)?;
-        ensure!(said == "ready\n", "small-ceph did not get ready; see {}", folder.display());
-        Ok(Self { folder, cluster })
-    }
-
-    fn conf(&self) -> PathBuf {
-        self.folder.join("ceph.conf")
-    }
-
-    fn signal(&self, daemon: &str, signal: Signal) -> anyhow::Result<()> {
-        let pid = std::fs::read_to_string(self.folder.join(format!("{daemon}.pid")))?;
-        Ok(kill(Pid::from_raw(pid.trim().parse()?), signal)?)
-    }
-
-    /// The names of the images in the pool, and of those in its trash.
-    fn images(&self) -> anyhow::Result<Vec<String>> {
-        let list = |words: &[&str]| {
-            let mut command = Command::new("rbd");
-            command.arg("--conf").arg(self.conf()).args(["--pool", "vms"]).args(words);
-            Run::of(&mut command, "")?.ok().map(|run| run.stdout)
-        };
-        Ok([list(&["ls"])?, list(&["trash", "ls"])?].concat().lines().map(str::to_owned).collect())
-    }
-}
-
-impl Drop for Ceph {
-    fn drop(&mut self) {
-        drop(self.cluster.stdin.take());
-        let _ = self.cluster.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn pool(name: &str, user: &str, conf: &Path) -> String {
-    let conf = conf.display();
-    format!(
-        "apiVersion: ucloud.ungleich.ch/v1alpha1\nkind: StoragePool\nmetadata: {{name: {name}}}\n\
-         spec: {{rbd: {{pool: vms, user: {user}, conf: {conf}}}}}\n"
-    )
-}
-
 fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
     let ucloud = &world.installation;
-    let ceph = Ceph::start(ucloud)?;
-    ucloud.apply(&pool("keyless", "nobody", &ceph.conf()))?.ok()?;
+    let ceph = Ceph::start(ucloud, ucloud.data.join("ceph"), Ipv6Addr::LOCALHOST)?;
+    ucloud.apply(&ceph.storage_pool("keyless", "nobody"))?.ok()?;
     ucloud.condition("storagepool/keyless", "Ready", "False", "HostsFailing", &["client.nobody", "ceph auth get"])?;
-    ucloud.apply(&pool("ceph", "ucloud", &ceph.conf()))?.failed(1, &["spec.rbd.pool", "keyless"])?;
+    ucloud.apply(&ceph.storage_pool("ceph", "ucloud"))?.failed(1, &["spec.rbd.pool", "keyless"])?;
     ucloud.delete(&["storagepool", "keyless"])?;
-    ucloud.apply(&pool("ceph", "ucloud", &ceph.conf()))?.ok()?;
+    ucloud.apply(&ceph.storage_pool("ceph", "ucloud"))?.ok()?;
     ucloud.ready("storagepool/ceph")?;
 
     ucloud.apply(&manifest::image("afloat", "guest.qcow2", "  pool: ceph\n"))?.ok()?;

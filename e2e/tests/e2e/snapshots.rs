@@ -78,7 +78,7 @@ fn host_that_dies(world: &World) -> anyhow::Result<()> {
     ucloud.kubectl(&["patch", "vm", "mortal", "--type", "json", "-p", grow])?.ok()?;
     dies()?;
     let mut guest = volumes::guest(ucloud, "mortal")?;
-    let disk = volumes::device(&mut guest, "root")?;
+    let disk = guest.disk("root")?;
     guest.until(&format!("cat /sys/block/{disk}/size"), |size| size.trim() == "262144")?;
     ensure!(sum(&mut guest)? == written, "it was lost with the host");
 
@@ -136,7 +136,7 @@ pub fn life_of_an_image(ucloud: &Installation, pool: Option<&str>) -> anyhow::Re
         }
         for name in together {
             let mut guest = volumes::guest(ucloud, name)?;
-            let disk = volumes::device(&mut guest, "root")?;
+            let disk = guest.disk("root")?;
             let said = guest.run(&format!("head -c {COMPARED} /dev/{disk} | sha256sum"))?;
             ensure!(said.trim().starts_with(&expected), "the disk of {name} begins with something else: {said}");
             guest.run(&format!("echo {name} >/data/name && sync"))?;
@@ -170,7 +170,7 @@ pub fn life_of_an_image(ucloud: &Installation, pool: Option<&str>) -> anyhow::Re
     let mut guest = volumes::guest(ucloud, "revived")?;
     ensure!(sum(&mut guest)? == written, "what was written before the snapshot is not there");
     ensure!(guest.run("cat /data/name")?.trim() == "clone-7", "it is the disk of another VM");
-    let disk = volumes::device(&mut guest, "root")?;
+    let disk = guest.disk("root")?;
     let grow = r#"[{"op": "add", "path": "/spec/disks/0/size", "value": "128Mi"}]"#;
     ucloud.kubectl(&["patch", "vm", "revived", "--type", "json", "-p", grow])?.ok()?;
     guest.until(&format!("cat /sys/block/{disk}/size"), |size| size.trim() == "262144")?;

@@ -22,23 +22,10 @@ fn volume(name: &str, spec: &str) -> String {
     format!("apiVersion: ucloud.ungleich.ch/v1alpha1\nkind: Volume\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
 }
 
-/// Finds the disk with this serial number in a guest.
-pub fn device(guest: &mut Guest, serial: &str) -> anyhow::Result<String> {
-    let find = format!("for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" != {serial} ] || echo ${{d##*/}}; done");
-    let said = guest.until(&find, |said| said.trim().starts_with("vd"))?;
-    Ok(said.trim().to_owned())
-}
-
 /// A shell in the guest of this VM.
 pub fn guest(ucloud: &Installation, vm: &str) -> anyhow::Result<Guest> {
     ucloud.ready(&format!("vm/{vm}"))?;
     Guest::on(&ucloud.data.join(format!("agent/console/{}.sock", ucloud.uid(&format!("vm/{vm}"))?)))
-}
-
-/// The sum of the first 4 MiB of a disk, past the guest's cache.
-fn sum(guest: &mut Guest, device: &str) -> anyhow::Result<String> {
-    let said = guest.run(&format!("echo 3 >/proc/sys/vm/drop_caches; head -c 4194304 /dev/{device} | sha256sum"))?;
-    Ok(said.trim().to_owned())
 }
 
 /// What a guest has written to a volume that no VM has is in what is downloaded, and what it has not takes no room.
@@ -65,9 +52,9 @@ pub fn from_guest_to_guest(ucloud: &Installation, image: &str, pool: Option<&str
     let mut writer = guest(ucloud, "writer")?;
     ucloud.ucloudctl(&["attach", "writer", "data"])?.ok()?;
     ucloud.ucloudctl(&["attach", "writer", "data"])?.ok()?;
-    let disk = device(&mut writer, "data")?;
+    let disk = writer.disk("data")?;
     writer.run(&format!("head -c 4194304 /dev/urandom >/dev/{disk} && sync"))?;
-    let written = sum(&mut writer, &disk)?;
+    let written = writer.sum(&disk)?;
 
     // the guest sees it grow, and keeps what it has
     let grow = ["patch", "volume", "data", "--type", "merge", "-p", r#"{"spec": {"size": "128Mi"}}"#];
@@ -89,8 +76,8 @@ pub fn from_guest_to_guest(ucloud: &Installation, image: &str, pool: Option<&str
     )?;
     ucloud.ucloudctl(&["detach", "writer", "data"])?.ok()?;
     writer.until("cat /sys/block/vd*/serial", |serials| serials.trim() == "root")?;
-    let disk = device(&mut reader, "data")?;
-    ensure!(sum(&mut reader, &disk)? == written, "the reader reads something else");
+    let disk = reader.disk("data")?;
+    ensure!(reader.sum(&disk)? == written, "the reader reads something else");
 
     // it survives the VM that has it, and comes to the next one at its start
     ucloud.delete(&["vm", "reader"])?;
@@ -111,8 +98,8 @@ pub fn from_guest_to_guest(ucloud: &Installation, image: &str, pool: Option<&str
     ucloud.ucloudctl(&["attach", "writer", "data"])?.ok()?;
     runs("Always")?;
     let mut writer = guest(ucloud, "writer")?;
-    let disk = device(&mut writer, "data")?;
-    ensure!(sum(&mut writer, &disk)? == written, "the writer reads something else");
+    let disk = writer.disk("data")?;
+    ensure!(writer.sum(&disk)? == written, "the writer reads something else");
     let refused = ucloud.ucloudctl(&["volume", "download", "data", "-"])?;
     refused.failed(1, &["VM writer has the volume", "ucloudctl snapshot volume/data"])?;
 

@@ -6,6 +6,7 @@ mod guests;
 mod hotplug;
 mod life;
 mod reboot;
+mod storage;
 mod tenants;
 mod types;
 mod uplink;
@@ -37,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         failover::TESTS,
         hotplug::TESTS,
         tenants::TESTS,
+        storage::TESTS,
         reboot::TESTS,
         life::LAST,
     ];
