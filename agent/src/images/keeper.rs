@@ -144,8 +144,11 @@ impl Keeper {
         for uid in limited(limit, "list its images", store.images(pool)).await? {
             if let Some(stored) = limited(limit, "read an image", store.image(pool, &uid)).await? {
                 self.shared.images.change(|copies| {
-                    copies.entry(uid).or_insert_with(|| Copy::new(Some(pool.clone()), None, Stage::Ready(stored)));
+                    let found = || Copy::new(Some(pool.clone()), None, Stage::Ready(stored));
+                    copies.entry(uid.clone()).or_insert_with(found);
                 });
+                // VMs that were looked at before may wait for it
+                self.wake_users(&uid);
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! What a VM waits for, and that it starts the moment the cause is gone.
 
+use std::time::Duration;
+
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use ucloud_agent_sim::{Effect, Fault, Method, When};
@@ -32,6 +34,25 @@ async fn missing_objects_are_named_and_waited_for() {
     let source = json!({"source": {"file": {"name": "debian.raw"}}, "format": "raw", "pool": "fast"});
     world.make::<Image>(&world.namespaced(), "debian", source).await;
     world.wait_running("web").await;
+}
+
+/// An agent that begins looks for what is on its host while it looks at VMs already, and nobody else tells it of either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_an_image_that_is_found_late_is_noticed() {
+    let world = World::start().await;
+    let host = world.host("h1");
+    let agent = world.agent(&host).await;
+    world.bound_vm("web", &host, json!({})).await;
+    world.wait_running("web").await;
+    agent.kill().await;
+    world.bound_vm("next", &host, json!({})).await;
+    world.stop_controllers();
+    let late = Effect::Delay(Duration::from_secs(1));
+    host.inject(Fault { method: Method::Images, when: When::Always, effect: late });
+    let _agent = world.agent(&host).await;
+    world.wait_reason("next", "ImageNotReady").await;
+    world.wait_running("next").await;
+    assert_eq!(effect(&host, "import"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
