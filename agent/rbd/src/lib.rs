@@ -143,8 +143,14 @@ impl Rbd {
         let reported = (act.to_owned(), settings.clone());
         let done = spawn_blocking(move || {
             let cluster = connected(&connection, &settings, timeout)?;
-            let pool = cluster.pool(&settings.pool)?;
-            work(&pool, &settings).map_err(|error| explain(&pool, &connection, error))
+            let done = cluster.pool(&settings.pool).map_err(RbdError::from).and_then(|pool| {
+                let done = work(&pool, &settings);
+                done.map_err(|error| explain(&pool, error))
+            });
+            if done.as_ref().is_err_and(is_lost) {
+                give_up(&connection, &cluster);
+            }
+            done
         });
         let done = done
             .await
@@ -230,16 +236,25 @@ fn connected(connection: &Connection, pool: &RbdPool, timeout: Duration) -> Resu
 }
 
 /// What is behind an error that Ceph gives.
-fn explain(pool: &IoCtx, connection: &Connection, error: RbdError) -> RbdError {
+fn explain(pool: &IoCtx, error: RbdError) -> RbdError {
     match error.errno() {
-        // A client that was put on the blocklist stays there; the next one may be let in.
-        Some(Errno::ESHUTDOWN) => {
-            *connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            error
-        }
         // Writes to a pool that is full wait for room, and nothing but the pool's flags tells.
         Some(Errno::ETIMEDOUT) if usage::is_full(pool).unwrap_or(false) => RbdError::Full,
         _ => error,
+    }
+}
+
+/// Whether this may be the fault of the connection: a client that was put on the blocklist stays there, and one to which nothing is
+/// answered may wait for a cluster that is no more. The next one may be let in, and answered.
+fn is_lost(error: &RbdError) -> bool {
+    matches!(error.errno(), Some(Errno::ESHUTDOWN | Errno::ETIMEDOUT))
+}
+
+/// Whoever comes next makes another one.
+fn give_up(connection: &Connection, lost: &Arc<Cluster>) {
+    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+    if connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, lost)) {
+        *connection = None;
     }
 }
 

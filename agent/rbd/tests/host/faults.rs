@@ -176,3 +176,21 @@ fn an_import_that_nobody_waits_for_is_broken_off_and_leaves_nothing() -> Result<
         Ok(())
     })
 }
+
+/// Another cluster has come in the place of the first, at its address and with the same names of users.
+#[test]
+fn a_connection_that_leads_nowhere_is_made_anew() -> Result<()> {
+    lab(async |mut lab| {
+        let pool = lab.pool();
+        lab.raw("raw", 5, b"mark")?;
+        lab.import("a", "raw").await?;
+        assert_eq!(lab.rbd.images(&pool).await?, ["a"]);
+        lab.remake()?;
+        let lost = lab.rbd.images(&pool).await.unwrap_err();
+        assert!(!lost.terminal, "{lost}");
+        assert_eq!(lab.rbd.images(&pool).await?, [""; 0]);
+        lab.import("a", "raw").await?;
+        assert_eq!(&lab.bytes("ucloud.image.a")?[..4], b"mark");
+        Ok(())
+    })
+}

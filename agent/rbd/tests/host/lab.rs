@@ -54,12 +54,7 @@ where
 impl Lab {
     fn start() -> Result<Self> {
         let dir = TempDir::with_prefix("ucloud-rbd-")?;
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/lib/small-ceph");
-        let mut cluster =
-            Command::new(script).arg(dir.path().join("ceph")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut said = String::new();
-        BufReader::new(cluster.stdout.take().context("no output")?).read_line(&mut said)?;
-        ensure!(said == "ready\n", "small-ceph did not get ready");
+        let cluster = ceph(dir.path())?;
         fs::create_dir_all(dir.path().join("import/demo"))?;
         let rbd = adapter(dir.path(), "scratch")?;
         Ok(Self { rbd, cluster, dir })
@@ -165,6 +160,15 @@ impl Lab {
         Ok(fs::read(file)?)
     }
 
+    /// Ends the cluster, and makes another one in its place.
+    pub fn remake(&mut self) -> Result<()> {
+        drop(self.cluster.stdin.take());
+        self.cluster.wait()?;
+        fs::remove_dir_all(self.dir.path().join("ceph"))?;
+        self.cluster = ceph(self.dir.path())?;
+        Ok(())
+    }
+
     /// Stops the OSD where it is, or lets it go on.
     pub fn signal_osd(&self, signal: Signal) -> Result<()> {
         let pid = fs::read_to_string(self.dir.path().join("ceph/osd.pid"))?;
@@ -177,6 +181,16 @@ impl Drop for Lab {
         drop(self.cluster.stdin.take());
         let _ = self.cluster.wait();
     }
+}
+
+fn ceph(dir: &Path) -> Result<Child> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/lib/small-ceph");
+    let mut cluster =
+        Command::new(script).arg(dir.join("ceph")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut said = String::new();
+    BufReader::new(cluster.stdout.take().context("no output")?).read_line(&mut said)?;
+    ensure!(said == "ready\n", "small-ceph did not get ready");
+    Ok(cluster)
 }
 
 fn adapter(dir: &Path, scratch: &str) -> Result<Rbd> {
