@@ -25,21 +25,31 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks at the host and reports on it, as long as the agent runs.
 pub async fn run(shared: Arc<Shared>) {
+    let changes = Changes {
+        pools: shared.caches.pools.changes(),
+        orphans: shared.orphans.changes(),
+        hypervisor: shared.machine.hypervisor.changes(),
+    };
     let (told, surveyed) = watch::channel(Arc::new(survey(&shared).await));
     // what the last report said of gateways may be of before a reboot
     let _ = timeout(shared.config.timing.call, shared.networks.present().wait_for(Option::is_some)).await;
     // Beside each other: a pool that does not answer takes its time, and nobody waits for its report to hear of gateways
     tokio::select! {
-        () = look(&shared, &told) => {}
+        () = look(&shared, changes, &told) => {}
         () = tell(&shared, surveyed) => {}
     }
 }
 
+/// What makes another look necessary, from before the first one on.
+struct Changes {
+    pools: watch::Receiver<u64>,
+    orphans: watch::Receiver<u64>,
+    hypervisor: watch::Receiver<u64>,
+}
+
 /// Looks at the host now and then, and whenever something has changed that only a look tells.
-async fn look(shared: &Shared, told: &watch::Sender<Arc<Survey>>) {
-    let mut pools = shared.caches.pools.changes();
-    let mut orphans = shared.orphans.changes();
-    let mut hypervisor = shared.machine.hypervisor.changes();
+async fn look(shared: &Shared, changes: Changes, told: &watch::Sender<Arc<Survey>>) {
+    let Changes { mut pools, mut orphans, mut hypervisor } = changes;
     let mut surveys = tokio::time::interval(shared.config.timing.survey);
     surveys.set_missed_tick_behavior(MissedTickBehavior::Delay);
     surveys.tick().await;
