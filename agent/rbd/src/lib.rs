@@ -24,7 +24,7 @@ use std::{
     io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -62,8 +62,14 @@ pub struct RbdConfig {
     pub timeout: Duration,
 }
 
-/// A connection, or none yet. Locked while it is being made.
-type Connection = Arc<Mutex<Option<Arc<Cluster>>>>;
+/// A connection to a cluster.
+#[derive(Default)]
+struct Connection {
+    /// None before the first was made. Locked while that is being made.
+    current: Mutex<Option<Arc<Cluster>>>,
+    /// Locked while another is being made in its place.
+    renewing: Mutex<()>,
+}
 
 type Turns = HashMap<(String, String), Weak<AsyncMutex<()>>>;
 
@@ -72,7 +78,7 @@ pub struct Rbd {
     importer: Arc<Importer>,
     config: RbdConfig,
     /// By user and configuration.
-    connections: Mutex<HashMap<(String, PathBuf), Connection>>,
+    connections: Mutex<HashMap<(String, PathBuf), Arc<Connection>>>,
     /// Pools in which this host may do what it must.
     checked: Mutex<HashSet<Pool>>,
     /// What is being imported, by pool and by UID or checksum: whoever comes second waits for the first.
@@ -113,7 +119,7 @@ impl Rbd {
         Ok(())
     }
 
-    fn connection(&self, pool: &RbdPool) -> Connection {
+    fn connection(&self, pool: &RbdPool) -> Arc<Connection> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(connections.entry((pool.user.clone(), pool.conf.clone())).or_default())
     }
@@ -142,13 +148,13 @@ impl Rbd {
         let (connection, timeout) = (self.connection(&settings), self.config.timeout);
         let reported = (act.to_owned(), settings.clone());
         let done = spawn_blocking(move || {
-            let cluster = connected(&connection, &settings, timeout)?;
+            let cluster = connection.cluster(&settings, timeout)?;
             let done = cluster.pool(&settings.pool).map_err(RbdError::from).and_then(|pool| {
                 let done = work(&pool, &settings);
                 done.map_err(|error| explain(&pool, error))
             });
-            if done.as_ref().is_err_and(is_lost) {
-                give_up(&connection, &cluster);
+            if let Err(error) = &done {
+                connection.renew_after(error, &cluster, &settings, timeout);
             }
             done
         });
@@ -224,15 +230,44 @@ fn settings<'a>(pool: &'a Pool, act: &str) -> Result<&'a RbdPool, HostError> {
     }
 }
 
-/// The connection, made if there is none. Blocks; whoever comes meanwhile waits for the same one.
-fn connected(connection: &Connection, pool: &RbdPool, timeout: Duration) -> Result<Arc<Cluster>, RbdError> {
-    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(cluster) = &*connection {
-        return Ok(Arc::clone(cluster));
+impl Connection {
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Cluster>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let cluster = Arc::new(Cluster::connect(&pool.user, &pool.conf, timeout)?);
-    *connection = Some(Arc::clone(&cluster));
-    Ok(cluster)
+
+    /// The connection, made if there is none. Blocks; whoever comes meanwhile waits for the same one.
+    fn cluster(&self, pool: &RbdPool, timeout: Duration) -> Result<Arc<Cluster>, RbdError> {
+        let mut current = self.current();
+        if let Some(cluster) = &*current {
+            return Ok(Arc::clone(cluster));
+        }
+        let cluster = Arc::new(Cluster::connect(&pool.user, &pool.conf, timeout)?);
+        *current = Some(Arc::clone(&cluster));
+        Ok(cluster)
+    }
+
+    /// Gives up a connection that may be lost. A client that was put on the blocklist stays there; the next one may be let in. One
+    /// that is not answered may ask a cluster that is no more, or have missed the answer: if another connection can be made, it comes
+    /// in its place. Others use the old one meanwhile.
+    fn renew_after(&self, error: &RbdError, lost: &Arc<Cluster>, pool: &RbdPool, timeout: Duration) {
+        let is_lost = |current: &Option<Arc<Cluster>>| current.as_ref().is_some_and(|is| Arc::ptr_eq(is, lost));
+        let next = match error.errno() {
+            Some(Errno::ESHUTDOWN) => None,
+            Some(Errno::ETIMEDOUT) => {
+                let Ok(_turn) = self.renewing.try_lock() else { return };
+                if !is_lost(&self.current()) {
+                    return;
+                }
+                let Ok(next) = Cluster::connect(&pool.user, &pool.conf, timeout) else { return };
+                Some(Arc::new(next))
+            }
+            _ => return,
+        };
+        let mut current = self.current();
+        if is_lost(&current) {
+            *current = next;
+        }
+    }
 }
 
 /// What is behind an error that Ceph gives.
@@ -241,20 +276,6 @@ fn explain(pool: &IoCtx, error: RbdError) -> RbdError {
         // Writes to a pool that is full wait for room, and nothing but the pool's flags tells.
         Some(Errno::ETIMEDOUT) if usage::is_full(pool).unwrap_or(false) => RbdError::Full,
         _ => error,
-    }
-}
-
-/// Whether this may be the fault of the connection: a client that was put on the blocklist stays there, and one to which nothing is
-/// answered may wait for a cluster that is no more. The next one may be let in, and answered.
-fn is_lost(error: &RbdError) -> bool {
-    matches!(error.errno(), Some(Errno::ESHUTDOWN | Errno::ETIMEDOUT))
-}
-
-/// Whoever comes next makes another one.
-fn give_up(connection: &Connection, lost: &Arc<Cluster>) {
-    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-    if connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, lost)) {
-        *connection = None;
     }
 }
 
