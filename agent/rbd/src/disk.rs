@@ -71,15 +71,16 @@ fn ensure_clone(
     request: &DiskRequest,
     importer: &Importer,
 ) -> Result<u64, RbdError> {
-    let image = content::find_clone(pool, &names::image(image_uid))?;
-    let Some(disk) = content::find_clone(pool, name)? else {
-        return create(pool, name, &image.ok_or(RbdError::NoImage)?, request, importer);
+    let Some(image) = content::find_clone(pool, &names::image(image_uid))? else {
+        // The disk is kept although its image may have been removed since.
+        let is = content::whole_size(pool, name)?.ok_or(RbdError::NoImage)?;
+        return grow(pool, name, is, request, importer);
     };
-    // It is kept although its image may have been removed since.
-    if image.is_some_and(|image| image.content != disk.content) {
-        return Err(RbdError::OtherImage);
+    match content::find_clone(pool, name)? {
+        None => create(pool, name, &image, request, importer),
+        Some(disk) if disk.content != image.content => Err(RbdError::OtherImage),
+        Some(disk) => grow(pool, name, disk.size, request, importer),
     }
-    grow(pool, name, disk.size, request, importer)
 }
 
 /// Grows a disk that has `is` bytes to what is asked for, unless it has that already.
