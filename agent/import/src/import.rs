@@ -5,12 +5,13 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, BufRead as _, BufReader, Seek as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use async_trait::async_trait;
+use sha2::{Digest as _, Sha256 as Hasher};
 use tokio::{io::AsyncRead, sync::watch, task::spawn_blocking};
 use ucloud_agent_core::{
     HostError,
@@ -31,6 +32,7 @@ use crate::{
     summary::summary,
 };
 
+const BUFFER: usize = 1 << 20;
 /// How much of the progress is the fetching; the rest is the converting.
 const FETCHED_PERCENT: u8 = 80;
 
@@ -97,16 +99,8 @@ pub trait OpenUpload: Send + Sync {
     /// The bytes of the complete File of this name.
     async fn open(&self, namespace: &str, file: &str) -> Result<Uploaded, HostError>;
 
-    /// The complete File of this name as a file, if this host keeps it.
-    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<Kept>, HostError>;
-}
-
-/// A complete File on this host. Nobody writes to it any more.
-pub struct Kept {
-    /// The file, for reading.
-    pub file: File,
-    /// The checksum that its bytes had when they came.
-    pub sha256: Sha256,
+    /// The complete File of this name as a file for reading, if this host keeps it. Nobody writes to it any more.
+    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<File>, HostError>;
 }
 
 /// A File that was opened.
@@ -264,22 +258,22 @@ impl Importer {
             return Ok(None);
         }
         let kept = uploads.kept(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?;
-        let Some(Kept { file, sha256 }) = kept else { return Ok(None) };
-        check_sum(request, &sha256)?;
-        let size = file.metadata().map_err(|error| StoreError::new("look at the source", error))?.len();
-        if size > self.max_source.bytes() {
+        let Some(file) = kept else { return Ok(None) };
+        let unread = |error| StoreError::new("read the source", error);
+        if file.metadata().map_err(unread)?.len() > self.max_source.bytes() {
             return Err(FetchError::TooLarge(self.max_source).into());
         }
         let (claim, max_disk) = (claim(request), self.max_disk);
-        let (file, looked) = spawn_blocking(move || {
-            let looked = look(&file, claim, max_disk);
-            (file, looked)
-        })
-        .await
-        .map_err(|error| StoreError::new("read the source", io::Error::other(error)))?;
-        let virtual_size = looked?;
+        let looked = spawn_blocking(move || -> Result<_, ImportError> {
+            let virtual_size = look(&file, claim, max_disk)?;
+            // What others will take for the bytes of this checksum must have it
+            let sha256 = sum(&file).map_err(unread)?;
+            Ok((file, Inspected { sha256, virtual_size }))
+        });
+        let (file, found) = looked.await.map_err(|error| unread(io::Error::other(error)))??;
+        check_sum(request, &found.sha256)?;
         progress.report(FETCHED_PERCENT);
-        Ok(Some((file, Inspected { sha256, virtual_size })))
+        Ok(Some((file, found)))
     }
 
     async fn open_source(&self, request: &ImageRequest) -> Result<Source, ImportError> {
@@ -302,6 +296,23 @@ impl Importer {
             _ => Err(ImportError::NoSource),
         }
     }
+}
+
+/// The checksum of a file.
+fn sum(mut file: &File) -> io::Result<Sha256> {
+    let mut hasher = Hasher::new();
+    file.rewind()?;
+    let mut reader = BufReader::with_capacity(BUFFER, file);
+    loop {
+        let bytes = reader.fill_buf()?;
+        if bytes.is_empty() {
+            break;
+        }
+        hasher.update(bytes);
+        let count = bytes.len();
+        reader.consume(count);
+    }
+    Ok(Sha256::from(<[u8; 32]>::from(hasher.finalize())))
 }
 
 fn check_sum(request: &ImageRequest, found: &Sha256) -> Result<(), ImportError> {

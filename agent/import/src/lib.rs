@@ -26,7 +26,7 @@ pub use config::ImportConfig;
 pub use error::StoreError;
 pub use fetch::FetchError;
 pub use import::{
-    ImportError, Importer, ImporterError, Inspected, Kept, OpenUpload, Progress, TooLarge, Uploaded, act, finished,
+    ImportError, Importer, ImporterError, Inspected, OpenUpload, Progress, TooLarge, Uploaded, act, finished,
     snapshot_act,
 };
 pub use inspect::InspectError;

@@ -8,12 +8,8 @@ use futures::TryStreamExt as _;
 use http_body_util::{BodyExt as _, Collected};
 use kube::{Api, Client, client::Body};
 use tokio_util::io::StreamReader;
-use ucloud_agent_core::{
-    FileStore, HostError,
-    file::wanted,
-    file_store::{FileRequest, Stored},
-};
-use ucloud_agent_import::{Kept, OpenUpload, Uploaded};
+use ucloud_agent_core::{FileStore, HostError, file::wanted, file_store::FileRequest};
+use ucloud_agent_import::{OpenUpload, Uploaded};
 use ucloud_types::{File, GROUP, StoragePool, VERSION};
 
 /// Opens Files for the importer.
@@ -81,11 +77,8 @@ impl OpenUpload for FileSource {
         }
     }
 
-    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<Kept>, HostError> {
+    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<std::fs::File>, HostError> {
         let Some(request) = self.local(namespace, file).await? else { return Ok(None) };
-        let file = self.files.open(&request).await?.into_std().await;
-        // opened before this is asked, it is the one that this is said of: there is no other for this UID
-        let Stored::Complete(sha256) = self.files.stored(&request).await? else { return Ok(None) };
-        Ok(Some(Kept { file, sha256 }))
+        Ok(Some(self.files.open(&request).await?.into_std().await))
     }
 }

@@ -11,7 +11,7 @@ use ucloud_agent_core::{
     file_store::{AppendError, FileRequest, Stored},
 };
 use ucloud_agent_files::{Files, Uploads};
-use ucloud_agent_import::{ImportConfig, Importer, Kept, OpenUpload, Uploaded};
+use ucloud_agent_import::{ImportConfig, Importer, OpenUpload, Uploaded};
 use ucloud_types::image::{ImageFormat, ImageSource, Sha256, UploadSource};
 
 use crate::pool::{Lab, MIB, Tmpfs, sha256};
@@ -229,7 +229,7 @@ impl OpenUpload for Folder {
         Ok(Uploaded { size, bytes: Box::new(tokio::fs::File::open(path).await.unwrap()) })
     }
 
-    async fn kept(&self, _: &str, _: &str) -> Result<Option<Kept>, HostError> {
+    async fn kept(&self, _: &str, _: &str) -> Result<Option<fs::File>, HostError> {
         Ok(None)
     }
 }

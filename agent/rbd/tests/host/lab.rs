@@ -23,7 +23,7 @@ use ucloud_agent_core::{
     BlockStore as _, HostError,
     block_store::{Content, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, RbdPool, StoredImage},
 };
-use ucloud_agent_import::{ImportConfig, Importer, Kept, OpenUpload, Uploaded};
+use ucloud_agent_import::{ImportConfig, Importer, OpenUpload, Uploaded};
 use ucloud_agent_rbd::{Rbd, RbdConfig};
 use ucloud_types::image::{FileSource, ImageFormat, ImageSource, Sha256};
 
@@ -203,20 +203,14 @@ fn adapter(dir: &Path, scratch: &str) -> Result<Rbd> {
 /// What is in the import folder, as Files of this host.
 struct Uploads(PathBuf);
 
-/// The checksum that is said of all of them.
-pub fn said() -> Sha256 {
-    Sha256::from([7; 32])
-}
-
 #[async_trait]
 impl OpenUpload for Uploads {
     async fn open(&self, _: &str, _: &str) -> Result<Uploaded, HostError> {
         Err(HostError::retryable("Fetched", "it is here, and need not be fetched"))
     }
 
-    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<Kept>, HostError> {
-        let file = fs::File::open(self.0.join(namespace).join(file));
-        Ok(file.ok().map(|file| Kept { file, sha256: said() }))
+    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<fs::File>, HostError> {
+        Ok(fs::File::open(self.0.join(namespace).join(file)).ok())
     }
 }
 
