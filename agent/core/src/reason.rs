@@ -44,8 +44,6 @@ pub const STORAGE_POOL_NOT_FOUND: &str = "StoragePoolNotFound";
 
 /// A volume that is named does not exist.
 pub const VOLUME_NOT_FOUND: &str = "VolumeNotFound";
-/// A disk is there already, and is made of something else than it should be.
-pub const DISK_MISMATCH: &str = "DiskMismatch";
 /// A volume that is named is new, or is being deleted.
 pub const VOLUME_NOT_READY: &str = "VolumeNotReady";
 /// A volume that is named is another VM's.

@@ -7,7 +7,6 @@ use ucloud_agent_core::{
     HostError,
     block_store::{Content, Disk, DiskRequest},
     hypervisor::DiskSource,
-    reason,
 };
 use ucloud_agent_import::{
     TooLarge, finished,
@@ -88,7 +87,7 @@ impl DiskError {
             Self::NoDisk => HostError::retryable("DiskMissing", message),
             Self::TooSmall { .. } => HostError::terminal("SizeTooSmall", message),
             Self::TooLarge(_) => HostError::terminal("SizeTooLarge", message),
-            Self::OtherImage => HostError::terminal(reason::DISK_MISMATCH, message),
+            Self::OtherImage => HostError::terminal("DiskMismatch", message),
             Self::NoSize => HostError::terminal("SizeMissing", message),
             Self::Unsound(refused) => HostError::terminal("DiskRefused", message).caused_by(refused),
             Self::InUse => HostError::retryable("DiskInUse", message),

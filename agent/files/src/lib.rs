@@ -31,7 +31,6 @@ use ucloud_agent_core::{
         Content, CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, Readable,
         SnapshotRequest, StoredImage,
     },
-    reason,
 };
 use ucloud_agent_import::{ImportError, Importer, act as import_act, finished, names, snapshot_act};
 use ucloud_types::Quantity;
@@ -247,7 +246,7 @@ impl BlockStore for Files {
             let message = format!("cannot {act}: {refused}");
             match refused {
                 NotRenamed::Missing => HostError::retryable("DiskMissing", message),
-                NotRenamed::Taken => HostError::terminal(reason::DISK_MISMATCH, message),
+                NotRenamed::Taken => HostError::terminal("DiskMismatch", message),
             }
         })
     }

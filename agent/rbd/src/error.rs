@@ -3,7 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
-use ucloud_agent_core::{HostError, block_store::RbdPool, reason};
+use ucloud_agent_core::{HostError, block_store::RbdPool};
 use ucloud_agent_import::{StoreError, TooLarge, summary::summary};
 use ucloud_types::Quantity;
 
@@ -108,7 +108,7 @@ impl RbdError {
             Self::NoImage => ("ImageMissing", None),
             Self::TooSmall { .. } => ("SizeTooSmall", None),
             Self::TooLarge(_) => ("SizeTooLarge", None),
-            Self::OtherImage => (reason::DISK_MISMATCH, None),
+            Self::OtherImage => ("DiskMismatch", None),
             Self::NoSize => ("SizeMissing", None),
             Self::InUse => ("DiskInUse", None),
             Self::Scratch(_) => ("ImportFailed", None),

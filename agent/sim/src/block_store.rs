@@ -13,7 +13,6 @@ use ucloud_agent_core::{
         SnapshotRequest, StoredImage, pieces,
     },
     hypervisor::{DiskSource, Domain, DomainDisk, DomainState},
-    reason,
 };
 use ucloud_types::{Quantity, image::Sha256};
 
@@ -179,10 +178,7 @@ impl BlockStore for SimHost {
             let wanted = image.as_ref().map(|image| image.sha256.clone());
             let is_known = request.content == Content::Empty || wanted.is_some();
             if is_known && state.made_of.get(&request.id).is_some_and(|made| *made != wanted) {
-                return Err(HostError::terminal(
-                    reason::DISK_MISMATCH,
-                    "the disk is there already, made of something else",
-                ));
+                return Err(HostError::terminal("DiskMismatch", "the disk is there already, made of something else"));
             }
             if let Some(disk) = state.disks.get_mut(&key) {
                 disk.size = request.size.unwrap_or(disk.size).max(disk.size);
@@ -256,7 +252,7 @@ impl BlockStore for SimHost {
                 }
                 (Some(disk), Some(_)) => {
                     state.disks.insert(from_key, disk);
-                    Err(HostError::terminal(reason::DISK_MISMATCH, "there is another disk of that name"))
+                    Err(HostError::terminal("DiskMismatch", "there is another disk of that name"))
                 }
             }
         })

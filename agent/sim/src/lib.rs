@@ -113,6 +113,11 @@ impl SimHost {
         self.tell_networks();
     }
 
+    /// Whether each fault of a single call has happened.
+    pub fn had_its_faults(&self) -> bool {
+        self.state().faults.iter().all(|fault| matches!(fault.when, When::Always | When::Nth(0)))
+    }
+
     /// How often a method was called.
     pub fn calls(&self, method: Method) -> u32 {
         self.state().calls.get(&method).copied().unwrap_or(0)

@@ -116,7 +116,7 @@ async fn report(
     Ok(shared.api.report_snapshot(snapshot, &next, proof).await?.unwrap_or_else(|| snapshot.clone()))
 }
 
-/// Whether the VM is bound to this host, and all its disks are of one time.
+/// Whether the VM is bound to this host, and is not being restored.
 fn check_source(shared: &Shared, snapshot: &Snapshot, order: &Order) -> Result<(), HostError> {
     let Some(name) = &snapshot.spec.vm else { return Ok(()) };
     let vm = shared.caches.vms.get(snapshot.metadata.namespace.as_deref(), name);

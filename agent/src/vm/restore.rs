@@ -3,7 +3,7 @@
 use tracing::info;
 use ucloud_agent_core::{
     HostError,
-    block_store::{Content, Disk, DiskId, DiskRequest, Pool},
+    block_store::{Content, DiskId, DiskRequest, Pool},
     reason,
     vm::{Desired, EndedRestore, WantedSource},
 };
@@ -117,9 +117,9 @@ pub async fn replace(
     id: DiskId,
     size: Option<Quantity>,
     image_uid: &str,
-) -> Result<Disk, HostError> {
+) -> Result<Quantity, HostError> {
     let (limit, store) = (shared.config.timing.step, &shared.machine.store);
     limited(limit, "remove a disk", store.remove_disk(&pool, &id)).await?;
     let request = DiskRequest { id, pool, content: Content::Image(image_uid.to_owned()), size };
-    limited(limit, "make a disk", store.ensure_disk(&request)).await
+    Ok(limited(limit, "make a disk", store.ensure_disk(&request)).await?.size)
 }

@@ -97,8 +97,8 @@ pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<Ma
     let uid = volume.metadata.uid.clone().unwrap_or_default();
     let pool = shared.pool(volume.spec.effective_pool())?;
     let restored = volume.status.as_ref().and_then(|status| status.restored.clone());
-    let content = match (&restored, volume.image()) {
-        (Some(image), _) => Content::Image(image.clone()),
+    let content = match (restored, volume.image()) {
+        (Some(image), _) => Content::Image(image),
         (None, None) if volume.spec.orphan().is_some() => Content::Kept,
         (None, None) => Content::Empty,
         (None, Some(image)) => {
@@ -107,16 +107,8 @@ pub async fn ensure(shared: &Shared, desired: &Desired, name: &str) -> Result<Ma
             Content::Image(image.and_then(|image| image.metadata.uid.clone()).unwrap_or_else(|| NO_IMAGE.to_owned()))
         }
     };
-    let (id, size) = (DiskId::of_volume(&uid), Some(volume.spec.size));
-    let request = DiskRequest { id: id.clone(), pool: pool.clone(), content, size };
-    let made = limited(shared.config.timing.step, "make a volume", shared.machine.store.ensure_disk(&request)).await;
-    let disk = match (made, restored) {
-        // It was said to be restored, and its VM was deleted before that was done: no guest has had it since
-        (Err(error), Some(image)) if error.reason == reason::DISK_MISMATCH => {
-            replace(shared, pool, id, size, &image).await?
-        }
-        (made, _) => made?,
-    };
+    let request = DiskRequest { id: DiskId::of_volume(&uid), pool, content, size: Some(volume.spec.size) };
+    let disk = limited(shared.config.timing.step, "make a volume", shared.machine.store.ensure_disk(&request)).await?;
     report_size(shared, desired, name, &uid, disk.size).await?;
     Ok(MadeDisk { disk, volume: Some(uid), limits: volume.spec.limits })
 }
@@ -138,10 +130,13 @@ pub async fn restore(
     }
     let pool = shared.pool(volume.spec.effective_pool())?;
     // Said first: whatever ends the agent, the volume is then made of this image or of none
-    change(shared, desired, (name, uid), |status| status.restored = Some(image_uid.to_owned())).await?;
+    if !change(shared, desired, (name, uid), |status| status.restored = Some(image_uid.to_owned())).await? {
+        let message = format!("Volume {name} is not the VM's any more: it is looked at again");
+        return Err(HostError::retryable(reason::VOLUME_NOT_READY, message));
+    }
     let size = Some(volume.spec.size);
-    let disk = replace(shared, pool, DiskId::of_volume(uid), size, image_uid).await?;
-    report_size(shared, desired, name, uid, disk.size).await
+    let size = replace(shared, pool, DiskId::of_volume(uid), size, image_uid).await?;
+    report_size(shared, desired, name, uid, size).await
 }
 
 async fn claim(shared: &Shared, desired: &Desired, name: &str) -> Result<Volume, HostError> {
@@ -189,7 +184,7 @@ pub async fn report_size(
     uid: &str,
     size: Quantity,
 ) -> Result<(), HostError> {
-    change(shared, desired, (name, uid), |status| status.size = Some(size)).await
+    change(shared, desired, (name, uid), |status| status.size = Some(size)).await.map(drop)
 }
 
 /// Gives the Volume back. One that the VM does not have is left alone.
@@ -199,29 +194,29 @@ pub async fn release(shared: &Shared, desired: &Desired, held: &HeldVolume) -> R
     Ok(())
 }
 
-/// Changes the status of the Volume with this name and UID, while it is the VM's.
+/// Changes the status of the Volume with this name and UID, if it is the VM's, and tells whether it is.
 async fn change(
     shared: &Shared,
     desired: &Desired,
     (name, uid): (&str, &str),
     change: impl Fn(&mut ucloud_types::VolumeStatus),
-) -> Result<(), HostError> {
+) -> Result<bool, HostError> {
     for _ in 0..ATTEMPTS {
         let volume = match shared.api.read_volume(&desired.namespace, name).await {
             Ok(volume) if volume.metadata.uid.as_deref() == Some(uid) => volume,
-            Ok(_) | Err(ApiError::Gone) => return Ok(()),
+            Ok(_) | Err(ApiError::Gone) => return Ok(false),
             Err(error) => return Err(unwritten(name, error)),
         };
         if !attachment(&volume).is_some_and(|attachment| is_ours(attachment, desired)) {
             shared.volumes.remember(&volume);
-            return Ok(());
+            return Ok(false);
         }
         let mut next = volume.status.clone().unwrap_or_default();
         change(&mut next);
         match shared.api.report_volume(&volume, &next).await {
             Ok(written) => {
                 shared.volumes.remember(written.as_ref().unwrap_or(&volume));
-                return Ok(());
+                return Ok(true);
             }
             Err(ApiError::Conflict) => {}
             Err(error) => return Err(unwritten(name, error)),

@@ -1,7 +1,7 @@
 //! Restoring a VM in place: all its disks are the snapshot's again, whatever happens between any two steps, and it runs on no
 //! others.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use kube::{Api, api::DeleteParams};
@@ -12,7 +12,7 @@ use ucloud_types::{Image, Snapshot, VM, Volume, condition, vm::VMPhase};
 
 use crate::{
     snapshots::{AT_ONCE, make, snapshots, until_ready, with_host, with_three_disks},
-    world::{Running, World, effect, eventually, uid},
+    world::{PATIENCE, Running, World, effect, eventually, uid},
 };
 
 /// A VM with three disks that is halted, and a snapshot of it, `kept`.
@@ -109,6 +109,8 @@ async fn whatever_fails_or_is_killed_it_is_restored_before_it_runs() {
     let cases = calls.into_iter().flat_map(|method| faults.clone().map(|fault| (method, fault)));
     // The second one: some disks are restored, and some are not
     let cases = cases.flat_map(|(method, fault)| [1, 2].map(|nth| (method, fault.clone(), nth)));
+    // A definition is removed once
+    let cases = cases.filter(|(method, _, nth)| (*method, *nth) != (Method::Undefine, 2));
     futures::stream::iter(cases)
         .for_each_concurrent(AT_ONCE, async |(method, fault, nth)| {
             let case = format!("{method:?} {fault:?} {nth}");
@@ -119,24 +121,23 @@ async fn whatever_fails_or_is_killed_it_is_restored_before_it_runs() {
             halted.world.restore("web", "kept").await;
             halted.world.respecify("web", json!({"runStrategy": "Always"})).await;
             if matches!(fault, Effect::Hang) {
-                let hangs =
-                    tokio::time::timeout(Duration::from_secs(1), hanging.wait_for(|calls| *calls > known)).await;
-                if hangs.is_ok() {
-                    assert_eq!(effect(&halted.host, "start"), 1, "{case}");
-                }
+                tokio::time::timeout(PATIENCE, hanging.wait_for(|calls| *calls > known)).await.expect(&case).unwrap();
+                assert_eq!(effect(&halted.host, "start"), 1, "{case}");
                 halted = halted.restarted().await;
             }
             halted.world.wait_vm("web", "the restore", observed(1)).await;
             halted.world.wait_running("web").await;
             halted.is_restored(&case).await;
+            assert!(halted.host.had_its_faults(), "{case}");
             assert_eq!(effect(&halted.host, "start"), 2, "{case}");
             assert_eq!(halted.host.violations(), [""; 0], "{case}");
         })
         .await;
 }
 
+/// Nobody knows then whether the bytes that are there may go: they stay, and no guest has them for what they are not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_whose_vm_is_deleted_meanwhile_is_restored_for_the_next_one() {
+async fn a_volume_whose_vm_is_deleted_meanwhile_waits_for_a_word() {
     let Halted { world, host, agent } = Halted::start().await;
     // The root disk first, and then a volume
     host.inject(Fault { method: Method::RemoveDisk, when: When::Nth(2), effect: Effect::Stall });
@@ -147,30 +148,24 @@ async fn a_volume_whose_vm_is_deleted_meanwhile_is_restored_for_the_next_one() {
     host.heal();
     let vm = world.vms().get("web").await.unwrap();
     world.delete("web").await;
-    let agent = world.agent(&host).await;
+    let _agent = world.agent(&host).await;
     world.wait_gone(&vm).await;
 
-    let volumes: Api<Volume> = world.namespaced();
     let image = world.namespaced::<Image>().get("kept-data").await.unwrap();
-    let data = volumes.get("data").await.unwrap();
+    let data = world.namespaced::<Volume>().get("data").await.unwrap();
     let disk = DiskId::of_volume(data.metadata.uid.clone().unwrap());
     assert_eq!(data.status.and_then(|status| status.restored), image.metadata.uid, "it was said");
-    let restored = image.status.unwrap().sha256;
-    assert_ne!(host.made_of(&disk), restored, "it was not done");
+    let (old, made) = (host.made_of(&disk), effect(&host, "make disk"));
+    assert_ne!(old, image.status.as_ref().unwrap().sha256, "it was not done");
     let disks = json!([{"name": "root", "image": "alpine"}, {"name": "data", "volume": "data"}]);
     world.bound_vm("other", &host, json!({ "disks": disks })).await;
-    world.wait_running("other").await;
-    assert_eq!(host.made_of(&disk), restored);
-
-    // Only once: what a guest has written to is kept
-    let made = effect(&host, "make disk");
-    agent.kill().await;
-    let _agent = world.agent(&host).await;
-    world.respecify("other", json!({"runStrategy": "Halted"})).await;
-    world.wait_phase("other", VMPhase::Stopped).await;
+    world.wait_reason("other", "DiskMismatch").await;
+    snapshots(&world).delete("kept", &DeleteParams::default()).await.unwrap();
+    world.wait_deleted(&world.namespaced::<Image>(), &image).await;
+    world.respecify("other", json!({"runStrategy": "Manual"})).await;
     world.respecify("other", json!({"runStrategy": "Always"})).await;
     world.wait_running("other").await;
-    assert_eq!(effect(&host, "make disk"), made);
+    assert_eq!((host.made_of(&disk), effect(&host, "make disk")), (old, made + 1), "the root disk alone is new");
     assert_eq!(host.violations(), [""; 0]);
 }
 

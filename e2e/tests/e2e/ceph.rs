@@ -75,7 +75,7 @@ fn vms_live_on_disks_in_ceph(world: &World) -> anyhow::Result<()> {
 }
 
 /// Ceph has no monitor, and hangs, while a VM runs on it: the guest waits and loses nothing, VMs elsewhere do not notice,
-/// what cannot be done meanwhile says why, and an agent that dies meanwhile leaves nothing half made.
+/// what cannot be done meanwhile says why, and an agent that dies meanwhile leaves nothing behind.
 fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
     let mut guest = volumes::guest(ucloud, VMS[0])?;
     let write = |guest: &mut Guest, name: &str| {
@@ -113,7 +113,7 @@ fn outages(ucloud: &Installation, ceph: &Ceph) -> anyhow::Result<()> {
     says("ashore", "Terminating", "StorageTimeout")?;
     says("hung", "Ready", "StorageTimeout")?;
     ensure!(!guest.succeeds("ls /tmp/hung.done")?, "the guest has not waited");
-    // The agent dies in the middle of making the one's clone and of removing the other's disks
+    // The agent dies while it waits for Ceph, for the one's disks and for the other's
     ucloud.kill("ucloud-agent", Signal::SIGKILL)?;
     ceph.signal("osd", Signal::SIGCONT)?;
     ucloud.up()?;
