@@ -9,7 +9,10 @@ use std::{
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, waitid},
+    },
     unistd::Pid,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -79,9 +82,13 @@ impl TestServer {
         self.ports[0]
     }
 
-    /// Sends the process a signal.
+    /// Sends the process a signal. One that is to stop stands still when this returns: until then it may answer.
     pub(super) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
+        let pid = Pid::from_raw(self.process.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+        if signal == Signal::SIGSTOP {
+            waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT).unwrap();
+        }
     }
 
     /// Kills etcd with SIGKILL.
