@@ -81,6 +81,8 @@ fn images_are_kept_once_and_disks_are_clones_that_keep_them_alive() -> Result<()
         assert!(lab.bytes("ucloud.disk.v.volume")?.starts_with(&written), "what was written is gone");
         let clone = DiskRequest { content: Content::Image("a".into()), ..empty("9Mi")? };
         assert_eq!(lab.rbd.ensure_disk(&clone).await.unwrap_err().reason, "DiskMismatch");
+        let gone = DiskRequest { content: Content::Image("gone".into()), ..empty("8Mi")? };
+        assert_eq!(lab.rbd.ensure_disk(&gone).await?, volume, "it is kept, whatever became of the image");
         for _ in 0..2 {
             lab.rbd.remove_disk(&pool, &DiskId::of_volume("v")).await?;
         }
