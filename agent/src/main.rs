@@ -22,17 +22,17 @@ use ucloud_agent::{
     Agent, Config, Inventory, Machine, Streams, Timing, files::FileSource, serve_metrics, streams::StreamTls,
 };
 use ucloud_agent_core::{FileStore, Net as _};
-use ucloud_agent_files::{Files, Uploads};
+use ucloud_agent_files::Files;
 use ucloud_agent_import::{ImportConfig, Importer, IpPrefix};
 use ucloud_agent_libvirt::{Libvirt, LibvirtConfig};
 use ucloud_agent_netlink::Netlink;
 use ucloud_agent_nftables::Nftables;
 use ucloud_agent_radvd::Radvd;
-use ucloud_agent_rbd::{Rbd, RbdConfig};
+use ucloud_agent_rbd::{Pools, Rbd};
 use ucloud_types::Ipv6Prefix;
 
 use cli::{Cli, LogFormat};
-use stores::Stores;
+use stores::{FileStores, Stores};
 
 /// How many VMs are worked on at the same time.
 const CONCURRENCY: u16 = 8;
@@ -157,11 +157,14 @@ async fn machine(cli: &Cli, client: kube::Client) -> anyhow::Result<Machine> {
         allowed: cli.allow_import_from.clone(),
         ..ImportConfig::default()
     };
-    let files: Arc<dyn FileStore> = Arc::new(Uploads::default());
+    let pools = Arc::new(Pools::new(CEPH));
+    let (directories, rbd) =
+        (ucloud_agent_files::Uploads::default(), ucloud_agent_rbd::Uploads::new(Arc::clone(&pools)));
+    let files: Arc<dyn FileStore> = Arc::new(FileStores { directories, rbd });
     let importer = Importer::new(imports)?.with_uploads(Arc::new(FileSource::new(client, Arc::clone(&files))));
     let importer = Arc::new(importer);
-    let rbd = RbdConfig { scratch: data.join("scratch"), timeout: CEPH };
-    let rbd = Rbd::new(Arc::clone(&importer), rbd).with_context(|| format!("cannot use {}", data.display()))?;
+    let rbd = Rbd::new(pools, Arc::clone(&importer), data.join("scratch"))
+        .with_context(|| format!("cannot use {}", data.display()))?;
     Ok(Machine {
         hypervisor: Arc::new(Libvirt::connect(libvirt, Arc::new(Rbd::key)).await?),
         store: Arc::new(Stores { files: Files::new(importer), rbd }),

@@ -1,16 +1,17 @@
-//! The block store of a host: for each pool that of its kind.
+//! The stores of a host: for each pool that of its kind.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use ucloud_agent_core::{
-    BlockStore, HostError,
+    BlockStore, FileStore, HostError,
     block_store::{
         CopyTarget, Disk, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, PoolUsage, Readable, SnapshotRequest,
         StoredImage,
     },
+    file_store::{AppendError, FileRequest, Stored},
 };
 use ucloud_agent_files::Files;
 use ucloud_agent_rbd::Rbd;
@@ -101,5 +102,56 @@ impl BlockStore for Stores {
         into: mpsc::Sender<Bytes>,
     ) -> Result<(), HostError> {
         self.of(pool).read(pool, what, range, into).await
+    }
+}
+
+/// Files in directories and in pools of Ceph.
+pub struct FileStores {
+    pub directories: ucloud_agent_files::Uploads,
+    pub rbd: ucloud_agent_rbd::Uploads,
+}
+
+impl FileStores {
+    fn of(&self, pool: &Pool) -> &dyn FileStore {
+        match pool.backend {
+            PoolBackend::Directory { .. } => &self.directories,
+            PoolBackend::Rbd(_) => &self.rbd,
+        }
+    }
+}
+
+#[async_trait]
+impl FileStore for FileStores {
+    async fn files(&self, pool: &Pool) -> Result<BTreeMap<String, Stored>, HostError> {
+        self.of(pool).files(pool).await
+    }
+
+    async fn stored(&self, file: &FileRequest) -> Result<Stored, HostError> {
+        self.of(&file.pool).stored(file).await
+    }
+
+    async fn append(
+        &self,
+        file: &FileRequest,
+        offset: u64,
+        bytes: mpsc::Receiver<Bytes>,
+    ) -> Result<Stored, AppendError> {
+        self.of(&file.pool).append(file, offset, bytes).await
+    }
+
+    async fn open(&self, file: &FileRequest) -> Result<Option<std::fs::File>, HostError> {
+        self.of(&file.pool).open(file).await
+    }
+
+    async fn read(&self, file: &FileRequest, range: Range<u64>, into: mpsc::Sender<Bytes>) -> Result<(), HostError> {
+        self.of(&file.pool).read(file, range, into).await
+    }
+
+    async fn size(&self, pool: &Pool, uid: &str) -> Result<Option<Quantity>, HostError> {
+        self.of(pool).size(pool, uid).await
+    }
+
+    async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError> {
+        self.of(pool).remove(pool, uid).await
     }
 }

@@ -1,6 +1,6 @@
 //! Keeping the bytes of Files: [`FileStore`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,8 +30,11 @@ pub trait FileStore: Send + Sync {
         bytes: mpsc::Receiver<Bytes>,
     ) -> Result<Stored, AppendError>;
 
-    /// The bytes of a File that is complete.
-    async fn open(&self, file: &FileRequest) -> Result<tokio::fs::File, HostError>;
+    /// A File that is complete, as a file of the host. None: it is in a pool that every host sees, and is no file there.
+    async fn open(&self, file: &FileRequest) -> Result<Option<std::fs::File>, HostError>;
+
+    /// Reads some bytes of a File that is complete, until they are all read or nobody takes them any more.
+    async fn read(&self, file: &FileRequest, range: Range<u64>, into: mpsc::Sender<Bytes>) -> Result<(), HostError>;
 
     /// How many bytes there are of the File with this UID; none if there is nothing of it.
     async fn size(&self, pool: &Pool, uid: &str) -> Result<Option<Quantity>, HostError>;
@@ -55,6 +58,43 @@ pub struct FileRequest {
     pub size: u64,
     /// The checksum that they are claimed to have.
     pub sha256: Option<Sha256>,
+}
+
+impl FileRequest {
+    /// What is done with it, for messages.
+    pub fn act(&self, what: &str) -> String {
+        format!("{what} file {}/{} in pool {}", self.namespace, self.name, self.pool.name)
+    }
+
+    /// Why it cannot be read: some of it is missing.
+    pub fn incomplete(&self) -> HostError {
+        let message = format!("file {}/{} is not complete yet: upload the rest of it", self.namespace, self.name);
+        HostError::retryable("FileIncomplete", message)
+    }
+
+    /// What those are answered who send bytes from `offset` on to a File that is complete with this checksum. Blocks.
+    pub fn sent_again(
+        &self,
+        sha256: Sha256,
+        offset: u64,
+        mut bytes: mpsc::Receiver<Bytes>,
+    ) -> Result<Stored, AppendError> {
+        if offset != self.size {
+            return Err(AppendError::WrongOffset { next: self.size });
+        }
+        match bytes.blocking_recv() {
+            Some(_) => Err(AppendError::TooMany(Quantity::from_bytes(self.size))),
+            None => Ok(Stored::Complete(sha256)),
+        }
+    }
+
+    /// Whether its bytes, which have this checksum, are those that were claimed.
+    pub fn check(&self, found: &Sha256) -> Result<(), AppendError> {
+        match self.sha256.clone().filter(|claimed| claimed != found) {
+            Some(claimed) => Err(AppendError::Checksum { claimed, found: found.clone() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What there is of a File.

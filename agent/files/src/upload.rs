@@ -5,15 +5,13 @@
 //! holds its checksum.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    ops::Range,
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{SyncSender, sync_channel},
-    },
+    sync::mpsc::{SyncSender, sync_channel},
     thread,
 };
 
@@ -23,15 +21,19 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
-use sha2::{Digest as _, Sha256 as Hasher};
 use tokio::{sync::mpsc, task::spawn_blocking};
 use ucloud_agent_core::{
     FileStore, HostError,
-    block_store::{Pool, PoolBackend},
+    block_store::{Pool, PoolBackend, pieces},
     file_store::{AppendError, FileRequest, Stored},
 };
-use ucloud_agent_import::{StoreError, error::doing, names};
-use ucloud_types::{Quantity, image::Sha256};
+use ucloud_agent_import::{
+    StoreError,
+    error::doing,
+    hashed::{Hashed, Hashers},
+    names,
+};
+use ucloud_types::Quantity;
 
 use crate::{store::Store, with_store};
 
@@ -41,35 +43,10 @@ const WRITE_BEHIND: u64 = 16 << 20;
 /// A File is read by the agent alone.
 const MODE: u32 = 0o600;
 
-/// How far the checksums of files that are not complete are computed, by UID. What is not known here is read again.
-type Hashers = Arc<Mutex<HashMap<String, Hashed>>>;
-
 /// The Files of this host.
 #[derive(Default)]
 pub struct Uploads {
     hashers: Hashers,
-}
-
-/// The checksum of the first bytes of a file.
-#[derive(Default)]
-struct Hashed {
-    hasher: Hasher,
-    size: u64,
-}
-
-impl Hashed {
-    fn update(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
-    }
-}
-
-fn lock(hashers: &Hashers) -> MutexGuard<'_, HashMap<String, Hashed>> {
-    hashers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn act(what: &str, file: &FileRequest) -> String {
-    format!("{what} file {}/{} in pool {}", file.namespace, file.name, file.pool.name)
 }
 
 #[async_trait]
@@ -87,7 +64,7 @@ impl FileStore for Uploads {
     async fn stored(&self, file: &FileRequest) -> Result<Stored, HostError> {
         names::check_uid(&file.uid)?;
         let uid = file.uid.clone();
-        with_store(&file.pool, &act("look up", file), move |store| store.file(&uid)).await
+        with_store(&file.pool, &file.act("look up"), move |store| store.file(&uid)).await
     }
 
     async fn append(
@@ -97,9 +74,9 @@ impl FileStore for Uploads {
         bytes: mpsc::Receiver<Bytes>,
     ) -> Result<Stored, AppendError> {
         names::check_uid(&file.uid)?;
-        let act = act("keep", file);
+        let act = file.act("keep");
         let store = with_store(&file.pool, &act, |store| Ok(store.clone())).await?;
-        let (file, hashers) = (file.clone(), Arc::clone(&self.hashers));
+        let (file, hashers) = (file.clone(), self.hashers.clone());
         let appended = spawn_blocking(move || append(&store, &hashers, &file, offset, bytes)).await;
         let appended =
             appended.map_err(|error| StoreError::new("write a file", io::Error::other(error)).reported(&act))?;
@@ -109,19 +86,22 @@ impl FileStore for Uploads {
         })
     }
 
-    async fn open(&self, file: &FileRequest) -> Result<tokio::fs::File, HostError> {
+    async fn open(&self, file: &FileRequest) -> Result<Option<File>, HostError> {
         names::check_uid(&file.uid)?;
-        let uid = file.uid.clone();
-        let act = act("read", file);
+        let (act, uid) = (file.act("read"), file.uid.clone());
         let opened = with_store(&file.pool, &act, move |store| match store.file(&uid)? {
             Stored::Complete(sha256) => doing("open a file", File::open(store.complete(&uid, &sha256))).map(Some),
             Stored::Partial(_) => Ok(None),
         });
-        let missing = || {
-            let message = format!("file {}/{} is not complete yet: upload the rest of it", file.namespace, file.name);
-            HostError::retryable("FileIncomplete", message)
-        };
-        opened.await?.map(tokio::fs::File::from_std).ok_or_else(missing)
+        opened.await?.ok_or_else(|| file.incomplete()).map(Some)
+    }
+
+    async fn read(&self, file: &FileRequest, range: Range<u64>, into: mpsc::Sender<Bytes>) -> Result<(), HostError> {
+        let act = file.act("read");
+        let Some(opened) = self.open(file).await? else { return Ok(()) };
+        let read = spawn_blocking(move || read(&opened, range, &into)).await;
+        let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+        doing("read a file", read).map_err(|error| error.reported(&act))
     }
 
     async fn size(&self, pool: &Pool, uid: &str) -> Result<Option<Quantity>, HostError> {
@@ -133,7 +113,7 @@ impl FileStore for Uploads {
 
     async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError> {
         names::check_uid(uid)?;
-        lock(&self.hashers).remove(uid);
+        self.hashers.forget(uid);
         let (act, uid) = (format!("remove file {uid} from pool {}", pool.name), uid.to_owned());
         with_store(pool, &act, move |store| store.remove_file(&uid)).await
     }
@@ -163,43 +143,38 @@ fn append(
     hashers: &Hashers,
     file: &FileRequest,
     offset: u64,
-    mut bytes: mpsc::Receiver<Bytes>,
+    bytes: mpsc::Receiver<Bytes>,
 ) -> Result<Stored, Refused> {
     let Some(mut part) = open_part(store, &file.uid)? else {
-        let stored = store.file(&file.uid)?;
-        let has = |stored: &Stored| matches!(stored, Stored::Complete(_)) && offset == file.size;
-        if !has(&stored) {
-            return Err(AppendError::WrongOffset { next: file.size }.into());
-        }
-        return match bytes.blocking_recv() {
-            Some(_) => Err(AppendError::TooMany(Quantity::from_bytes(file.size)).into()),
-            None => Ok(stored),
+        return match store.file(&file.uid)? {
+            Stored::Complete(sha256) => Ok(file.sent_again(sha256, offset, bytes)?),
+            // it was removed at this moment
+            Stored::Partial(next) => Err(AppendError::WrongOffset { next }.into()),
         };
     };
     let size = doing("look at a file", part.metadata())?.len();
     if offset != size {
         return Err(AppendError::WrongOffset { next: size }.into());
     }
-    let known = lock(hashers).remove(&file.uid).filter(|hashed| hashed.size == size);
-    let mut hashed = match known {
+    let mut hashed = match hashers.take(&file.uid, size) {
         Some(hashed) => hashed,
         None => hash(&mut part, size)?,
     };
     doing("write a file", part.seek(SeekFrom::Start(size)))?;
     let too_many = take(&part, &mut hashed, file.size, bytes)?;
-    if too_many || hashed.size < file.size {
-        let size = hashed.size;
-        lock(hashers).insert(file.uid.clone(), hashed);
+    if too_many || hashed.size() < file.size {
+        let size = hashed.size();
+        hashers.keep(&file.uid, hashed);
         return if too_many {
             Err(AppendError::TooMany(Quantity::from_bytes(file.size)).into())
         } else {
             Ok(Stored::Partial(size))
         };
     }
-    let found = Sha256::from(<[u8; 32]>::from(hashed.hasher.finalize()));
-    if let Some(claimed) = file.sha256.clone().filter(|claimed| *claimed != found) {
+    let found = hashed.finish();
+    if let Err(error) = file.check(&found) {
         store.remove_file(&file.uid)?;
-        return Err(AppendError::Checksum { claimed, found }.into());
+        return Err(error.into());
     }
     store.complete_file(&file.uid, &found)?;
     Ok(Stored::Complete(found))
@@ -230,7 +205,7 @@ fn write(
     let mut behind = 0;
     while let Some(bytes) = bytes.blocking_recv() {
         let length = bytes.len() as u64;
-        if hashed.size + length > most {
+        if hashed.size() + length > most {
             return Ok(true);
         }
         part.write_all(&bytes)?;
@@ -277,13 +252,25 @@ fn is_at(file: &File, path: &Path) -> Result<bool, StoreError> {
     }
 }
 
+/// Reads until all is read, or nobody takes it any more.
+fn read(file: &File, range: Range<u64>, into: &mpsc::Sender<Bytes>) -> io::Result<()> {
+    for (at, length) in pieces(range) {
+        let mut piece = vec![0; length];
+        file.read_exact_at(&mut piece, at)?;
+        if into.blocking_send(piece.into()).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// The checksum of the first `size` bytes, which are there.
 fn hash(file: &mut File, size: u64) -> Result<Hashed, StoreError> {
     let mut hashed = Hashed::default();
     doing("read a file", file.seek(SeekFrom::Start(0)))?;
     let mut rest = file.take(size);
     let mut buffer = vec![0; BUFFER];
-    while hashed.size < size {
+    while hashed.size() < size {
         match rest.read(&mut buffer) {
             Ok(0) => return Err(StoreError::new("read a file", io::ErrorKind::UnexpectedEof.into())),
             Ok(count) => hashed.update(&buffer[..count]),

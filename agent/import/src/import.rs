@@ -11,11 +11,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sha2::{Digest as _, Sha256 as Hasher};
 use tokio::{io::AsyncRead, sync::watch, task::spawn_blocking};
 use ucloud_agent_core::{
     HostError,
     block_store::{ImageRequest, SnapshotRequest},
+    file_store::FileRequest,
 };
 use ucloud_types::{
     Quantity,
@@ -27,7 +27,8 @@ use crate::{
     config::ImportConfig,
     error::StoreError,
     fetch::{self, FetchError, Origin, Source, web::Web},
-    inspect::{Claim, InspectError, inspect, look},
+    hashed::Hashed,
+    inspect::{Claim, Ends, InspectError, inspect, look_raw},
     qemu_img::{Conversion, QemuImg, QemuImgError},
     summary::summary,
 };
@@ -99,8 +100,17 @@ pub trait OpenUpload: Send + Sync {
     /// The bytes of the complete File of this name.
     async fn open(&self, namespace: &str, file: &str) -> Result<Uploaded, HostError>;
 
-    /// The complete File of this name as a file for reading, if this host keeps it. Nobody writes to it any more.
-    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<File>, HostError>;
+    /// Where the complete File of this name is, if it is one of this host's. Nobody writes to it any more.
+    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<Kept>, HostError>;
+}
+
+/// Where a File is that need not be fetched.
+#[derive(Debug)]
+pub enum Kept {
+    /// In this file.
+    Here(File),
+    /// In its pool, which every host sees.
+    InPool(FileRequest),
 }
 
 /// A File that was opened.
@@ -246,34 +256,44 @@ impl Importer {
         Ok(Inspected { sha256: fetched.sha256, virtual_size })
     }
 
-    /// A raw source that need not be fetched, because this host keeps it: opened, checked and inspected. Other formats are read
-    /// in a sandbox, whose user has the file meanwhile, and so get a file of their own.
-    pub async fn kept(
-        &self,
-        request: &ImageRequest,
-        progress: Progress<'_>,
-    ) -> Result<Option<(File, Inspected)>, ImportError> {
+    /// Where a raw source is that need not be fetched, because it is a File of this host. Other formats are read in a sandbox,
+    /// whose user has the file meanwhile, and so get a file of their own.
+    pub async fn kept(&self, request: &ImageRequest) -> Result<Option<Kept>, ImportError> {
         let (Some(uploads), Some(upload)) = (&self.uploads, &request.source.upload) else { return Ok(None) };
         if request.format != ImageFormat::Raw || request.compression.is_some() {
             return Ok(None);
         }
-        let kept = uploads.kept(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?;
-        let Some(file) = kept else { return Ok(None) };
+        Ok(uploads.kept(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?)
+    }
+
+    /// Checks and inspects a raw source that is in a file which nobody writes to.
+    pub async fn inspect_here(
+        &self,
+        request: &ImageRequest,
+        file: File,
+        progress: Progress<'_>,
+    ) -> Result<(File, Inspected), ImportError> {
         let unread = |error| StoreError::new("read the source", error);
-        if file.metadata().map_err(unread)?.len() > self.max_source.bytes() {
+        let summed = spawn_blocking(move || -> io::Result<_> {
+            // What others will take for the bytes of this checksum must have it
+            let sha256 = sum(&file)?;
+            let ends = Ends::of(&file)?;
+            Ok((file, sha256, ends))
+        });
+        let (file, sha256, ends) = summed.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(unread)?;
+        let found = self.inspect_raw(request, sha256, &ends)?;
+        progress.report(FETCHED_PERCENT);
+        Ok((file, found))
+    }
+
+    /// Checks and inspects a raw source with this checksum and these ends: in the rest of it nothing is read.
+    pub fn inspect_raw(&self, request: &ImageRequest, sha256: Sha256, ends: &Ends) -> Result<Inspected, ImportError> {
+        if ends.size > self.max_source.bytes() {
             return Err(FetchError::TooLarge(self.max_source).into());
         }
-        let (claim, max_disk) = (claim(request), self.max_disk);
-        let looked = spawn_blocking(move || -> Result<_, ImportError> {
-            let virtual_size = look(&file, claim, max_disk)?;
-            // What others will take for the bytes of this checksum must have it
-            let sha256 = sum(&file).map_err(unread)?;
-            Ok((file, Inspected { sha256, virtual_size }))
-        });
-        let (file, found) = looked.await.map_err(|error| unread(io::Error::other(error)))??;
-        check_sum(request, &found.sha256)?;
-        progress.report(FETCHED_PERCENT);
-        Ok(Some((file, found)))
+        let virtual_size = look_raw(ends, claim(request), self.max_disk)?;
+        check_sum(request, &sha256)?;
+        Ok(Inspected { sha256, virtual_size })
     }
 
     async fn open_source(&self, request: &ImageRequest) -> Result<Source, ImportError> {
@@ -300,7 +320,7 @@ impl Importer {
 
 /// The checksum of a file.
 fn sum(mut file: &File) -> io::Result<Sha256> {
-    let mut hasher = Hasher::new();
+    let mut hashed = Hashed::default();
     file.rewind()?;
     let mut reader = BufReader::with_capacity(BUFFER, file);
     loop {
@@ -308,11 +328,11 @@ fn sum(mut file: &File) -> io::Result<Sha256> {
         if bytes.is_empty() {
             break;
         }
-        hasher.update(bytes);
+        hashed.update(bytes);
         let count = bytes.len();
         reader.consume(count);
     }
-    Ok(Sha256::from(<[u8; 32]>::from(hasher.finalize())))
+    Ok(hashed.finish())
 }
 
 fn check_sum(request: &ImageRequest, found: &Sha256) -> Result<(), ImportError> {

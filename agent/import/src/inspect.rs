@@ -126,41 +126,80 @@ fn judged(error: QemuImgError) -> InspectError {
     }
 }
 
-/// Our own look. It is all that a raw disk needs, in which QEMU would read nothing.
-pub fn look(mut file: &File, claim: Claim, max_disk: Quantity) -> Result<u64, InspectError> {
-    let read = |error| StoreError::new("read the source", error);
-    let size = file.metadata().map_err(read)?.len();
-    let mut head = Vec::new();
-    file.take(qcow2::HEADER_AREA).read_to_end(&mut head).map_err(read)?;
-    let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(size.saturating_sub(format::TAIL as u64))).map_err(read)?;
-    file.read_to_end(&mut tail).map_err(read)?;
+/// The ends of a source, which say of what format it is.
+#[derive(Debug)]
+pub struct Ends {
+    /// How many bytes it has.
+    pub size: u64,
+    /// The first of them: [`Ends::HEAD`], or all.
+    pub head: Vec<u8>,
+    /// The last of them: [`Ends::TAIL`], or all.
+    pub tail: Vec<u8>,
+}
 
-    if size == 0 {
-        return Err(InspectError::Empty);
+impl Ends {
+    /// So many of the first bytes are looked at.
+    pub const HEAD: u64 = qcow2::HEADER_AREA;
+    /// So many of the last.
+    pub const TAIL: u64 = format::TAIL as u64;
+
+    /// Those of a file.
+    pub fn of(mut file: &File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        let mut ends = Self { size, head: Vec::new(), tail: Vec::new() };
+        file.seek(SeekFrom::Start(0))?;
+        file.take(Self::HEAD).read_to_end(&mut ends.head)?;
+        file.seek(SeekFrom::Start(size.saturating_sub(Self::TAIL)))?;
+        file.read_to_end(&mut ends.tail)?;
+        Ok(ends)
     }
-    match format::detect(&head[..head.len().min(format::HEAD)], &tail) {
-        Detected::Image(found) if found == claim.format => {}
-        Detected::Compressed(found) => {
-            let again = claim.compression.is_some();
-            let error = if again { InspectError::CompressedAgain } else { InspectError::Compressed };
-            return Err(error(found.as_str()));
+
+    /// Whether they are those of what is claimed.
+    fn check(&self, claim: Claim) -> Result<(), InspectError> {
+        if self.size == 0 {
+            return Err(InspectError::Empty);
         }
-        found => return Err(InspectError::Format { claimed: claim.format.as_str(), found }),
+        match format::detect(&self.head[..self.head.len().min(format::HEAD)], &self.tail) {
+            Detected::Image(found) if found == claim.format => Ok(()),
+            Detected::Compressed(found) => {
+                let again = claim.compression.is_some();
+                let error = if again { InspectError::CompressedAgain } else { InspectError::Compressed };
+                Err(error(found.as_str()))
+            }
+            found => Err(InspectError::Format { claimed: claim.format.as_str(), found }),
+        }
     }
-    let max = max_disk.bytes();
+}
+
+/// Our own look.
+fn look(file: &File, claim: Claim, max_disk: Quantity) -> Result<u64, InspectError> {
+    let ends = Ends::of(file).map_err(|error| StoreError::new("read the source", error))?;
+    ends.check(claim)?;
+    let (size, max) = (ends.size, max_disk.bytes());
     let virtual_size = match claim.format {
         ImageFormat::Qcow2 => {
-            let header = Header::parse(&head)?;
+            let header = Header::parse(&ends.head)?;
             header.check_complete(size, max)?;
             header.virtual_size
         }
         ImageFormat::Vmdk => vmdk::check(file, size, max)?,
         ImageFormat::Vhdx => vhdx::check(file, size, max)?,
         ImageFormat::Vdi => vdi::check(file, size, max)?,
-        ImageFormat::Raw if size > max => return Err(InspectError::TooLarge(Quantity::from_bytes(size), max_disk)),
-        ImageFormat::Raw => size,
+        ImageFormat::Raw => return raw_size(size, max_disk),
     };
     // Disks are made of sectors.
     Ok(virtual_size.next_multiple_of(512))
+}
+
+/// All that a raw disk needs, in which QEMU would read nothing.
+pub fn look_raw(ends: &Ends, claim: Claim, max_disk: Quantity) -> Result<u64, InspectError> {
+    ends.check(claim)?;
+    raw_size(ends.size, max_disk)
+}
+
+fn raw_size(size: u64, max_disk: Quantity) -> Result<u64, InspectError> {
+    if size > max_disk.bytes() {
+        return Err(InspectError::TooLarge(Quantity::from_bytes(size), max_disk));
+    }
+    Ok(size.next_multiple_of(512))
 }

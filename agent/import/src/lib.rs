@@ -9,6 +9,7 @@ mod config;
 pub mod error;
 mod fetch;
 mod format;
+pub mod hashed;
 mod header;
 mod import;
 mod inspect;
@@ -26,7 +27,7 @@ pub use config::ImportConfig;
 pub use error::StoreError;
 pub use fetch::FetchError;
 pub use import::{
-    ImportError, Importer, ImporterError, Inspected, OpenUpload, Progress, TooLarge, Uploaded, act, finished,
+    ImportError, Importer, ImporterError, Inspected, Kept, OpenUpload, Progress, TooLarge, Uploaded, act, finished,
     snapshot_act,
 };
-pub use inspect::InspectError;
+pub use inspect::{Ends, InspectError};

@@ -37,7 +37,8 @@ pub const MARK: &str = "ucloud.content";
 /// The mark of an image that is whole and was empty in the beginning.
 const EMPTY: &str = "empty";
 /// How much is written at once: an object of the default size.
-const CHUNK: usize = 4 << 20;
+pub const CHUNK: usize = 4 << 20;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A clone that is whole.
 pub struct Clone {
@@ -127,33 +128,49 @@ pub fn remove(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
     }
 }
 
-/// Writes a content from a raw disk, unless it is there already. As long as what is returned is open, nobody removes
-/// it. `percent` is told how far it is, and its error breaks it off.
+/// Makes a content, unless it is there already: `begin` makes an image of this name, and `fill` gives it its bytes. As long as
+/// what is returned is open, nobody removes it.
 pub fn ensure_content<'a>(
     pool: &'a IoCtx,
     sha256: &Sha256,
-    size: u64,
-    raw: File,
-    percent: impl FnMut(u8) -> Result<(), RbdError>,
+    begin: impl Fn(&str) -> Result<(), CephError>,
+    fill: impl FnOnce(&Image<'_>) -> Result<(), RbdError>,
 ) -> Result<Image<'a>, RbdError> {
     let name = names::content(sha256);
-    match pool.create(&name, size) {
+    match begin(&name) {
         Err(error) if error.errno == Errno::EEXIST => {
             if let Some(image) = adopt(pool, &name)? {
                 return Ok(image);
             }
-            pool.create(&name, size)?;
+            begin(&name)?;
         }
-        created => created?,
+        begun => begun?,
     }
     let image = pool.open(&name, Access::Write)?;
-    // Until it has seen a flush, librbd lets each write wait for the one before (rbd_cache_writethrough_until_flush). From
-    // then on several are on their way at once, and what has failed of them is told by the next flush.
-    image.flush()?;
-    copy(raw, &image, percent)?;
-    image.flush()?;
+    fill(&image)?;
     image.snapshot(PUBLISHED)?;
     Ok(image)
+}
+
+/// Writes a raw disk to an image that is empty. `percent` is told how far it is, and its error breaks it off.
+pub fn fill(image: &Image<'_>, raw: File, percent: impl FnMut(u8) -> Result<(), RbdError>) -> Result<(), RbdError> {
+    write_back(image)?;
+    copy(raw, image, percent)?;
+    Ok(image.flush()?)
+}
+
+/// Until it has seen a flush, librbd lets each write wait for the one before (rbd_cache_writethrough_until_flush). From then on
+/// several are on their way at once, and what has failed of them is told by the next flush.
+pub fn write_back(image: &Image<'_>) -> Result<(), CephError> {
+    image.flush()
+}
+
+/// Writes these bytes where the image holds zeros so far.
+pub fn write_sparse(image: &Image<'_>, offset: u64, bytes: &[u8]) -> Result<(), CephError> {
+    if bytes.chunks(ZEROS.len()).all(|part| part == &ZEROS[..part.len()]) {
+        return Ok(());
+    }
+    image.write(offset, bytes)
 }
 
 /// A content that is there already, if it is whole. What was left over of one is removed.
@@ -189,9 +206,7 @@ fn copy(
         file.seek(SeekFrom::Start(at)).map_err(failed)?;
         chunk.clear();
         (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).map_err(failed)?;
-        if chunk.iter().any(|byte| *byte != 0) {
-            image.write(at, &chunk)?;
-        }
+        write_sparse(image, at, &chunk)?;
         at += CHUNK as u64;
         percent(u8::try_from(at.min(length) * 100 / length.max(1)).unwrap_or(100))?;
     }
@@ -207,7 +222,7 @@ fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Removes a disk. One whose snapshots are contents loses its name, and goes when they have gone.
+/// Removes a disk or a File. One whose snapshots are contents loses its name, and goes when they have gone.
 pub fn remove_disk(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
     let removed = match pool.remove(name) {
         Err(error) if error.errno == Errno::ENOTEMPTY => pool.trash(name),
@@ -217,6 +232,14 @@ pub fn remove_disk(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
         Err(error) if error.errno == Errno::ENOENT => Ok(()),
         Err(error) if error.errno == Errno::EBUSY => Err(RbdError::InUse),
         result => Ok(result?),
+    }
+}
+
+/// Removes a snapshot. One that is gone is no error.
+pub fn remove_snapshot(image: &Image<'_>, snapshot: &str) -> Result<(), RbdError> {
+    match image.remove_snapshot(snapshot) {
+        Err(error) if error.errno == Errno::ENOENT => Ok(()),
+        removed => Ok(removed?),
     }
 }
 
@@ -242,7 +265,8 @@ fn sweep_once(pool: &IoCtx) -> Result<bool, RbdError> {
         tracing::info!(image = name, pool = pool.name(), "removing a content that nobody needs");
         throw_away(pool, name)?;
     }
-    let is_ours = |name: &str| names::is_content(name) || names::parse_disk(name).is_some();
+    let is_ours =
+        |name: &str| names::is_content(name) || names::parse_disk(name).is_some() || names::file_uid(name).is_some();
     let mut removed = false;
     for trashed in pool.trashed()?.iter().filter(|trashed| is_ours(&trashed.name)) {
         // Another host may be doing the same.

@@ -6,6 +6,7 @@ use ucloud_types::image::Sha256;
 const CONTENT: &str = "ucloud.content.";
 const IMAGE: &str = "ucloud.image.";
 const DISK: &str = "ucloud.disk.";
+const FILE: &str = "ucloud.file.";
 const SNAPSHOT: &str = "ucloud.snapshot.";
 
 /// What was imported from a source with this checksum.
@@ -43,6 +44,16 @@ pub fn image_uid(name: &str) -> Option<&str> {
     name.strip_prefix(IMAGE)
 }
 
+/// The File with this UID.
+pub fn file(uid: &str) -> String {
+    format!("{FILE}{uid}")
+}
+
+/// The UID of the File with this name.
+pub fn file_uid(name: &str) -> Option<&str> {
+    name.strip_prefix(FILE)
+}
+
 /// A disk. UIDs have no dots, and neither have the names of disks.
 pub fn disk(disk: &DiskId) -> String {
     format!("{DISK}{}.{}", disk.owner_uid, disk.name)
@@ -69,6 +80,7 @@ mod tests {
         }
         assert_eq!(image_uid(&image("a")), Some("a"));
         assert_eq!(image_uid("other"), None);
+        assert_eq!((file_uid(&file("a")), file_uid(&image("a"))), (Some("a"), None));
         assert!(is_snapshot(&snapshot("a")) && !is_snapshot(&image("a")));
         let sha256 = Sha256::from([7; 32]);
         assert!(is_content(&content(&sha256)));

@@ -9,28 +9,19 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use ucloud_agent_core::block_store::{Readable, pieces};
 
-use crate::{
-    cluster::IoCtx,
-    content::open_whole,
-    error::{CephError, RbdError},
-    names,
-};
+use crate::{cluster::IoCtx, content::open_whole, error::RbdError, names};
 
-fn name(what: &Readable) -> String {
+/// The name of what is to be read.
+pub fn name(what: &Readable) -> String {
     match what {
         Readable::Image(uid) => names::image(uid),
         Readable::Disk(disk) => names::disk(disk),
     }
 }
 
-/// Its size in bytes, if it is there, whole.
-pub fn size(pool: &IoCtx, what: &Readable) -> Result<Option<u64>, CephError> {
-    open_whole(pool, &name(what))?.map(|image| image.size()).transpose()
-}
-
 /// Reads until all is read, or nobody takes it any more.
-pub fn read(pool: &IoCtx, what: &Readable, range: Range<u64>, into: &mpsc::Sender<Bytes>) -> Result<(), RbdError> {
-    let image = open_whole(pool, &name(what))?.ok_or(RbdError::NoDisk)?;
+pub fn read(pool: &IoCtx, name: &str, range: Range<u64>, into: &mpsc::Sender<Bytes>) -> Result<(), RbdError> {
+    let image = open_whole(pool, name)?.ok_or(RbdError::NoDisk)?;
     for (at, length) in pieces(range) {
         let mut piece = vec![0; length];
         let read = image.read(at, &mut piece)?;

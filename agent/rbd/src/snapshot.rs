@@ -10,7 +10,6 @@
 //! without a watcher was left over, and whoever comes next takes it away, and with it the snapshot of the disk that it speaks
 //! of. What else is left has no watchers either, and is no whole content and no whole Image: see `content`.
 
-use nix::errno::Errno;
 use ucloud_agent_core::block_store::DiskId;
 use ucloud_agent_import::names::snapshot_content;
 
@@ -18,7 +17,7 @@ use crate::{
     cluster::IoCtx,
     content::{self, Clone, MARK, PUBLISHED},
     error::RbdError,
-    image::{Access, Image, present},
+    image::{Access, present},
     names,
 };
 
@@ -64,7 +63,7 @@ fn take(pool: &IoCtx, disk: &str, snapshot: &str, image_uid: &str) -> Result<Clo
     pool.clone_image(disk, snapshot, &name)?;
     // Open until the Image is made, so that nobody takes it for left over.
     let content = pool.open(&name, Access::Write)?;
-    remove_snapshot(&pool.open(disk, Access::Write)?, snapshot)?;
+    content::remove_snapshot(&pool.open(disk, Access::Write)?, snapshot)?;
     // A clone has the metadata of what it is a clone of: the Image would bear the disk's mark, and look whole too early.
     content.remove_metadata(MARK)?;
     content.snapshot(PUBLISHED)?;
@@ -93,18 +92,11 @@ fn clear(pool: &IoCtx, record: &str) -> Result<bool, RbdError> {
             && let Some(disk) = present(pool.open(&disk, Access::Read))?
             && disk.has_snapshot(record)?
         {
-            remove_snapshot(&pool.open(disk.name(), Access::Write)?, record)?;
+            content::remove_snapshot(&pool.open(disk.name(), Access::Write)?, record)?;
         }
     }
     match content::remove(pool, record) {
         Err(RbdError::InUse) => Ok(false),
         removed => removed.map(|()| true),
-    }
-}
-
-fn remove_snapshot(disk: &Image<'_>, snapshot: &str) -> Result<(), RbdError> {
-    match disk.remove_snapshot(snapshot) {
-        Err(error) if error.errno == Errno::ENOENT => Ok(()),
-        removed => Ok(removed?),
     }
 }

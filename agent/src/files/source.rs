@@ -4,13 +4,19 @@
 use std::{io, sync::Arc};
 
 use async_trait::async_trait;
-use futures::TryStreamExt as _;
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use http_body_util::{BodyExt as _, Collected};
 use kube::{Api, Client, client::Body};
+use tokio::{io::AsyncRead, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
 use ucloud_agent_core::{FileStore, HostError, file::wanted, file_store::FileRequest};
-use ucloud_agent_import::{OpenUpload, Uploaded};
+use ucloud_agent_import::{Kept, OpenUpload, Uploaded};
 use ucloud_types::{File, GROUP, StoragePool, VERSION};
+
+/// Pieces that were read and wait to be taken.
+const PIECES: usize = 2;
 
 /// Opens Files for the importer.
 pub struct FileSource {
@@ -65,20 +71,42 @@ fn unreadable(namespace: &str, name: &str, error: impl std::error::Error + Send 
     HostError::retryable("SourceUnreadable", message).caused_by(error)
 }
 
+/// The bytes of a File that is complete, as they are read from its pool.
+fn stream(files: Arc<dyn FileStore>, file: FileRequest) -> impl Stream<Item = io::Result<Bytes>> + Unpin {
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let reading = tokio::spawn(async move { files.read(&file, 0..file.size, sender).await });
+    // What breaks off is told behind the last piece
+    let end = stream::once(async move {
+        match reading.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Err(io::Error::other(error))),
+            Err(error) => Some(Err(io::Error::other(error))),
+        }
+    });
+    Box::pin(ReceiverStream::new(pieces).map(|piece| Some(Ok(piece))).chain(end).filter_map(future::ready))
+}
+
 #[async_trait]
 impl OpenUpload for FileSource {
     async fn open(&self, namespace: &str, file: &str) -> Result<Uploaded, HostError> {
         match self.local(namespace, file).await? {
             Some(request) => {
-                let bytes = self.files.open(&request).await?;
-                Ok(Uploaded { size: request.size, bytes: Box::new(bytes) })
+                let size = request.size;
+                let bytes: Box<dyn AsyncRead + Send + Unpin> = match self.files.open(&request).await? {
+                    Some(file) => Box::new(tokio::fs::File::from_std(file)),
+                    None => Box::new(StreamReader::new(stream(Arc::clone(&self.files), request))),
+                };
+                Ok(Uploaded { size, bytes })
             }
             None => self.remote(namespace, file).await,
         }
     }
 
-    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<std::fs::File>, HostError> {
+    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<Kept>, HostError> {
         let Some(request) = self.local(namespace, file).await? else { return Ok(None) };
-        Ok(Some(self.files.open(&request).await?.into_std().await))
+        Ok(Some(match self.files.open(&request).await? {
+            Some(file) => Kept::Here(file),
+            None => Kept::InPool(request),
+        }))
     }
 }

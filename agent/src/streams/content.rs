@@ -1,6 +1,6 @@
 //! `/files/UID`: HEAD tells how many bytes there are, PATCH adds some at the end, GET gives them.
 
-use std::{io::SeekFrom, ops::Range, sync::Arc, time::Duration};
+use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,14 +13,14 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::head,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncSeekExt as _},
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::warn;
 use ucloud_agent_core::{
     file::wanted,
     file_store::{AppendError, FileRequest, Stored},
@@ -39,8 +39,6 @@ use crate::{files, shared::Shared};
 
 /// Pieces that wait to be written or sent.
 const PIECES: usize = 4;
-/// The size of those that are sent.
-const PIECE: usize = 256 << 10;
 /// Of a body that is refused, so much more is thrown away before the answer: a sender that is still at it when the
 /// connection is closed would never see the answer.
 const MAX_DISCARDED: usize = 16 << 20;
@@ -208,33 +206,33 @@ async fn give(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let request = find(&shared, &uid).await?;
-    let mut file = shared.machine.files.open(&request).await?;
     let Stored::Complete(sha256) = shared.machine.files.stored(&request).await? else {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "the file is being deleted"));
+        return Err(request.incomplete().into());
     };
     let tag = sha256.to_string();
     let part = Part::asked(&headers, request.size, &tag)?;
-    let Range { start, end } = part.range();
-    let unreadable = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the host cannot read the file");
-    file.seek(SeekFrom::Start(start)).await.map_err(unreadable)?;
-    let (sender, pieces) = mpsc::channel(PIECES);
-    tokio::spawn(read_into(file, end - start, sender));
+    let range = part.range();
+    let (sender, pieces) = mpsc::channel(1);
+    tokio::spawn(async move { send(&shared, &request, range, sender).await });
     Ok(part.answer(Body::from_stream(ReceiverStream::new(pieces))))
 }
 
-/// Reads until all is read, an error was told, or nobody takes it any more.
-async fn read_into(file: tokio::fs::File, size: u64, sender: mpsc::Sender<std::io::Result<Bytes>>) {
-    let mut file = file.take(size);
-    loop {
-        let mut piece = BytesMut::with_capacity(PIECE);
-        let read = match file.read_buf(&mut piece).await {
-            Ok(0) => return,
-            Ok(_) => Ok(piece.freeze()),
-            Err(error) => Err(error),
-        };
-        let failed = read.is_err();
-        if sender.send_timeout(read, STALL).await.is_err() || failed {
-            return;
+/// Reads and sends, until all is sent or nobody takes it any more.
+async fn send(shared: &Shared, request: &FileRequest, range: Range<u64>, sender: mpsc::Sender<io::Result<Bytes>>) {
+    let (into, mut pieces) = mpsc::channel(PIECES);
+    let sending = async {
+        while let Some(piece) = pieces.recv().await {
+            if sender.send_timeout(Ok(piece), STALL).await.is_err() {
+                // With its end the pieces have no taker, and then nobody reads any more
+                pieces.close();
+                return;
+            }
         }
+    };
+    let (read, ()) = tokio::join!(shared.machine.files.read(request, range, into), sending);
+    if let Err(error) = read {
+        warn!(name = request.name, error = &error as &dyn std::error::Error, "a download broke off");
+        // What comes too short is no whole answer
+        let _ = sender.send_timeout(Err(io::Error::other(error.message)), STALL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! File: bytes that somebody uploads, kept on one host until images are made of them.
+//! File: bytes that somebody uploads, which a host looks after.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -59,7 +59,8 @@ impl FileSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileStatus {
-    /// The host that keeps the bytes. Once it is chosen it stays.
+    /// The host that keeps the bytes, or looks after them where the pool is one of all hosts. Once it is chosen it stays; in such a pool,
+    /// until its Host is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
 

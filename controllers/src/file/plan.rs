@@ -46,8 +46,9 @@ enum Unfit {
     NoRoom(u64),
 }
 
-/// The bytes that are left in the host's pool when all files that are on their way there have come.
-fn room(host: &Host, file: &File, files: &[Arc<File>]) -> Result<u64, Unfit> {
+/// The bytes that are left in the host's pool when all files that are on their way there have come. `shared`: whether it is one
+/// pool for all hosts.
+fn room(host: &Host, file: &File, shared: bool, files: &[Arc<File>]) -> Result<u64, Unfit> {
     if !is_ready(host) {
         return Err(Unfit::NotReady);
     }
@@ -61,9 +62,14 @@ fn room(host: &Host, file: &File, files: &[Arc<File>]) -> Result<u64, Unfit> {
     let mut pools = host.status.iter().flat_map(|status| &status.pools);
     let part = pools.find(|part| part.name == pool && part.error.is_none()).ok_or(Unfit::NoPool)?;
     let coming = files.iter().filter(|other| {
-        uid_of(&***other) != uid_of(file) && host_of(other) == Some(&name) && other.spec.effective_pool() == pool
+        let there = if shared { host_of(other).is_some() } else { host_of(other) == Some(&name) };
+        uid_of(&***other) != uid_of(file) && there && other.spec.effective_pool() == pool
     });
     let promised: u64 = coming.map(|other| missing(other)).fold(0, u64::saturating_add);
+    if part.capacity.bytes() == 0 {
+        // Ceph without a manager does not tell; what does not fit is refused when it comes
+        return Ok(0);
+    }
     let left = part.available.bytes().saturating_sub(promised);
     if left < file.spec.size.bytes() { Err(Unfit::NoRoom(left)) } else { Ok(left) }
 }
@@ -81,24 +87,18 @@ pub fn plan(file: &File, pool: Option<&StoragePool>, hosts: &[Arc<Host>], files:
     let name = file.spec.effective_pool();
     let finding = match status.host.as_deref() {
         Some(host) if hosts.iter().any(|known| known.name_any() == host) => bound(host),
-        Some(host) => {
+        // Where all hosts see the bytes, another one looks after them from now on
+        Some(host) if !pool.is_some_and(|pool| pool.spec.is_shared()) => {
             let message = format!("Host {host}, which has its bytes, was deleted: delete the File and upload it again");
             unscheduled("HostGone", message)
         }
-        None => match pool {
+        _ => match pool {
             None => {
                 let message =
                     format!("StoragePool {name} does not exist: create it, or make the file again with another pool");
                 unscheduled("PoolNotFound", message)
             }
-            Some(pool) if pool.spec.directory.is_none() => {
-                let message = format!(
-                    "StoragePool {name} is no directory of hosts, and only such a one keeps files: make the file again \
-                     with another pool"
-                );
-                unscheduled("PoolNotDirectory", message)
-            }
-            Some(_) => match choose(file, hosts, files) {
+            Some(pool) => match choose(file, pool.spec.is_shared(), hosts, files) {
                 Ok(host) => {
                     status.host = Some(host.clone());
                     bound(&host)
@@ -115,11 +115,12 @@ fn bound(host: &str) -> Finding {
     Finding::new(SCHEDULED, Verdict::True, "Bound", format!("host {host} keeps its bytes"))
 }
 
-/// The host with the most room; an error counts the hosts by what they lack.
-fn choose(file: &File, hosts: &[Arc<Host>], files: &[Arc<File>]) -> Result<String, String> {
-    let judged: Vec<_> = hosts.iter().map(|host| (host.name_any(), room(host, file, files))).collect();
-    let fit = judged.iter().filter_map(|(name, room)| room.ok().map(|room| (room, Reverse(name))));
-    if let Some((_, Reverse(name))) = fit.max() {
+/// The host with the most room, and of several the one with the fewest files; an error counts the hosts by what they lack.
+fn choose(file: &File, shared: bool, hosts: &[Arc<Host>], files: &[Arc<File>]) -> Result<String, String> {
+    let judged: Vec<_> = hosts.iter().map(|host| (host.name_any(), room(host, file, shared, files))).collect();
+    let has = |name: &String| files.iter().filter(|file| host_of(file) == Some(name)).count();
+    let fit = judged.iter().filter_map(|(name, room)| room.ok().map(|room| (room, Reverse((has(name), name)))));
+    if let Some((_, Reverse((_, name)))) = fit.max() {
         return Ok(name.clone());
     }
     if judged.is_empty() {
@@ -222,6 +223,26 @@ mod tests {
     }
 
     #[test]
+    fn files_in_a_pool_of_all_hosts_share_its_room_and_outlive_their_hosts() {
+        let mut ceph = pool();
+        ceph.spec = serde_json::from_value(json!({"rbd": {"pool": "vms"}})).unwrap();
+        let hosts = shared([host("a", "6Gi"), host("b", "6Gi")]);
+        let other = |size| shared([file("other", size, &json!({"host": "a"}))]);
+        let mut iso = file("iso", "4Gi", &json!({}));
+        assert_eq!(scheduled(&plan(&iso, Some(&ceph), &hosts, &other("4Gi"))).0, "NoHost");
+        let status = plan(&iso, Some(&ceph), &hosts, &other("1Gi"));
+        assert_eq!(status.host.as_deref(), Some("b"), "it has the fewest files");
+        iso.status = Some(status.clone());
+        assert_eq!(plan(&iso, Some(&ceph), &hosts, &[]), status);
+        let mut silent = host("a", "0");
+        silent.status.as_mut().unwrap().pools[0].capacity = Quantity::default();
+        let unknown = plan(&file("iso", "4Gi", &json!({})), Some(&ceph), &shared([silent]), &[]);
+        assert_eq!(unknown.host.as_deref(), Some("a"), "nobody knows how much room there is");
+        let moved = plan(&iso, Some(&ceph), &hosts[..1], &[]);
+        assert_eq!((moved.host.as_deref(), scheduled(&moved).0), (Some("a"), "Bound"));
+    }
+
+    #[test]
     fn says_what_hosts_lack() {
         let change = |change: fn(&mut Host)| {
             let mut host = host("x", "9Gi");
@@ -248,9 +269,6 @@ mod tests {
             )
         );
         assert_eq!(scheduled(&plan(&iso, None, &hosts, &[])).0, "PoolNotFound");
-        let mut ceph = pool();
-        ceph.spec.directory = None;
-        assert_eq!(scheduled(&plan(&iso, Some(&ceph), &hosts, &[])).0, "PoolNotDirectory");
         assert!(scheduled(&plan(&iso, Some(&pool()), &[], &[])).1.contains("there is no host"));
     }
 }

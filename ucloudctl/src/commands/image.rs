@@ -16,7 +16,6 @@ use crate::{
     failure::Failure,
     output,
     progress::{self, Progress},
-    resource::Resource,
     server::Server,
     watch::{self, Followed, within},
 };
@@ -32,11 +31,12 @@ async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<
     let name = options.name.strip_prefix("image/").unwrap_or(&options.name);
     let catalog = server.catalog().await?;
     let kind = catalog.one("images.ucloud.ungleich.ch")?;
-    let pool = match options.pool.as_deref() {
-        Some(pool) => keeps_files(server, &catalog.one("storagepools.ucloud.ungleich.ch")?, pool).await?,
-        None => None,
-    };
-    let mut wanted = Wanted::new(name, &options.path, pool)?;
+    if let Some(pool) = &options.pool
+        && server.find(&catalog.one("storagepools.ucloud.ungleich.ch")?, "", pool).await?.is_none()
+    {
+        bail!("StoragePool {pool:?} does not exist: `ucloudctl get storagepools` lists them");
+    }
+    let mut wanted = Wanted::new(name, &options.path, options.pool.as_deref())?;
     let object = object(name, options, &mut wanted)?;
     let image = ensure(server, &kind, name, &object, is_deleting).await?;
     check(name, &image, &object)?;
@@ -68,15 +68,6 @@ async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<
         Some(Structured::Json) => output::document(&format!("{imported:#}\n")),
         None => output::line(&format!("{shown} is Ready: VMs can be made from it")),
     }
-}
-
-/// The pool for the File of an image in `pool`: the same, or the default one if it is none that keeps files.
-async fn keeps_files<'a>(server: &Server, kind: &Resource, pool: &'a str) -> anyhow::Result<Option<&'a str>> {
-    let found = server.find(kind, "", pool).await?;
-    let Some(found) = found else {
-        bail!("StoragePool {pool:?} does not exist: `ucloudctl get storagepools` lists them")
-    };
-    Ok(found.pointer("/spec/directory").map(|_| pool))
 }
 
 /// The Image as it is to be.

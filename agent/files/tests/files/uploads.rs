@@ -11,7 +11,7 @@ use ucloud_agent_core::{
     file_store::{AppendError, FileRequest, Stored},
 };
 use ucloud_agent_files::{Files, Uploads};
-use ucloud_agent_import::{ImportConfig, Importer, OpenUpload, Uploaded};
+use ucloud_agent_import::{ImportConfig, Importer, Kept, OpenUpload, Uploaded};
 use ucloud_types::image::{ImageFormat, ImageSource, Sha256, UploadSource};
 
 use crate::pool::{Lab, MIB, Tmpfs, sha256};
@@ -87,10 +87,21 @@ async fn a_file_comes_in_pieces_and_is_complete_with_its_last_byte() -> Result<(
     assert!(matches!(send(&store, &file, SIZE, b"x").await, Err(AppendError::TooMany(_))));
     assert!(matches!(send(&store, &file, 0, b"x").await, Err(AppendError::WrongOffset { next: SIZE })));
 
-    let mut opened = store.open(&file).await?.into_std().await;
+    let mut opened = store.open(&file).await?.context("no file")?;
     let mut read = Vec::new();
     std::io::Read::read_to_end(&mut opened, &mut read)?;
     assert!(read == source.bytes);
+    let (into, mut pieces) = mpsc::channel::<Bytes>(1);
+    let collect = async {
+        let mut all = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            all.extend_from_slice(&piece);
+        }
+        all
+    };
+    let (read, part) = tokio::join!(store.read(&file, 5..SIZE - 3, into), collect);
+    read?;
+    assert!(part == source.piece(5, SIZE - 3));
     assert_eq!(store.files(&file.pool).await?.into_iter().collect::<Vec<_>>(), [(file.uid.clone(), complete)]);
     store.remove(&file.pool, &file.uid).await?;
     store.remove(&file.pool, &file.uid).await?;
@@ -229,7 +240,7 @@ impl OpenUpload for Folder {
         Ok(Uploaded { size, bytes: Box::new(tokio::fs::File::open(path).await.unwrap()) })
     }
 
-    async fn kept(&self, _: &str, _: &str) -> Result<Option<fs::File>, HostError> {
+    async fn kept(&self, _: &str, _: &str) -> Result<Option<Kept>, HostError> {
         Ok(None)
     }
 }

@@ -36,10 +36,7 @@ fn what_was_interrupted_between_any_two_steps_is_completed_or_removed() -> Resul
         assert_eq!(lab.contents()?, [""; 0], "what is left over is swept");
 
         // Died while the content was made: its header is missing.
-        half()?;
-        let info = rbd(&["info", "--format", "json", &content])?;
-        let id = info.split_once("\"id\":\"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
-        lab.ceph("rados", &["--pool", "vms", "rm", &format!("rbd_header.{id}")])?;
+        lab.half_made(&content)?;
         assert_eq!(lab.import("a", "raw").await?, first);
 
         // Died before the Image was marked as whole, or after it was there alone.

@@ -22,12 +22,17 @@ use tokio::sync::watch;
 use ucloud_agent_core::{
     BlockStore as _, HostError,
     block_store::{Content, DiskId, DiskRequest, ImageRequest, Pool, PoolBackend, RbdPool, StoredImage},
+    file_store::FileRequest,
 };
-use ucloud_agent_import::{ImportConfig, Importer, OpenUpload, Uploaded};
-use ucloud_agent_rbd::{Rbd, RbdConfig};
+use ucloud_agent_import::{ImportConfig, Importer, Kept, OpenUpload, Uploaded};
+use ucloud_agent_rbd::{Pools, Rbd, Uploads};
 use ucloud_types::image::{FileSource, ImageFormat, ImageSource, Sha256};
 
 pub const MIB: u64 = 1 << 20;
+/// The size of the File that tests upload.
+pub const FILE_SIZE: u64 = 9 * MIB + 7;
+/// How long Ceph may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct Lab {
     // first, so that its connections are closed before the cluster ends
@@ -74,8 +79,7 @@ impl Lab {
     }
 
     pub fn pool_of(&self, user: &str) -> Pool {
-        let backend = RbdPool { pool: "vms".into(), user: user.into(), conf: self.conf() };
-        Pool { name: "shared".into(), backend: PoolBackend::Rbd(backend) }
+        pool(&self.conf(), user)
     }
 
     /// A raw disk of this many MiB in the import folder, with `mark` at its beginning and at its end.
@@ -114,6 +118,20 @@ impl Lab {
             content: Content::Image(image_uid.into()),
             size: size.map(str::parse).transpose()?,
         })
+    }
+
+    /// Makes an image, and takes its header away: whoever made it died in the middle.
+    pub fn half_made(&self, image: &str) -> Result<()> {
+        self.ceph("rbd", &["--pool", "vms", "create", "--size", "5", image])?;
+        let info = self.ceph("rbd", &["--pool", "vms", "info", "--format", "json", image])?;
+        let id = info.split_once("\"id\":\"").and_then(|(_, rest)| rest.split_once('"')).context("no id")?.0;
+        self.ceph("rados", &["--pool", "vms", "rm", &format!("rbd_header.{id}")]).map(drop)
+    }
+
+    /// Runs one of QEMU's programs with an image in the pool.
+    pub fn run_on(&self, program: &str, image: &str, arguments: &[&str]) -> Result<String> {
+        let image = format!("rbd:vms/{image}:id=ucloud:conf={}", self.conf().display());
+        run(program, &[&["-f", "raw"], arguments, &[&image]].concat())
     }
 
     /// What one of Ceph's commands says, run by its administrator.
@@ -195,23 +213,46 @@ fn ceph(dir: &Path) -> Result<Child> {
 
 fn adapter(dir: &Path, scratch: &str) -> Result<Rbd> {
     let import = ImportConfig { import_dir: dir.join("import"), ..ImportConfig::default() };
-    let config = RbdConfig { scratch: dir.join(scratch), timeout: Duration::from_secs(3) };
-    let uploads = Arc::new(Uploads(dir.join("import")));
-    Ok(Rbd::new(Arc::new(Importer::new(import)?.with_uploads(uploads)), config)?)
+    let pools = Arc::new(Pools::new(TIMEOUT));
+    let uploads = Arc::new(Files { folder: dir.join("import"), pool: pool(&dir.join("ceph/ceph.conf"), "ucloud") });
+    Ok(Rbd::new(pools, Arc::new(Importer::new(import)?.with_uploads(uploads)), dir.join(scratch))?)
 }
 
-/// What is in the import folder, as Files of this host.
-struct Uploads(PathBuf);
+fn pool(conf: &Path, user: &str) -> Pool {
+    let backend = RbdPool { pool: "vms".into(), user: user.into(), conf: conf.to_owned() };
+    Pool { name: "shared".into(), backend: PoolBackend::Rbd(backend) }
+}
+
+/// What is in the import folder, as Files of this host, and the File disk, which has the UID file-1, in the pool.
+struct Files {
+    folder: PathBuf,
+    pool: Pool,
+}
 
 #[async_trait]
-impl OpenUpload for Uploads {
+impl OpenUpload for Files {
     async fn open(&self, _: &str, _: &str) -> Result<Uploaded, HostError> {
         Err(HostError::retryable("Fetched", "it is here, and need not be fetched"))
     }
 
-    async fn kept(&self, namespace: &str, file: &str) -> Result<Option<fs::File>, HostError> {
-        Ok(fs::File::open(self.0.join(namespace).join(file)).ok())
+    async fn kept(&self, namespace: &str, name: &str) -> Result<Option<Kept>, HostError> {
+        if name != "disk" {
+            return Ok(fs::File::open(self.folder.join(namespace).join(name)).ok().map(Kept::Here));
+        }
+        Ok(Some(Kept::InPool(FileRequest {
+            uid: "file-1".into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            pool: self.pool.clone(),
+            size: FILE_SIZE,
+            sha256: None,
+        })))
     }
+}
+
+/// The Files of an agent that has just started.
+pub fn uploads() -> Uploads {
+    Uploads::new(Arc::new(Pools::new(TIMEOUT)))
 }
 
 /// What a command says.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 mod faults;
+mod files;
 mod images;
 mod lab;
 mod reads;

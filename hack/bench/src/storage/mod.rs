@@ -15,7 +15,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use ucloud_agent_import::{ImportConfig, Importer};
-use ucloud_agent_rbd::{Rbd, RbdConfig};
+use ucloud_agent_rbd::{Pools, Rbd};
 
 use crate::machine::Machine;
 use ceph::Ceph;
@@ -76,8 +76,8 @@ pub fn run(arguments: &StorageArgs) -> anyhow::Result<()> {
 async fn measure(arguments: &StorageArgs) -> anyhow::Result<()> {
     let folder = &arguments.folder;
     let import = ImportConfig { import_dir: folder.join("import"), ..ImportConfig::default() };
-    let config = RbdConfig { scratch: folder.join("scratch"), timeout: PATIENCE };
-    let rbd = Rbd::new(Arc::new(Importer::new(import)?), config)?;
+    let pools = Arc::new(Pools::new(PATIENCE));
+    let rbd = Rbd::new(pools, Arc::new(Importer::new(import)?), folder.join("scratch"))?;
     let ceph = Ceph { conf: arguments.conf.clone(), user: arguments.user.clone(), pool: arguments.pool.clone() };
     let mut report = Report::new(Machine::here()?, arguments.build.clone())?;
     report.introduce();

@@ -1,0 +1,227 @@
+//! Files: what somebody uploads, as images to which bytes are added in order.
+//!
+//! ```text
+//!   bytes --> flushed --> so many received --> ... --> all of them: marked with their checksum
+//! ```
+//! What is written behind the bytes that are said to have been received counts for nothing, and is cut off before others are
+//! written. Whoever adds some has the image open, and so has a watcher at it.
+//!
+//! An image of a raw File is a clone of the File's snapshot. So the bytes are there once, and a File that is removed while there
+//! are clones loses its name, and goes with the last of them.
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use tokio::sync::mpsc;
+use ucloud_agent_core::file_store::{AppendError, FileRequest, Stored};
+use ucloud_agent_import::{
+    Ends,
+    hashed::{Hashed, Hashers},
+};
+use ucloud_types::{Quantity, image::Sha256};
+
+use crate::{
+    cluster::IoCtx,
+    content::{self, CHUNK, MARK, PUBLISHED, open_whole, write_back, write_sparse},
+    error::{CephError, RbdError},
+    image::{Access, Image, present},
+    names,
+};
+
+/// The metadata of a File that is not complete: how many of its first bytes are kept.
+const RECEIVED: &str = "ucloud.received";
+/// Whenever so much has come, it is made sure that it is kept.
+const COMMIT: u64 = 128 << 20;
+
+/// What there is of the File with this name; none if there is nothing.
+pub fn stored(pool: &IoCtx, name: &str) -> Result<Option<Stored>, CephError> {
+    present(pool.open(name, Access::Read))?.map(|image| of(&image)).transpose()
+}
+
+fn of(image: &Image<'_>) -> Result<Stored, CephError> {
+    match mark(image)? {
+        Some(sha256) => Ok(Stored::Complete(sha256)),
+        None => received(image).map(Stored::Partial),
+    }
+}
+
+fn mark(image: &Image<'_>) -> Result<Option<Sha256>, CephError> {
+    Ok(image.metadata(MARK)?.and_then(|mark| Sha256::try_from(mark).ok()))
+}
+
+fn received(image: &Image<'_>) -> Result<u64, CephError> {
+    Ok(image.metadata(RECEIVED)?.and_then(|size| size.parse().ok()).unwrap_or_default())
+}
+
+/// Takes bytes, until the last one has come.
+pub fn append(
+    pool: &IoCtx,
+    hashers: &Hashers,
+    file: &FileRequest,
+    offset: u64,
+    bytes: mpsc::Receiver<Bytes>,
+) -> Result<Result<Stored, AppendError>, RbdError> {
+    let name = names::file(&file.uid);
+    match present(pool.open(&name, Access::Read))? {
+        // Disks are made of sectors, and this is to be one
+        None => begin(pool, &name, file.size.next_multiple_of(512))?,
+        Some(image) => {
+            if let Some(sha256) = mark(&image)? {
+                return Ok(file.sent_again(sha256, offset, bytes));
+            }
+            if !image.watchers()?.is_empty() {
+                return Ok(Err(AppendError::Busy));
+            }
+        }
+    }
+    let image = pool.open(&name, Access::Write)?;
+    let next = received(&image)?;
+    if offset != next {
+        return Ok(Err(AppendError::WrongOffset { next }));
+    }
+    let mut hashed = match hashers.take(&file.uid, next) {
+        Some(hashed) => hashed,
+        None => resume(&image, file, next)?,
+    };
+    let too_many = take(&image, &mut hashed, file.size, bytes)?;
+    let size = hashed.size();
+    if too_many || size < file.size {
+        hashers.keep(&file.uid, hashed);
+        return Ok(if too_many {
+            Err(AppendError::TooMany(Quantity::from_bytes(file.size)))
+        } else {
+            Ok(Stored::Partial(size))
+        });
+    }
+    let found = hashed.finish();
+    if let Err(error) = file.check(&found) {
+        drop(image);
+        content::remove(pool, &name)?;
+        return Ok(Err(error));
+    }
+    image.set_metadata(MARK, &found.to_string())?;
+    Ok(Ok(Stored::Complete(found)))
+}
+
+/// Makes an image that cannot be opened by its name. What was left half made under it is removed.
+fn begin(pool: &IoCtx, name: &str, size: u64) -> Result<(), RbdError> {
+    match pool.create(name, size) {
+        Err(error) if error.errno == Errno::EEXIST => {
+            content::remove(pool, name)?;
+            Ok(pool.create(name, size)?)
+        }
+        made => Ok(made?),
+    }
+}
+
+/// The checksum of the first `size` bytes, which are kept. What somebody who broke off has written behind them is cut off.
+fn resume(image: &Image<'_>, file: &FileRequest, size: u64) -> Result<Hashed, RbdError> {
+    image.resize(size)?;
+    image.resize(file.size.next_multiple_of(512))?;
+    let mut hashed = Hashed::default();
+    let mut chunk = vec![0; CHUNK];
+    while hashed.size() < size {
+        let most = usize::try_from(size - hashed.size()).unwrap_or(CHUNK).min(CHUNK);
+        let read = image.read(hashed.size(), &mut chunk[..most])?;
+        if read == 0 {
+            return Err(RbdError::NoDisk);
+        }
+        hashed.update(&chunk[..read]);
+    }
+    Ok(hashed)
+}
+
+/// Writes what comes, and returns when it is kept. Tells whether more came than is wanted: of that, nothing is kept.
+fn take(
+    image: &Image<'_>,
+    hashed: &mut Hashed,
+    most: u64,
+    mut bytes: mpsc::Receiver<Bytes>,
+) -> Result<bool, CephError> {
+    write_back(image)?;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    let (mut written, mut kept) = (hashed.size(), hashed.size());
+    let mut too_many = false;
+    while let Some(bytes) = bytes.blocking_recv() {
+        if hashed.size() + bytes.len() as u64 > most {
+            too_many = true;
+            break;
+        }
+        hashed.update(&bytes);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            // Up to the ends of objects, so that each is written once
+            let room = usize::try_from(CHUNK as u64 - written % CHUNK as u64).unwrap_or(CHUNK) - chunk.len();
+            let (next, behind) = rest.split_at(rest.len().min(room));
+            chunk.extend_from_slice(next);
+            rest = behind;
+            if next.len() == room {
+                write_sparse(image, written, &chunk)?;
+                written += chunk.len() as u64;
+                chunk.clear();
+                if written - kept >= COMMIT {
+                    keep(image, written)?;
+                    kept = written;
+                }
+            }
+        }
+    }
+    write_sparse(image, written, &chunk)?;
+    written += chunk.len() as u64;
+    if written > kept {
+        keep(image, written)?;
+    }
+    Ok(too_many)
+}
+
+/// Makes sure that all that was written is kept, and says how much that is.
+fn keep(image: &Image<'_>, size: u64) -> Result<(), CephError> {
+    image.flush()?;
+    image.set_metadata(RECEIVED, &size.to_string())
+}
+
+/// The checksum and the ends of the File with this name, which has `size` bytes; none if it is not complete.
+pub fn look(pool: &IoCtx, name: &str, size: u64) -> Result<Option<(Sha256, Ends)>, RbdError> {
+    let Some(image) = open_whole(pool, name)? else { return Ok(None) };
+    let Some(sha256) = mark(&image)? else { return Ok(None) };
+    let part = |from: u64, to: u64| -> Result<Vec<u8>, CephError> {
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or_default()];
+        let read = image.read(from, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    };
+    let ends = Ends { size, head: part(0, size.min(Ends::HEAD))?, tail: part(size.saturating_sub(Ends::TAIL), size)? };
+    Ok(Some((sha256, ends)))
+}
+
+/// Makes a clone of a File that is complete.
+pub fn clone(pool: &IoCtx, file: &str, name: &str) -> Result<(), CephError> {
+    let image = pool.open(file, Access::Read)?;
+    if !image.has_snapshot(PUBLISHED)? {
+        match pool.open(file, Access::Write)?.snapshot(PUBLISHED) {
+            // Another image is made of it at the same time
+            Err(error) if error.errno == Errno::EEXIST => {}
+            made => made?,
+        }
+    }
+    pool.clone_image(file, PUBLISHED, name)
+}
+
+/// A clone has the metadata of what it is a clone of: a content, and what is cloned from that, would bear the File's mark, and
+/// look whole too early.
+pub fn forget_upload(image: &Image<'_>) -> Result<(), RbdError> {
+    image.remove_metadata(MARK)?;
+    Ok(image.remove_metadata(RECEIVED)?)
+}
+
+/// Removes whatever there is of the File with this name.
+pub fn remove(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
+    let Some(image) = present(pool.open(name, Access::Read))? else {
+        // It may be made half
+        return content::remove(pool, name);
+    };
+    if image.has_snapshot(PUBLISHED)? {
+        content::remove_snapshot(&pool.open(name, Access::Write)?, PUBLISHED)?;
+    }
+    drop(image);
+    content::remove_disk(pool, name)
+}

@@ -1,0 +1,127 @@
+//! The bytes of Files in pools of Ceph: [`Uploads`] implements [`FileStore`]. See `file` for how they are kept.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use ucloud_agent_core::{
+    FileStore, HostError,
+    block_store::Pool,
+    file_store::{AppendError, FileRequest, Stored},
+};
+use ucloud_agent_import::{hashed::Hashers, names as safe};
+use ucloud_types::{Quantity, image::Sha256};
+
+use crate::{Pools, content, file, names, read};
+
+/// The Files in the pools that this host uses.
+pub struct Uploads {
+    pools: Arc<Pools>,
+    hashers: Hashers,
+    /// Files that were found to be complete, by UID: such a one stays as it is until it goes.
+    complete: Arc<Mutex<HashMap<String, Sha256>>>,
+}
+
+fn lock(complete: &Mutex<HashMap<String, Sha256>>) -> MutexGuard<'_, HashMap<String, Sha256>> {
+    complete.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Uploads {
+    /// Those in these pools.
+    pub fn new(pools: Arc<Pools>) -> Self {
+        Self { pools, hashers: Hashers::default(), complete: Arc::default() }
+    }
+}
+
+#[async_trait]
+impl FileStore for Uploads {
+    async fn files(&self, pool: &Pool) -> Result<BTreeMap<String, Stored>, HostError> {
+        let complete = Arc::clone(&self.complete);
+        let act = format!("list the files in pool {}", pool.name);
+        self.pools
+            .with_pool(pool, &act, move |pool, _| {
+                let mut files = BTreeMap::new();
+                for name in pool.images()? {
+                    let Some(uid) = names::file_uid(&name) else { continue };
+                    let known = lock(&complete).get(uid).cloned();
+                    let stored = match known {
+                        Some(sha256) => Some(Stored::Complete(sha256)),
+                        None => file::stored(pool, &name)?,
+                    };
+                    if let Some(Stored::Complete(sha256)) = &stored {
+                        lock(&complete).insert(uid.to_owned(), sha256.clone());
+                    }
+                    files.extend(stored.map(|stored| (uid.to_owned(), stored)));
+                }
+                Ok(files)
+            })
+            .await
+    }
+
+    async fn stored(&self, file: &FileRequest) -> Result<Stored, HostError> {
+        safe::check_uid(&file.uid)?;
+        let (act, name) = (file.act("look up"), names::file(&file.uid));
+        let found = self.pools.with_pool(&file.pool, &act, move |pool, _| Ok(file::stored(pool, &name)?)).await?;
+        Ok(found.unwrap_or(Stored::Partial(0)))
+    }
+
+    async fn append(
+        &self,
+        file: &FileRequest,
+        offset: u64,
+        bytes: mpsc::Receiver<Bytes>,
+    ) -> Result<Stored, AppendError> {
+        safe::check_uid(&file.uid)?;
+        let Ok(turn) = self.pools.turn(&file.pool, &file.uid).try_lock_owned() else { return Err(AppendError::Busy) };
+        let (wanted, hashers) = (file.clone(), self.hashers.clone());
+        self.pools
+            .with_pool(&file.pool, &file.act("keep"), move |pool, _| {
+                let _turn = turn;
+                file::append(pool, &hashers, &wanted, offset, bytes)
+            })
+            .await?
+    }
+
+    async fn open(&self, file: &FileRequest) -> Result<Option<std::fs::File>, HostError> {
+        match self.stored(file).await? {
+            Stored::Complete(_) => Ok(None),
+            Stored::Partial(_) => Err(file.incomplete()),
+        }
+    }
+
+    async fn read(&self, file: &FileRequest, range: Range<u64>, into: mpsc::Sender<Bytes>) -> Result<(), HostError> {
+        safe::check_uid(&file.uid)?;
+        let (act, name) = (file.act("read"), names::file(&file.uid));
+        self.pools.with_pool(&file.pool, &act, move |pool, _| read::read(pool, &name, range, &into)).await
+    }
+
+    async fn size(&self, pool: &Pool, uid: &str) -> Result<Option<Quantity>, HostError> {
+        safe::check_uid(uid)?;
+        let (act, name) = (format!("measure file {uid} in pool {}", pool.name), names::file(uid));
+        let size = self.pools.with_pool(pool, &act, move |pool, _| match file::stored(pool, &name)? {
+            None => Ok(None),
+            Some(Stored::Partial(size)) => Ok(Some(size)),
+            Some(Stored::Complete(_)) => Ok(content::whole_size(pool, &name)?),
+        });
+        Ok(size.await?.map(Quantity::from_bytes))
+    }
+
+    async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError> {
+        safe::check_uid(uid)?;
+        let turn = self.pools.turn(pool, uid).lock_owned().await;
+        let (act, name) = (format!("remove file {uid} from pool {}", pool.name), names::file(uid));
+        let removed = self.pools.with_pool(pool, &act, move |pool, _| {
+            let _turn = turn;
+            file::remove(pool, &name)
+        });
+        removed.await?;
+        self.hashers.forget(uid);
+        lock(&self.complete).remove(uid);
+        Ok(())
+    }
+}
