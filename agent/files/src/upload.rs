@@ -52,7 +52,7 @@ pub struct Uploads {
 #[async_trait]
 impl FileStore for Uploads {
     async fn files(&self, pool: &Pool) -> Result<BTreeMap<String, Stored>, HostError> {
-        // it is not made to be looked at, and a pool that is no directory has none
+        // it is not made to be looked at, and a pool that is no directory has none of these
         match &pool.backend {
             PoolBackend::Directory { path } if path.exists() => {
                 with_store(pool, &format!("list the files in pool {}", pool.name), Store::files).await

@@ -23,11 +23,13 @@ use crate::{Pools, content, file, names, read};
 pub struct Uploads {
     pools: Arc<Pools>,
     hashers: Hashers,
-    /// Files that were found to be complete, by UID: such a one stays as it is until it goes.
-    complete: Arc<Mutex<HashMap<String, Sha256>>>,
+    complete: Arc<Mutex<Complete>>,
 }
 
-fn lock(complete: &Mutex<HashMap<String, Sha256>>) -> MutexGuard<'_, HashMap<String, Sha256>> {
+/// Files that were found to be complete, by pool and UID: such a one stays as it is until it goes.
+type Complete = HashMap<(String, String), Sha256>;
+
+fn lock(complete: &Mutex<Complete>) -> MutexGuard<'_, Complete> {
     complete.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -41,23 +43,25 @@ impl Uploads {
 #[async_trait]
 impl FileStore for Uploads {
     async fn files(&self, pool: &Pool) -> Result<BTreeMap<String, Stored>, HostError> {
-        let complete = Arc::clone(&self.complete);
-        let act = format!("list the files in pool {}", pool.name);
+        let (complete, of) = (Arc::clone(&self.complete), pool.name.clone());
+        let act = format!("list the files in pool {of}");
         self.pools
             .with_pool(pool, &act, move |pool, _| {
                 let mut files = BTreeMap::new();
                 for name in pool.images()? {
                     let Some(uid) = names::file_uid(&name) else { continue };
-                    let known = lock(&complete).get(uid).cloned();
+                    let key = (of.clone(), uid.to_owned());
+                    let known = lock(&complete).get(&key).cloned();
                     let stored = match known {
                         Some(sha256) => Some(Stored::Complete(sha256)),
                         None => file::stored(pool, &name)?,
                     };
                     if let Some(Stored::Complete(sha256)) = &stored {
-                        lock(&complete).insert(uid.to_owned(), sha256.clone());
+                        lock(&complete).insert(key, sha256.clone());
                     }
                     files.extend(stored.map(|stored| (uid.to_owned(), stored)));
                 }
+                lock(&complete).retain(|(pool, uid), _| *pool != of || files.contains_key(uid));
                 Ok(files)
             })
             .await
@@ -121,7 +125,6 @@ impl FileStore for Uploads {
         });
         removed.await?;
         self.hashers.forget(uid);
-        lock(&self.complete).remove(uid);
         Ok(())
     }
 }
