@@ -47,6 +47,20 @@ address() {
     esac
 }
 
+# mac MACHINE NETWORK: the address of a machine's network card. It stays the same when the machine is switched off and on, as that of
+# a real one does: its neighbours have noted it, and find out only after seconds that there is nobody any more.
+mac() {
+    local number=${1##*[a-z]} kind network
+    case $1 in
+        control) kind=0 ;;
+        upstream) kind=1 ;;
+        host*) kind=2 ;;
+        router*) kind=3 ;;
+    esac
+    [[ $2 == underlay ]] && network=0 || network=1
+    printf '02:75:%02x:%02x:%02x:%02x\n' $network $kind $((${number:-0} >> 8)) $((${number:-0} & 255))
+}
+
 lab_runs() {
     daemon_runs switch
 }
@@ -150,7 +164,7 @@ plug() {
     local mtu=1500 prefix=${!2}
     [[ $2 == uplink ]] || mtu=$underlay_mtu
     if ! on_switch ip link show "$3" >/dev/null 2>&1; then
-        on_switch ip link add "$3" mtu $mtu type veth peer name "$2" mtu $mtu netns "$(daemon_pid "$1")"
+        on_switch ip link add "$3" mtu $mtu type veth peer name "$2" mtu $mtu address "$(mac "$1" "$2")" netns "$(daemon_pid "$1")"
         on_switch ip link set "$3" master "$2" up
     fi
     inside "$1" ip -batch - <<END
