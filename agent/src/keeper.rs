@@ -1,11 +1,21 @@
 //! What the agent does again and again, besides VMs: whenever something has changed, and with growing pauses where it failed.
 
+use std::time::Duration;
+
 use futures::future::select_all;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
 use tracing::warn;
 use ucloud_agent_core::HostError;
 
 use crate::{api::ApiError, config::Timing};
+
+/// The shortest time between the beginnings of two rounds that report what changes fast, such as progress.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The same where the second has something to report that somebody waits for.
+const SOON: Duration = Duration::from_millis(100);
 
 /// Why something is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +65,40 @@ pub async fn keep<F>(
 /// Returns at this time; never, if there is none.
 pub async fn until(time: Option<Instant>) {
     match time {
-        Some(time) => tokio::time::sleep_until(time).await,
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Returns when it is time for the round after the one that began at `begun`: what comes meanwhile is reported with it, all at
+/// once. It comes sooner when `awaited` is told of something that somebody waits for.
+pub async fn pause(begun: Instant, awaited: &Notify) {
+    tokio::select! {
+        () = sleep_until(begun + PAUSE) => {}
+        () = awaited.notified() => sleep_until(begun + SOON).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_waits_for_is_reported_soon() {
+        let (awaited, begun) = (Notify::new(), Instant::now());
+        pause(begun, &awaited).await;
+        assert_eq!(begun.elapsed(), PAUSE);
+
+        let begun = Instant::now();
+        awaited.notify_one();
+        pause(begun, &awaited).await;
+        assert_eq!(begun.elapsed(), SOON);
+
+        // A round that took longer is followed by the next at once, whoever waits
+        awaited.notify_one();
+        pause(begun, &awaited).await;
+        assert_eq!(begun.elapsed(), SOON);
+        pause(begun, &awaited).await;
+        assert_eq!(begun.elapsed(), PAUSE, "it was told once");
     }
 }

@@ -1,11 +1,13 @@
 //! The bytes of a File, an Image or a Volume, as the API server takes and gives them.
 
 use anyhow::Context as _;
+use bytes::Bytes;
+use futures::future;
 use http::{
-    HeaderMap, Method,
+    HeaderMap, Method, Request, Response,
     header::{CONTENT_LENGTH, ETAG, IF_MATCH, RANGE},
 };
-use kube::client::Body;
+use kube::{Client, client::Body};
 use ucloud_types::{
     image::Sha256,
     meta::{UPLOAD_LENGTH, UPLOAD_OFFSET},
@@ -44,11 +46,11 @@ impl<'a> Content<'a> {
 
     /// What there is.
     pub async fn state(&self) -> anyhow::Result<State> {
-        match self.server.exchange(Method::HEAD, &self.path, &[], Vec::new()).await {
+        match self.server.exchange(Method::HEAD, &self.path, &[], Body::empty()).await {
             Ok(answer) => state(answer.headers()),
             // an answer to HEAD has no body that could say what is wrong
             Err(error) => {
-                match self.server.exchange(Method::GET, &self.path, &[(RANGE, "bytes=0-0")], Vec::new()).await {
+                match self.server.exchange(Method::GET, &self.path, &[(RANGE, "bytes=0-0")], Body::empty()).await {
                     Ok(_) => Err(error),
                     Err(told) => Err(told),
                 }
@@ -57,8 +59,13 @@ impl<'a> Content<'a> {
     }
 
     /// Adds bytes behind the first `offset` ones.
-    pub async fn append(&self, offset: u64, bytes: Vec<u8>) -> anyhow::Result<State> {
+    pub async fn append<B>(&self, offset: u64, bytes: B) -> anyhow::Result<State>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<tower::BoxError>,
+    {
         let header = http::HeaderName::from_static(UPLOAD_OFFSET);
+        let bytes = streamed(bytes).await?;
         let answer = self.server.exchange(Method::PUT, &self.path, &[(header, &offset.to_string())], bytes).await?;
         state(answer.headers())
     }
@@ -67,8 +74,20 @@ impl<'a> Content<'a> {
     pub async fn read(&self, offset: u64, tag: &str) -> anyhow::Result<Body> {
         let (range, tag) = (format!("bytes={offset}-"), format!("\"{tag}\""));
         let headers = [(RANGE, range.as_str()), (IF_MATCH, tag.as_str())];
-        Ok(self.server.exchange(Method::GET, &self.path, &headers, Vec::new()).await?.into_body())
+        Ok(self.server.exchange(Method::GET, &self.path, &headers, Body::empty()).await?.into_body())
     }
+}
+
+/// A body that is made while it is sent. kube makes such of answers alone, and so this is one.
+async fn streamed<B>(body: B) -> anyhow::Result<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<tower::BoxError>,
+{
+    let mut body = Some(body);
+    let answer = move |_: Request<Body>| future::ready(body.take().map(Response::new).context("it was asked twice"));
+    let answered = Client::new(tower::service_fn(answer), "default").send(Request::new(Body::empty())).await?;
+    Ok(answered.into_body())
 }
 
 /// A File may not be complete, and says in headers of its own how far it is; a disk is.

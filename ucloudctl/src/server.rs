@@ -172,19 +172,19 @@ impl Server {
         }))
     }
 
-    /// Sends bytes and answers what comes back, whose body may be long. A refusal is an error.
+    /// Sends a body and answers what comes back, whose body may be long, too. A refusal is an error.
     pub async fn exchange(
         &self,
         method: Method,
         path: &str,
         headers: &[(HeaderName, &str)],
-        bytes: Vec<u8>,
+        body: Body,
     ) -> anyhow::Result<Response<Body>> {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        let answer = self.client.send(request.body(Body::from(bytes))?).await.map_err(|e| self.explain(e))?;
+        let answer = self.client.send(request.body(body)?).await.map_err(|e| self.explain(e))?;
         if answer.status().is_success() {
             return Ok(answer);
         }

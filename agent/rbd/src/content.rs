@@ -3,7 +3,7 @@
 //! A content holds what was imported from one source; its name has the source's checksum, and it is there, whole, once
 //! it has the snapshot [`PUBLISHED`]. An Image is a clone of that snapshot with the Image's UID in its name, to which
 //! nothing is ever written: it costs a header, and Ceph itself thereby counts who needs a content. A clone is whole once
-//! it bears the [`MARK`].
+//! it bears the [`MARK`]. A disk is a clone of what its Image is a clone of: of a content, or of a File (see `file`).
 //!
 //! A disk that is kept as an Image becomes a content too; see `snapshot`. So there are chains of disks and contents, of which
 //! each is a clone of the next.
@@ -42,8 +42,10 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A clone that is whole.
 pub struct Clone {
-    /// The content that it was made of.
+    /// The checksum of the content that it was made of.
     pub content: Sha256,
+    /// What it is a clone of; none if somebody has made it independent of that.
+    pub parent: Option<String>,
     /// Its size.
     pub size: u64,
 }
@@ -52,7 +54,7 @@ pub struct Clone {
 pub fn find_clone(pool: &IoCtx, name: &str) -> Result<Option<Clone>, CephError> {
     let Some(image) = present(pool.open(name, Access::Read))? else { return Ok(None) };
     let Some(content) = image.metadata(MARK)?.and_then(|mark| Sha256::try_from(mark).ok()) else { return Ok(None) };
-    Ok(Some(Clone { content, size: image.size()? }))
+    Ok(Some(Clone { content, parent: image.parent()?, size: image.size()? }))
 }
 
 /// Whether a disk is there, whole: a clone, or one that was empty in the beginning.
@@ -71,11 +73,11 @@ pub fn whole_size(pool: &IoCtx, name: &str) -> Result<Option<u64>, CephError> {
     open_whole(pool, name)?.map(|image| image.size()).transpose()
 }
 
-/// Makes a clone of a content. `finish` is done to it before it is whole. What was left half made under its name is
-/// removed first; what is whole is left alone.
+/// Makes a clone of `parent`, a content with this checksum. `finish` is done to it before it is whole. What was left half made
+/// under its name is removed first; what is whole is left alone.
 pub fn make_clone(
     pool: &IoCtx,
-    content: &Sha256,
+    (parent, content): (&str, &Sha256),
     name: &str,
     finish: impl Fn(&Image<'_>) -> Result<(), CephError>,
 ) -> Result<Clone, RbdError> {
@@ -83,7 +85,7 @@ pub fn make_clone(
         return Ok(clone);
     }
     let missing = |error: CephError| if error.errno == Errno::ENOENT { RbdError::NoImage } else { error.into() };
-    anew(pool, name, || pool.clone_image(&names::content(content), PUBLISHED, name).map_err(missing))?;
+    anew(pool, name, || pool.clone_image(parent, PUBLISHED, name).map_err(missing))?;
     let image = pool.open(name, Access::Write)?;
     finish(&image)?;
     image.set_metadata(MARK, &content.to_string())?;
@@ -128,23 +130,23 @@ pub fn remove(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
     }
 }
 
-/// Makes a content, unless it is there already: `begin` makes an image of this name, and `fill` gives it its bytes. As long as
-/// what is returned is open, nobody removes it.
+/// Makes a content of `size` bytes, unless it is there already: `fill` gives it its bytes. As long as what is returned is open,
+/// nobody removes it.
 pub fn ensure_content<'a>(
     pool: &'a IoCtx,
     sha256: &Sha256,
-    begin: impl Fn(&str) -> Result<(), CephError>,
+    size: u64,
     fill: impl FnOnce(&Image<'_>) -> Result<(), RbdError>,
 ) -> Result<Image<'a>, RbdError> {
     let name = names::content(sha256);
-    match begin(&name) {
+    match pool.create(&name, size) {
         Err(error) if error.errno == Errno::EEXIST => {
-            if let Some(image) = adopt(pool, &name)? {
+            if let Some(image) = adopt(pool, sha256)? {
                 return Ok(image);
             }
-            begin(&name)?;
+            pool.create(&name, size)?;
         }
-        begun => begun?,
+        made => made?,
     }
     let image = pool.open(&name, Access::Write)?;
     fill(&image)?;
@@ -173,21 +175,52 @@ pub fn write_sparse(image: &Image<'_>, offset: u64, bytes: &[u8]) -> Result<(), 
     image.write(offset, bytes)
 }
 
-/// A content that is there already, if it is whole. What was left over of one is removed.
-fn adopt<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<Image<'a>>, RbdError> {
+/// A content that is there already, whole: nobody removes it as long as it is open.
+pub fn hold<'a>(pool: &'a IoCtx, sha256: &Sha256) -> Result<Option<Image<'a>>, CephError> {
+    let name = names::content(sha256);
     // Opening it for reading shows nobody that we are there, us included.
-    if let Some(image) = present(pool.open(name, Access::Read))? {
-        if image.has_snapshot(PUBLISHED)? {
-            drop(image);
-            return Ok(present(pool.open(name, Access::Write))?);
-        }
-        if !image.watchers()?.is_empty() {
-            return Err(RbdError::ImportedElsewhere);
-        }
+    match present(pool.open(&name, Access::Read))? {
+        Some(image) if image.has_snapshot(PUBLISHED)? => present(pool.open(&name, Access::Write)),
+        _ => Ok(None),
+    }
+}
+
+/// A content that is there already, if it is whole. What was left over of one is removed.
+fn adopt<'a>(pool: &'a IoCtx, sha256: &Sha256) -> Result<Option<Image<'a>>, RbdError> {
+    if let Some(image) = hold(pool, sha256)? {
+        return Ok(Some(image));
+    }
+    let name = names::content(sha256);
+    if let Some(image) = present(pool.open(&name, Access::Read))?
+        && !image.watchers()?.is_empty()
+    {
+        return Err(RbdError::ImportedElsewhere);
     }
     tracing::info!(image = name, pool = pool.name(), "removing what an interrupted import has left");
-    remove(pool, name)?;
+    remove(pool, &name)?;
     Ok(None)
+}
+
+/// Gives an image another name, unless it has it already.
+///
+/// Ceph does this in three steps: the new name is made to lead to the image, the pool's directory is told in one, and the old name
+/// goes. What counts is the directory. A name that leads somewhere and is not in it was left over by one who died in between, and is
+/// taken away: by itself, for to remove an image by that name would be to remove this one.
+pub fn rename(pool: &IoCtx, from: &str, to: &str) -> Result<(), RbdError> {
+    let names = pool.images()?;
+    let is_there = |wanted: &str| names.iter().any(|name| name == wanted);
+    match (is_there(from), is_there(to)) {
+        (false, false) => Err(RbdError::NoDisk),
+        (true, true) => Err(RbdError::OtherImage),
+        (false, true) => Ok(pool.forget_name(from)?),
+        (true, false) => {
+            if !pool.open(from, Access::Read)?.watchers()?.is_empty() {
+                return Err(RbdError::InUse);
+            }
+            pool.forget_name(to)?;
+            Ok(pool.rename(from, to)?)
+        }
+    }
 }
 
 /// Copies the parts of a file that hold something other than zeros.
@@ -222,7 +255,7 @@ fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Removes a disk or a File. One whose snapshots are contents loses its name, and goes when they have gone.
+/// Removes a disk. One whose snapshots are contents loses its name, and goes when they have gone.
 pub fn remove_disk(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
     let removed = match pool.remove(name) {
         Err(error) if error.errno == Errno::ENOTEMPTY => pool.trash(name),
@@ -265,8 +298,7 @@ fn sweep_once(pool: &IoCtx) -> Result<bool, RbdError> {
         tracing::info!(image = name, pool = pool.name(), "removing a content that nobody needs");
         throw_away(pool, name)?;
     }
-    let is_ours =
-        |name: &str| names::is_content(name) || names::parse_disk(name).is_some() || names::file_uid(name).is_some();
+    let is_ours = |name: &str| names::is_content(name) || names::parse_disk(name).is_some();
     let mut removed = false;
     for trashed in pool.trashed()?.iter().filter(|trashed| is_ours(&trashed.name)) {
         // Another host may be doing the same.

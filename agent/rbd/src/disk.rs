@@ -36,25 +36,8 @@ pub fn ensure_disk(
 }
 
 /// Gives a disk another name, unless it has it already, and tells its size.
-///
-/// Ceph does this in three steps: the new name is made to lead to the image, the pool's directory is told in one, and the old name
-/// goes. What counts is the directory. A name that leads somewhere and is not in it was left over by one who died in between, and is
-/// taken away: by itself, for to remove an image by that name would be to remove this one.
 pub fn rename(pool: &IoCtx, from: &str, to: &str) -> Result<u64, RbdError> {
-    let names = pool.images()?;
-    let is_there = |wanted: &str| names.iter().any(|name| name == wanted);
-    match (is_there(from), is_there(to)) {
-        (false, false) => return Err(RbdError::NoDisk),
-        (true, true) => return Err(RbdError::OtherImage),
-        (false, true) => pool.forget_name(from)?,
-        (true, false) => {
-            if !pool.open(from, Access::Read)?.watchers()?.is_empty() {
-                return Err(RbdError::InUse);
-            }
-            pool.forget_name(to)?;
-            pool.rename(from, to)?;
-        }
-    }
+    content::rename(pool, from, to)?;
     content::whole_size(pool, to)?.ok_or(RbdError::NoDisk)
 }
 
@@ -108,5 +91,6 @@ fn create(
         return Err(RbdError::TooSmall { size, image });
     }
     let grow = |disk: &crate::image::Image<'_>| if size > image.size { disk.resize(size) } else { Ok(()) };
-    Ok(content::make_clone(pool, &image.content, name, grow)?.size)
+    let parent = image.parent.as_deref().ok_or(RbdError::NoImage)?;
+    Ok(content::make_clone(pool, (parent, &image.content), name, grow)?.size)
 }

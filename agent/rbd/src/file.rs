@@ -1,13 +1,13 @@
 //! Files: what somebody uploads, as images to which bytes are added in order.
 //!
 //! ```text
-//!   bytes --> flushed --> so many received --> ... --> all of them: marked with their checksum
+//!   bytes --> flushed --> so many received --> ... --> all of them: complete, with this checksum
 //! ```
 //! What is written behind the bytes that are said to have been received counts for nothing, and is cut off before others are
 //! written. Whoever adds some has the image open, and so has a watcher at it.
 //!
-//! An image of a raw File is a clone of the File's snapshot. So the bytes are there once, and a File that is removed while there
-//! are clones loses its name, and goes with the last of them.
+//! An Image of a raw File is a clone of the File's snapshot. So the bytes are there once, and a File that goes is a content from then
+//! on, and stays as long as there are clones of it.
 
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -21,7 +21,7 @@ use ucloud_types::{Quantity, image::Sha256};
 
 use crate::{
     cluster::IoCtx,
-    content::{self, CHUNK, MARK, PUBLISHED, open_whole, write_back, write_sparse},
+    content::{self, CHUNK, PUBLISHED, write_back, write_sparse},
     error::{CephError, RbdError},
     image::{Access, Image, present},
     names,
@@ -29,6 +29,9 @@ use crate::{
 
 /// The metadata of a File that is not complete: how many of its first bytes are kept.
 const RECEIVED: &str = "ucloud.received";
+/// The metadata of a File that is complete: the checksum of all of it. A clone has the metadata of what it is a clone of, and is not
+/// whole for that.
+const COMPLETE: &str = "ucloud.complete";
 /// Whenever so much has come, it is made sure that it is kept.
 const COMMIT: u64 = 128 << 20;
 
@@ -38,14 +41,31 @@ pub fn stored(pool: &IoCtx, name: &str) -> Result<Option<Stored>, CephError> {
 }
 
 fn of(image: &Image<'_>) -> Result<Stored, CephError> {
-    match mark(image)? {
+    match checksum(image)? {
         Some(sha256) => Ok(Stored::Complete(sha256)),
         None => received(image).map(Stored::Partial),
     }
 }
 
-fn mark(image: &Image<'_>) -> Result<Option<Sha256>, CephError> {
-    Ok(image.metadata(MARK)?.and_then(|mark| Sha256::try_from(mark).ok()))
+/// The checksum of a File that is complete.
+fn checksum(image: &Image<'_>) -> Result<Option<Sha256>, CephError> {
+    Ok(image.metadata(COMPLETE)?.and_then(|sum| Sha256::try_from(sum).ok()))
+}
+
+/// Opens the File with this name for reading, if it is complete.
+pub fn open_complete<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<(Image<'a>, Sha256)>, CephError> {
+    let Some(image) = present(pool.open(name, Access::Read))? else { return Ok(None) };
+    Ok(checksum(&image)?.map(|sha256| (image, sha256)))
+}
+
+/// How many bytes there are of the File with this name, of a complete one up to the end of the last sector; none if there is
+/// nothing.
+pub fn size(pool: &IoCtx, name: &str) -> Result<Option<u64>, CephError> {
+    let Some(image) = present(pool.open(name, Access::Read))? else { return Ok(None) };
+    match of(&image)? {
+        Stored::Partial(size) => Ok(Some(size)),
+        Stored::Complete(_) => image.size().map(Some),
+    }
 }
 
 fn received(image: &Image<'_>) -> Result<u64, CephError> {
@@ -65,7 +85,7 @@ pub fn append(
         // Disks are made of sectors, and this is to be one
         None => begin(pool, &name, file.size.next_multiple_of(512))?,
         Some(image) => {
-            if let Some(sha256) = mark(&image)? {
+            if let Some(sha256) = checksum(&image)? {
                 return Ok(file.sent_again(sha256, offset, bytes));
             }
             if !image.watchers()?.is_empty() {
@@ -98,7 +118,7 @@ pub fn append(
         content::remove(pool, &name)?;
         return Ok(Err(error));
     }
-    image.set_metadata(MARK, &found.to_string())?;
+    image.set_metadata(COMPLETE, &found.to_string())?;
     Ok(Ok(Stored::Complete(found)))
 }
 
@@ -181,8 +201,7 @@ fn keep(image: &Image<'_>, size: u64) -> Result<(), CephError> {
 
 /// The checksum and the ends of the File with this name, which has `size` bytes; none if it is not complete.
 pub fn look(pool: &IoCtx, name: &str, size: u64) -> Result<Option<(Sha256, Ends)>, RbdError> {
-    let Some(image) = open_whole(pool, name)? else { return Ok(None) };
-    let Some(sha256) = mark(&image)? else { return Ok(None) };
+    let Some((image, sha256)) = open_complete(pool, name)? else { return Ok(None) };
     let part = |from: u64, to: u64| -> Result<Vec<u8>, CephError> {
         let mut bytes = vec![0; usize::try_from(to - from).unwrap_or_default()];
         let read = image.read(from, &mut bytes)?;
@@ -193,35 +212,37 @@ pub fn look(pool: &IoCtx, name: &str, size: u64) -> Result<Option<(Sha256, Ends)
     Ok(Some((sha256, ends)))
 }
 
-/// Makes a clone of a File that is complete.
-pub fn clone(pool: &IoCtx, file: &str, name: &str) -> Result<(), CephError> {
-    let image = pool.open(file, Access::Read)?;
-    if !image.has_snapshot(PUBLISHED)? {
-        match pool.open(file, Access::Write)?.snapshot(PUBLISHED) {
+/// Makes it possible to clone a File that is complete, and tells its name.
+pub fn publish<'a>(pool: &IoCtx, name: &'a str) -> Result<&'a str, CephError> {
+    if !pool.open(name, Access::Read)?.has_snapshot(PUBLISHED)? {
+        match pool.open(name, Access::Write)?.snapshot(PUBLISHED) {
             // Another image is made of it at the same time
             Err(error) if error.errno == Errno::EEXIST => {}
             made => made?,
         }
     }
-    pool.clone_image(file, PUBLISHED, name)
+    Ok(name)
 }
 
-/// A clone has the metadata of what it is a clone of: a content, and what is cloned from that, would bear the File's mark, and
-/// look whole too early.
-pub fn forget_upload(image: &Image<'_>) -> Result<(), RbdError> {
-    image.remove_metadata(MARK)?;
-    Ok(image.remove_metadata(RECEIVED)?)
-}
-
-/// Removes whatever there is of the File with this name.
-pub fn remove(pool: &IoCtx, name: &str) -> Result<(), RbdError> {
-    let Some(image) = present(pool.open(name, Access::Read))? else {
+/// Removes whatever there is of the File with this UID. One that has been published is a content from now on: without clones, the
+/// next sweep removes it.
+pub fn remove(pool: &IoCtx, uid: &str) -> Result<(), RbdError> {
+    let name = names::file(uid);
+    let Some(image) = present(pool.open(&name, Access::Read))? else {
         // It may be made half
-        return content::remove(pool, name);
+        return content::remove(pool, &name);
     };
-    if image.has_snapshot(PUBLISHED)? {
-        content::remove_snapshot(&pool.open(name, Access::Write)?, PUBLISHED)?;
-    }
+    let published = image.has_snapshot(PUBLISHED)?;
+    let own = names::former_file(uid);
+    let shared = checksum(&image)?.map_or_else(|| own.clone(), |sha256| names::content(&sha256));
     drop(image);
-    content::remove_disk(pool, name)
+    if !published {
+        return content::remove(pool, &name);
+    }
+    let present = pool.images()?;
+    if !present.contains(&name) {
+        // Whoever did this before died when all but the old name had been changed
+        return Ok(pool.forget_name(&name)?);
+    }
+    content::rename(pool, &name, if present.contains(&shared) { &own } else { &shared })
 }

@@ -352,6 +352,27 @@ impl Image<'_> {
         Ok(count)
     }
 
+    /// The name of the image that it is a clone of; none if it is no clone.
+    pub fn parent(&self) -> Result<Option<String>, CephError> {
+        // SAFETY: all fields are numbers, pointers and a boolean, for which zeros are valid.
+        let mut image: rbd_sys::rbd_linked_image_spec_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let mut snapshot: rbd_sys::rbd_snap_spec_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the handle is open, and both are there to be filled in.
+        let found = unsafe { rbd_sys::rbd_get_parent(self.handle, &raw mut image, &raw mut snapshot) };
+        if present(self.judged("find the parent of", found))?.is_none() {
+            return Ok(None);
+        }
+        // SAFETY: librbd has filled it in.
+        let name = unsafe { text(image.image_name) };
+        // SAFETY: both come from librbd, and nothing refers to them any more.
+        unsafe {
+            rbd_sys::rbd_linked_image_spec_cleanup(&raw mut image);
+            rbd_sys::rbd_snap_spec_cleanup(&raw mut snapshot);
+        }
+        Ok(Some(name))
+    }
+
     /// The addresses of those that have it open for writing.
     pub fn watchers(&self) -> Result<Vec<String>, CephError> {
         let empty = rbd_sys::rbd_image_watcher_t { addr: ptr::null_mut(), id: 0, cookie: 0 };

@@ -154,21 +154,17 @@ impl Rbd {
                     if told.is_closed() { Err(RbdError::Abandoned) } else { Ok(()) }
                 };
                 // Open until the Image is made, so that nobody takes it for left over.
-                let _content = content::ensure_content(
-                    pool,
-                    &sha256,
-                    |name| pool.create(name, size),
-                    |image| content::fill(image, raw, report),
-                )?;
-                content::make_clone(pool, &sha256, &names::image(&uid), |_| Ok(())).map(drop)
+                let fill = |image: &image::Image<'_>| content::fill(image, raw, report);
+                let content = content::ensure_content(pool, &sha256, size, fill)?;
+                content::make_clone(pool, (content.name(), &sha256), &names::image(&uid), |_| Ok(())).map(drop)
             })
             .await?;
         progress.report(100);
         Ok(StoredImage { sha256: found.sha256, virtual_size: Quantity::from_bytes(found.virtual_size) })
     }
 
-    /// Makes an image of a raw File that is in the same pool, as a clone of it: none of its bytes is read but the first and the
-    /// last ones, and none is written.
+    /// Makes an image of a raw File that is in the same pool, as a clone of it, or of the content that has the same bytes: none of
+    /// them is read but the first and the last ones, and none is written.
     async fn take_over(
         &self,
         request: &ImageRequest,
@@ -178,7 +174,10 @@ impl Rbd {
     ) -> Result<StoredImage, HostError> {
         let act = import_act(request);
         let (name, size) = (names::file(&file.uid), file.size);
-        let looked = self.pools.with_pool(&request.pool, &act, move |pool, _| file::look(pool, &name, size)).await?;
+        let looked = {
+            let name = name.clone();
+            self.pools.with_pool(&request.pool, &act, move |pool, _| file::look(pool, &name, size)).await?
+        };
         let (sha256, ends): (Sha256, Ends) = looked.ok_or_else(|| file.incomplete())?;
         let found = self.importer.inspect_raw(request, sha256, &ends).map_err(|error| error.reported(request))?;
         let content_turn = self.pools.turn(&request.pool, found.sha256.hex()).lock_owned().await;
@@ -186,13 +185,12 @@ impl Rbd {
         self.pools
             .with_pool(&request.pool, &act, move |pool, _| {
                 let _turns = (turn, content_turn);
-                let _content = content::ensure_content(
-                    pool,
-                    &sha256,
-                    |name| file::clone(pool, &names::file(&file.uid), name),
-                    file::forget_upload,
-                )?;
-                content::make_clone(pool, &sha256, &names::image(&uid), |_| Ok(())).map(drop)
+                let content = content::hold(pool, &sha256)?;
+                let parent = match &content {
+                    Some(content) => content.name(),
+                    None => file::publish(pool, &name)?,
+                };
+                content::make_clone(pool, (parent, &sha256), &names::image(&uid), |_| Ok(())).map(drop)
             })
             .await?;
         percent.send_replace(100);
@@ -366,6 +364,11 @@ impl BlockStore for Rbd {
         safe::check_readable(what)?;
         let wanted = what.clone();
         let act = what.act("read", pool);
-        self.pools.with_pool(pool, &act, move |pool, _| read::read(pool, &read::name(&wanted), range, &into)).await
+        self.pools
+            .with_pool(pool, &act, move |pool, _| {
+                let image = content::open_whole(pool, &read::name(&wanted))?.ok_or(RbdError::NoDisk)?;
+                read::read(&image, range, &into)
+            })
+            .await
     }
 }

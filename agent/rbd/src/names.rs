@@ -14,6 +14,11 @@ pub fn content(sha256: &Sha256) -> String {
     format!("{CONTENT}{}", sha256.hex())
 }
 
+/// What was the File with this UID, of which Images are clones, where there is another content with its checksum.
+pub fn former_file(uid: &str) -> String {
+    format!("{CONTENT}{uid}")
+}
+
 /// Whether this is the name of a content.
 pub fn is_content(name: &str) -> bool {
     name.starts_with(CONTENT)
@@ -83,7 +88,7 @@ mod tests {
         assert_eq!((file_uid(&file("a")), file_uid(&image("a"))), (Some("a"), None));
         assert!(is_snapshot(&snapshot("a")) && !is_snapshot(&image("a")));
         let sha256 = Sha256::from([7; 32]);
-        assert!(is_content(&content(&sha256)));
+        assert!(is_content(&content(&sha256)) && is_content(&former_file("a")));
         assert!(content(&sha256).ends_with(&"07".repeat(32)));
     }
 }

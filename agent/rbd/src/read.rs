@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use ucloud_agent_core::block_store::{Readable, pieces};
 
-use crate::{cluster::IoCtx, content::open_whole, error::RbdError, names};
+use crate::{error::RbdError, image::Image, names};
 
 /// The name of what is to be read.
 pub fn name(what: &Readable) -> String {
@@ -20,8 +20,7 @@ pub fn name(what: &Readable) -> String {
 }
 
 /// Reads until all is read, or nobody takes it any more.
-pub fn read(pool: &IoCtx, name: &str, range: Range<u64>, into: &mpsc::Sender<Bytes>) -> Result<(), RbdError> {
-    let image = open_whole(pool, name)?.ok_or(RbdError::NoDisk)?;
+pub fn read(image: &Image<'_>, range: Range<u64>, into: &mpsc::Sender<Bytes>) -> Result<(), RbdError> {
     for (at, length) in pieces(range) {
         let mut piece = vec![0; length];
         let read = image.read(at, &mut piece)?;

@@ -56,7 +56,7 @@ fn take(pool: &IoCtx, disk: &str, snapshot: &str, image_uid: &str) -> Result<Clo
         && content.clones()? > 0
     {
         // There was such an Image once, and disks are clones of it
-        return content::make_clone(pool, &sha256, &image, |_| Ok(()));
+        return content::make_clone(pool, (&name, &sha256), &image, |_| Ok(()));
     }
     content::discard(pool, &name)?;
     pool.open(disk, Access::Write)?.snapshot(snapshot)?;
@@ -67,7 +67,7 @@ fn take(pool: &IoCtx, disk: &str, snapshot: &str, image_uid: &str) -> Result<Clo
     // A clone has the metadata of what it is a clone of: the Image would bear the disk's mark, and look whole too early.
     content.remove_metadata(MARK)?;
     content.snapshot(PUBLISHED)?;
-    content::make_clone(pool, &sha256, &image, |_| Ok(()))
+    content::make_clone(pool, (&name, &sha256), &image, |_| Ok(()))
 }
 
 /// Takes away what interrupted attempts have left of records and snapshots.

@@ -17,7 +17,7 @@ use ucloud_agent_core::{
 use ucloud_agent_import::{hashed::Hashers, names as safe};
 use ucloud_types::{Quantity, image::Sha256};
 
-use crate::{Pools, content, file, names, read};
+use crate::{Pools, content, error::RbdError, file, names, read};
 
 /// The Files in the pools that this host uses.
 pub struct Uploads {
@@ -101,27 +101,29 @@ impl FileStore for Uploads {
     async fn read(&self, file: &FileRequest, range: Range<u64>, into: mpsc::Sender<Bytes>) -> Result<(), HostError> {
         safe::check_uid(&file.uid)?;
         let (act, name) = (file.act("read"), names::file(&file.uid));
-        self.pools.with_pool(&file.pool, &act, move |pool, _| read::read(pool, &name, range, &into)).await
+        self.pools
+            .with_pool(&file.pool, &act, move |pool, _| {
+                let (image, _) = file::open_complete(pool, &name)?.ok_or(RbdError::NoDisk)?;
+                read::read(&image, range, &into)
+            })
+            .await
     }
 
     async fn size(&self, pool: &Pool, uid: &str) -> Result<Option<Quantity>, HostError> {
         safe::check_uid(uid)?;
         let (act, name) = (format!("measure file {uid} in pool {}", pool.name), names::file(uid));
-        let size = self.pools.with_pool(pool, &act, move |pool, _| match file::stored(pool, &name)? {
-            None => Ok(None),
-            Some(Stored::Partial(size)) => Ok(Some(size)),
-            Some(Stored::Complete(_)) => Ok(content::whole_size(pool, &name)?),
-        });
-        Ok(size.await?.map(Quantity::from_bytes))
+        let size = self.pools.with_pool(pool, &act, move |pool, _| Ok(file::size(pool, &name)?)).await?;
+        Ok(size.map(Quantity::from_bytes))
     }
 
     async fn remove(&self, pool: &Pool, uid: &str) -> Result<(), HostError> {
         safe::check_uid(uid)?;
         let turn = self.pools.turn(pool, uid).lock_owned().await;
-        let (act, name) = (format!("remove file {uid} from pool {}", pool.name), names::file(uid));
+        let (act, owned) = (format!("remove file {uid} from pool {}", pool.name), uid.to_owned());
         let removed = self.pools.with_pool(pool, &act, move |pool, _| {
             let _turn = turn;
-            file::remove(pool, &name)
+            file::remove(pool, &owned)?;
+            content::sweep(pool)
         });
         removed.await?;
         self.hashers.forget(uid);

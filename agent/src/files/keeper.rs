@@ -1,6 +1,6 @@
 //! Reports what there is of Files, and removes what nobody wants any more.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
@@ -19,13 +19,10 @@ use ucloud_types::{
 use super::Failed;
 use crate::{
     api::ApiError,
-    keeper::{Failure, keep},
+    keeper::{Failure, keep, pause},
     limit::limited,
     shared::Shared,
 };
-
-/// The shortest pause between two rounds.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps the Files as they should be, as long as the agent runs.
 pub async fn run(shared: Arc<Shared>) {
@@ -33,8 +30,7 @@ pub async fn run(shared: Arc<Shared>) {
     let round = || async {
         let begun = Instant::now();
         let kept = keep_all(&shared).await;
-        // What changes fast is reported once for all that came meanwhile
-        tokio::time::sleep_until(begun + PAUSE).await;
+        pause(begun, &shared.files.awaited).await;
         kept
     };
     keep(&shared.config.timing, changes, "the Files are not as they should be", round).await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use ucloud_agent_core::{
     HostError,
     file_store::{AppendError, FileRequest, Stored},
@@ -26,6 +26,8 @@ pub use source::FileSource;
 pub struct Files {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
+    /// A File is complete, which is worth a report of its own.
+    awaited: Notify,
 }
 
 #[derive(Default)]
@@ -47,7 +49,7 @@ enum Failed {
 
 impl Default for Files {
     fn default() -> Self {
-        Self { state: Mutex::default(), changed: watch::channel(0).0 }
+        Self { state: Mutex::default(), changed: watch::channel(0).0, awaited: Notify::new() }
     }
 }
 
@@ -116,6 +118,9 @@ pub async fn append(
     bytes: mpsc::Receiver<Bytes>,
 ) -> Result<Stored, AppendError> {
     let appended = append_wanted(&shared, &request, offset, bytes).await;
+    if let Ok(Stored::Complete(_)) = appended {
+        shared.files.awaited.notify_one();
+    }
     shared.files.changed();
     appended
 }

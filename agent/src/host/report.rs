@@ -16,11 +16,16 @@ use ucloud_types::{
     vm::VMPhase,
 };
 
-use crate::{Config, api::ApiError, keeper::until, shared::Shared};
+use crate::{
+    Config,
+    api::ApiError,
+    keeper::{pause, until},
+    shared::Shared,
+};
 
 use super::survey::{Survey, survey};
 
-/// The shortest pause between two reports, and between two looks at the host.
+/// The shortest pause between two looks at the host.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks at the host and reports on it, as long as the agent runs.
@@ -108,8 +113,7 @@ async fn tell(shared: &Shared, mut surveyed: watch::Receiver<Arc<Survey>>) {
         if !alive {
             return;
         }
-        // What changes fast, as the progress of an import, is reported once for all that came meanwhile
-        tokio::time::sleep_until(begun + PAUSE).await;
+        pause(begun, &shared.images.awaited).await;
     }
 }
 

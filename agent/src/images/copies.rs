@@ -5,7 +5,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use ucloud_agent_core::{
     block_store::{ImageRequest, Pool, StoredImage},
     image::LocalImage,
@@ -17,6 +20,8 @@ use ucloud_types::{host::HostImage, image::ImagePhase};
 pub struct Images {
     copies: Mutex<BTreeMap<String, Copy>>,
     changed: watch::Sender<u64>,
+    /// A copy is complete, or cannot be had, which is worth a report of its own.
+    pub awaited: Notify,
 }
 
 /// One copy.
@@ -56,7 +61,7 @@ pub(super) struct Failure {
 
 impl Default for Images {
     fn default() -> Self {
-        Self { copies: Mutex::default(), changed: watch::channel(0).0 }
+        Self { copies: Mutex::default(), changed: watch::channel(0).0, awaited: Notify::new() }
     }
 }
 
@@ -90,6 +95,7 @@ impl Images {
                 made.into_iter().map(|(pool, (uid, stored))| (uid, Copy::new(Some(pool), None, Stage::Ready(stored)))),
             );
         });
+        self.awaited.notify_one();
     }
 
     /// The copy with this UID is not there any more.

@@ -215,6 +215,7 @@ impl Keeper {
                 }
             }
         });
+        self.shared.images.awaited.notify_one();
         self.shared.metrics.imported(told.is_none());
         if let Some((request, error, news)) = told {
             let ImageRequest { namespace, name, .. } = &request;

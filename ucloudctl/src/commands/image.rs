@@ -37,14 +37,14 @@ async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<
         bail!("StoragePool {pool:?} does not exist: `ucloudctl get storagepools` lists them");
     }
     let mut wanted = Wanted::new(name, &options.path, options.pool.as_deref())?;
-    let object = object(name, options, &mut wanted)?;
+    let object = object(name, options, &wanted)?;
     let image = ensure(server, &kind, name, &object, is_deleting).await?;
     check(name, &image, &object)?;
     // The Image comes first, so that the File is its own from the beginning and goes with it
     wanted.owner = Some(json!({
         "apiVersion": kind.api_version(), "kind": kind.kind, "name": name, "uid": image["metadata"]["uid"],
     }));
-    upload(server, &mut wanted).await?;
+    upload(server, &wanted).await?;
 
     let shown = kind.display(name);
     let mut progress = Progress::new(shown.clone());
@@ -71,7 +71,7 @@ async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<
 }
 
 /// The Image as it is to be.
-fn object(name: &str, options: &ImageUpload, wanted: &mut Wanted) -> anyhow::Result<Value> {
+fn object(name: &str, options: &ImageUpload, wanted: &Wanted) -> anyhow::Result<Value> {
     let head = wanted.head(guess::HEAD)?;
     let compression = guess::compression(&head);
     let format = match options.format {

@@ -30,7 +30,7 @@ impl Source {
         let file = FileRequest {
             uid: "file-1".into(),
             namespace: "demo".into(),
-            name: "disk".into(),
+            name: "disk-1".into(),
             pool: lab.pool(),
             size: SIZE,
             sha256: Some(sum(&bytes)),
@@ -108,7 +108,7 @@ fn a_file_comes_in_pieces_and_is_complete_with_its_last_byte() -> Result<()> {
                 assert!(matches!(refused, Err(AppendError::WrongOffset { next }) if next == to), "{refused:?}");
             }
             assert!(store.open(file).await.unwrap_err().message.contains("not complete"));
-            assert_eq!(import(&lab, "a", "disk").await.unwrap_err().reason, "FileIncomplete");
+            assert_eq!(import(&lab, "a", "disk-1").await.unwrap_err().reason, "FileIncomplete");
             if to == 4 * MIB + 9 {
                 // The agent ended while it wrote: what it knew of the checksum is gone, and more is there than was kept
                 store = uploads();
@@ -211,34 +211,75 @@ fn an_image_of_a_raw_file_is_a_clone_that_outlives_it() -> Result<()> {
         let data =
             || -> Result<usize> { Ok(lab.objects()?.iter().filter(|name| name.starts_with("rbd_data.")).count()) };
         let before = data()?;
-        let image = import(&lab, "a", "disk").await?;
+        let image = import(&lab, "a", "disk-1").await?;
         assert_eq!((&image.sha256, image.virtual_size.bytes()), (&sum(&source.bytes), SIZE.next_multiple_of(512)));
-        assert_eq!(import(&lab, "b", "disk").await?, image);
+        assert_eq!(import(&lab, "b", "disk-1").await?, image);
         assert_eq!(data()?, before, "nothing was copied");
         let mut disk = source.bytes.clone();
         disk.resize(usize::try_from(SIZE.next_multiple_of(512))?, 0);
         assert!(lab.bytes("ucloud.image.a")? == disk);
         assert!(read(&store, file, 0..SIZE).await? == source.bytes);
 
-        // An import that died after it had cloned the File
+        // An import that died after it had made the clone
         lab.rbd.remove_image(&lab.pool(), "a").await?;
         lab.rbd.remove_image(&lab.pool(), "b").await?;
-        let made = content(&image.sha256);
         assert_eq!(lab.contents()?, [FILE]);
         let clone = ["--pool", "vms", "clone", "--rbd-default-clone-format", "2", &format!("vms/{FILE}@ucloud")];
-        lab.ceph("rbd", &[&clone[..], &[&format!("vms/{made}")]].concat())?;
-        assert_eq!(import(&lab, "a", "disk").await?, image);
+        lab.ceph("rbd", &[&clone[..], &["vms/ucloud.image.a"]].concat())?;
+        assert_eq!(lab.rbd.image(&lab.pool(), "a").await?, None, "it is not whole");
+        assert_eq!(import(&lab, "a", "disk-1").await?, image);
 
-        // The File goes, and a VM's disk lives on
-        lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?;
+        // The File goes, and image and disks live on
+        assert_eq!(lab.rbd.ensure_disk(&lab.disk("vm-1", "a", None)?).await?.size, image.virtual_size);
+        store.remove(&file.pool, &file.uid).await?;
         store.remove(&file.pool, &file.uid).await?;
         assert!(store.files(&file.pool).await?.is_empty());
+        let made = content(&image.sha256);
+        assert_eq!(lab.contents()?, [made.as_str(), "ucloud.disk.vm-1.root", "ucloud.image.a"]);
         lab.rbd.usage(&lab.pool()).await?;
         assert!(lab.bytes("ucloud.disk.vm-1.root")? == disk);
+        assert_eq!(lab.rbd.ensure_disk(&lab.disk("vm-2", "a", Some("64Mi"))?).await?.size.to_string(), "64Mi");
         lab.rbd.remove_image(&lab.pool(), "a").await?;
         assert!(lab.bytes("ucloud.disk.vm-1.root")? == disk);
-        lab.rbd.remove_disk(&lab.pool(), &lab.disk("vm-1", "a", None)?.id).await?;
+        assert!(lab.bytes("ucloud.disk.vm-2.root")?.starts_with(&disk));
+        for vm in ["vm-1", "vm-2"] {
+            lab.rbd.remove_disk(&lab.pool(), &lab.disk(vm, "a", None)?.id).await?;
+        }
         assert_eq!(lab.contents()?, [""; 0]);
+        lab.no_objects().await
+    })
+}
+
+#[test]
+fn two_files_of_the_same_bytes_go_one_after_the_other() -> Result<()> {
+    lab(async |lab| {
+        let source = Source::new(&lab);
+        let store = uploads();
+        let files = ["file-1", "file-2", "file-3"].map(|uid| FileRequest { uid: uid.into(), ..source.file.clone() });
+        for file in &files {
+            send(&store, file, 0, &source.bytes).await?;
+        }
+        let made = content(&sum(&source.bytes));
+        import(&lab, "a", "disk-1").await?;
+        import(&lab, "b", "disk-2").await?;
+        store.remove(&lab.pool(), "file-1").await?;
+        // What is there already is used, and no second File published
+        import(&lab, "c", "disk-3").await?;
+        store.remove(&lab.pool(), "file-2").await?;
+        // One that died when the second File had its new name already, and still the old one
+        let (old, new) = ("rbd_id.ucloud.file.file-2", "rbd_id.ucloud.content.file-2");
+        lab.ceph("rados", &["--pool", "vms", "cp", new, old])?;
+        store.remove(&lab.pool(), "file-2").await?;
+        assert!(!lab.objects()?.contains(&old.to_owned()), "the name that was left over is gone");
+        store.remove(&lab.pool(), "file-3").await?;
+        assert_eq!(
+            lab.contents()?,
+            [&made, "ucloud.content.file-2", "ucloud.image.a", "ucloud.image.b", "ucloud.image.c"]
+        );
+        lab.rbd.remove_image(&lab.pool(), "b").await?;
+        lab.rbd.remove_image(&lab.pool(), "a").await?;
+        assert_eq!(lab.contents()?, [&made, "ucloud.image.c"]);
+        lab.rbd.remove_image(&lab.pool(), "c").await?;
         lab.no_objects().await
     })
 }
@@ -251,11 +292,11 @@ fn a_file_that_is_no_raw_disk_is_not_taken_for_one() -> Result<()> {
         let file = FileRequest { sha256: None, ..source.file.clone() };
         let store = uploads();
         send(&store, &file, 0, &source.bytes).await?;
-        let error = import(&lab, "a", "disk").await.unwrap_err();
+        let error = import(&lab, "a", "disk-1").await.unwrap_err();
         assert_eq!(error.reason, "FormatMismatch", "{error}");
         assert_eq!(lab.contents()?, [FILE]);
         let mut request = lab.request("a", "", ImageFormat::Raw);
-        request.source = ImageSource { upload: Some(UploadSource { file: "disk".into() }), ..ImageSource::default() };
+        request.source = ImageSource { upload: Some(UploadSource { file: "disk-1".into() }), ..ImageSource::default() };
         request.checksum = Some(Sha256::from([1; 32]));
         lab.rbd.import_image(&request, &watch::channel(0).0).await.err().context("it was imported")?;
         Ok(())

@@ -223,7 +223,7 @@ fn pool(conf: &Path, user: &str) -> Pool {
     Pool { name: "shared".into(), backend: PoolBackend::Rbd(backend) }
 }
 
-/// What is in the import folder, as Files of this host, and the File disk, which has the UID file-1, in the pool.
+/// What is in the import folder, as Files of this host, and the Files disk-N, which have the UIDs file-N, in the pool.
 struct Files {
     folder: PathBuf,
     pool: Pool,
@@ -236,11 +236,11 @@ impl OpenUpload for Files {
     }
 
     async fn kept(&self, namespace: &str, name: &str) -> Result<Option<Kept>, HostError> {
-        if name != "disk" {
+        let Some(number) = name.strip_prefix("disk-") else {
             return Ok(fs::File::open(self.folder.join(namespace).join(name)).ok().map(Kept::Here));
-        }
+        };
         Ok(Some(Kept::InPool(FileRequest {
-            uid: "file-1".into(),
+            uid: format!("file-{number}"),
             namespace: namespace.into(),
             name: name.into(),
             pool: self.pool.clone(),

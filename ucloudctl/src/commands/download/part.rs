@@ -65,8 +65,8 @@ impl Part {
     /// That of the file that is to be at `target`, as it was left. What is there is hashed.
     pub fn of_file(target: &Path, size: u64, hasher: &mut Hasher) -> anyhow::Result<Self> {
         let path = beside(target, ".part");
-        let (mut file, at) = open(&path)?;
-        hash(&mut file, hasher, |_| {}).with_context(|| format!("cannot read {}", path.display()))?;
+        let (file, at) = open(&path)?;
+        hash(&file, hasher, |_| {}).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self { file, path, size, at, note: None })
     }
 

@@ -1,20 +1,29 @@
-//! A file of this machine, with its checksum.
+//! A file of this machine, with its checksum, and the pieces in which it is sent.
 
 use std::{
     fs::File,
-    io::{Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::FileExt as _,
     path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
 };
 
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest as _, Sha256 as Hasher};
+use tokio::sync::{mpsc, oneshot, watch};
 use ucloud_types::image::Sha256;
 
 const BUFFER: usize = 1 << 20;
+/// Buffers that were read and wait to be sent.
+const AHEAD: usize = 2;
 
 /// A file that is sent.
 pub struct Local {
-    file: File,
+    file: Arc<File>,
     /// How many bytes it has.
     pub size: u64,
 }
@@ -32,28 +41,108 @@ impl Local {
         let metadata = file.metadata().with_context(|| format!("cannot look at {shown}"))?;
         ensure!(metadata.is_file(), "{shown} is no regular file; name one");
         ensure!(metadata.len() > 0, "{shown} is empty; there is nothing to upload");
-        Ok(Self { file, size: metadata.len() })
+        Ok(Self { file: Arc::new(file), size: metadata.len() })
     }
 
     /// The checksum of all of it. `read` is told how many bytes of it are read.
-    pub fn sha256(&mut self, read: impl FnMut(u64)) -> anyhow::Result<Sha256> {
+    pub fn sha256(&self, read: impl FnMut(u64)) -> anyhow::Result<Sha256> {
         let mut hasher = Hasher::new();
-        hash(&mut self.file, &mut hasher, read).context("cannot read the file")?;
+        hash(&self.file, &mut hasher, read).context("cannot read the file")?;
         Ok(checksum(hasher))
     }
 
-    /// So many bytes of it, or those that are left.
-    pub fn piece(&mut self, offset: u64, most: usize) -> anyhow::Result<Vec<u8>> {
-        let left = self.size.saturating_sub(offset);
-        let mut piece = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
-        let read = self.file.seek(SeekFrom::Start(offset)).and_then(|_| self.file.read_exact(&mut piece));
-        read.context("cannot read the file, or it became shorter")?;
-        Ok(piece)
+    /// Its first bytes: so many, or all of them where there are fewer.
+    pub fn head(&self, most: usize) -> anyhow::Result<Vec<u8>> {
+        Ok(read(&self.file, 0, length(self.size, most))?)
+    }
+
+    /// So many bytes of it, or those that are left. They are read while they are sent.
+    pub fn piece(&self, offset: u64, most: u64) -> (Piece, Sending) {
+        let (sender, buffers) = mpsc::channel(AHEAD);
+        let (failed, failure) = oneshot::channel();
+        let (sent, taken) = watch::channel(offset);
+        let (file, left) = (Arc::clone(&self.file), self.size.saturating_sub(offset).min(most));
+        tokio::task::spawn_blocking(move || {
+            let mut at = offset;
+            while at < offset + left {
+                match read(&file, at, length(offset + left - at, BUFFER)) {
+                    Ok(buffer) => {
+                        at += buffer.len() as u64;
+                        if sender.blocking_send(Ok(buffer.into())).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        let broken = io::Error::from(error.kind());
+                        // Whoever does not wait for it any more needs no reason either
+                        let _ = failed.send(error);
+                        let _ = sender.blocking_send(Err(broken));
+                        return;
+                    }
+                }
+            }
+        });
+        (Piece { left, buffers, sent }, Sending { taken, failure })
+    }
+}
+
+fn length(left: u64, most: usize) -> usize {
+    usize::try_from(left).unwrap_or(usize::MAX).min(most)
+}
+
+fn read(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; length];
+    let read = file.read_exact_at(&mut buffer, at);
+    read.map_err(|error| io::Error::new(error.kind(), format!("cannot read the file, or it became shorter: {error}")))?;
+    Ok(buffer)
+}
+
+/// A part of a file, as the body of a request.
+pub struct Piece {
+    left: u64,
+    buffers: mpsc::Receiver<io::Result<Bytes>>,
+    sent: watch::Sender<u64>,
+}
+
+/// What is known of a piece while it is sent.
+pub struct Sending {
+    /// How much of the file was taken to be sent, from its beginning on.
+    pub taken: watch::Receiver<u64>,
+    failure: oneshot::Receiver<io::Error>,
+}
+
+impl Sending {
+    /// Why the file cannot be read any more, if that is so.
+    pub fn failure(&mut self) -> Option<io::Error> {
+        self.failure.try_recv().ok()
+    }
+}
+
+impl Body for Piece {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let buffer = ready!(self.buffers.poll_recv(task));
+        if let Some(Ok(buffer)) = &buffer {
+            let length = buffer.len() as u64;
+            self.left -= length;
+            self.sent.send_modify(|sent| *sent += length);
+        }
+        Poll::Ready(buffer.map(|buffer| buffer.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }
 
 /// Feeds all of a file to the hasher.
-pub fn hash(file: &mut File, hasher: &mut Hasher, mut read: impl FnMut(u64)) -> std::io::Result<()> {
+pub fn hash(mut file: &File, hasher: &mut Hasher, mut read: impl FnMut(u64)) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     file.seek(SeekFrom::Start(0))?;
     let mut total = 0;
@@ -75,21 +164,36 @@ pub fn checksum(hasher: Hasher) -> Sha256 {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
-    #[test]
-    fn a_file_is_read_in_pieces_and_as_a_whole() {
+    async fn taken(piece: Piece) -> Option<Vec<u8>> {
+        Some(piece.collect().await.ok()?.to_bytes().to_vec())
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_in_pieces_and_as_a_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "abcde").unwrap();
-        let mut local = Local::open(&path).unwrap();
+        let local = Local::open(&path).unwrap();
         let sum = "sha256:36bbe50ed96841d10443bcb670d6554f0a34b761be67ec9c4a8ad2c0c44ca42c";
         assert_eq!(local.sha256(|_| {}).unwrap().to_string(), sum);
-        assert_eq!(local.piece(0, 2).unwrap(), b"ab");
-        assert_eq!(local.piece(3, 9).unwrap(), b"de");
-        assert_eq!(local.piece(5, 9).unwrap(), b"");
+        assert_eq!((local.head(2).unwrap(), local.head(9).unwrap()), (b"ab".to_vec(), b"abcde".to_vec()));
+        for (offset, most, bytes) in [(0, 2, "ab"), (3, 9, "de"), (5, 9, "")] {
+            let (piece, mut sending) = local.piece(offset, most);
+            assert_eq!(piece.size_hint().exact(), Some(bytes.len() as u64));
+            assert_eq!(taken(piece).await.as_deref(), Some(bytes.as_bytes()));
+            assert_eq!(*sending.taken.borrow(), offset + bytes.len() as u64);
+            assert!(sending.failure().is_none());
+        }
         std::fs::write(&path, "").unwrap();
-        assert!(local.piece(0, 2).is_err(), "it became shorter");
+        assert!(local.head(2).is_err());
+        let (piece, mut sending) = local.piece(0, 2);
+        assert_eq!(taken(piece).await, None);
+        let why = sending.failure().unwrap().to_string();
+        assert!(why.contains("became shorter"), "{why}");
         assert!(Local::open(&path).is_err() && Local::open(folder.path()).is_err());
     }
 }

@@ -1,9 +1,6 @@
 //! Sending a file, from where an upload before ended.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -21,11 +18,9 @@ use crate::{
     watch::{self, Followed, within},
 };
 
-/// Bytes are sent in pieces between these sizes, so that what is broken off is little, and an answer always comes through.
-const PIECE_LEAST: usize = 8 << 20;
-const PIECE_MOST: usize = 64 << 20;
-/// A piece that is through sooner is followed by one of twice the size, and one that takes four times as long by one of half.
-const QUICK: Duration = Duration::from_millis(500);
+/// So many bytes are sent at a time: much, as whoever keeps them makes sure of that at the end of each piece, and not all, so that
+/// no request lasts for hours. What has come of a piece that breaks off is kept.
+const PIECE: u64 = 1 << 30;
 /// So often in a row a piece is tried where nothing else is to be done, with pauses that double from the first to the last.
 const ATTEMPTS: u32 = 9;
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -37,8 +32,8 @@ const TOLD: Duration = Duration::from_secs(10);
 
 pub async fn run(server: &Server, options: &FileUpload) -> anyhow::Result<()> {
     let name = options.name.strip_prefix("file/").unwrap_or(&options.name);
-    let mut wanted = Wanted::new(name, &options.path, options.pool.as_deref())?;
-    let file = upload(server, &mut wanted).await?;
+    let wanted = Wanted::new(name, &options.path, options.pool.as_deref())?;
+    let file = upload(server, &wanted).await?;
     match options.output {
         Some(Structured::Json) => output::document(&format!("{file:#}\n")),
         None => output::line(&format!("file.ucloud.ungleich.ch/{name} uploaded ({})", wanted.sha256)),
@@ -66,7 +61,7 @@ impl Wanted {
     }
 
     /// A File of this name with the bytes of what was opened at `path`.
-    pub fn of(name: &str, mut local: Local, path: &Path, pool: Option<&str>) -> anyhow::Result<Self> {
+    pub fn of(name: &str, local: Local, path: &Path, pool: Option<&str>) -> anyhow::Result<Self> {
         let progress = Transfer::new(format!("{}: computing its checksum", path.display()), local.size);
         let sha256 = local.sha256(|read| progress.set(read))?;
         Ok(Self::summed(name, local, sha256, pool))
@@ -80,8 +75,8 @@ impl Wanted {
     }
 
     /// The first bytes: so many, or all of them where there are fewer.
-    pub fn head(&mut self, length: usize) -> anyhow::Result<Vec<u8>> {
-        self.local.piece(0, length)
+    pub fn head(&self, length: usize) -> anyhow::Result<Vec<u8>> {
+        self.local.head(length)
     }
 
     /// Their checksum.
@@ -141,7 +136,7 @@ pub fn is_deleting(object: &Value) -> bool {
 }
 
 /// Makes the File if it is missing, and sends what is missing of its bytes; answers the File.
-pub async fn upload(server: &Server, wanted: &mut Wanted) -> anyhow::Result<Value> {
+pub async fn upload(server: &Server, wanted: &Wanted) -> anyhow::Result<Value> {
     let kind = server.catalog().await?.one("files.ucloud.ungleich.ch")?;
     let (namespace, name) = (server.namespace.clone(), wanted.name.clone());
     let file = ensure(server, &kind, &name, &wanted.object(), |file| wanted.is_leaving(file)).await?;
@@ -152,12 +147,15 @@ pub async fn upload(server: &Server, wanted: &mut Wanted) -> anyhow::Result<Valu
     let content = Content::new(server, &kind, &namespace, &name);
     let unfinished = Unfinished::new(wanted.unfinished);
     let progress = Transfer::new(kind.display(&name), wanted.local.size);
-    let (mut failures, mut sent) = (0, 0);
+    let (mut failures, mut furthest) = (0, None);
     loop {
-        match send(&content, wanted, &progress, &mut sent).await {
+        let mut offset = None;
+        match send(&content, wanted, &progress, &mut offset).await {
             Ok(()) => break,
             Err(error) => {
-                failures = if sent > 0 { 1 } else { failures + 1 };
+                // Whoever gets further does not try in vain
+                failures = if furthest < offset { 1 } else { failures + 1 };
+                furthest = furthest.max(offset);
                 if failure::exit_code(&error) == failure::NOT_FOUND {
                     // it was deleted: nothing is kept
                     unfinished.finish();
@@ -221,12 +219,16 @@ async fn await_host(server: &Server, kind: &Resource, name: &str) -> anyhow::Res
     within(Some(SCHEDULING), judged).await.map(|_| ())
 }
 
-/// Sends all that the host lacks. `sent` is how much of it was taken.
-async fn send(content: &Content<'_>, wanted: &mut Wanted, progress: &Transfer, sent: &mut u64) -> anyhow::Result<()> {
-    *sent = 0;
-    let mut size = PIECE_LEAST;
+/// Sends all that the host lacks. `offset` is how much it was known to have.
+async fn send(
+    content: &Content<'_>,
+    wanted: &Wanted,
+    progress: &Transfer,
+    offset: &mut Option<u64>,
+) -> anyhow::Result<()> {
     let mut state = content.state().await?;
     loop {
+        *offset = Some(state.offset);
         progress.set(state.offset);
         if let Some(found) = state.sha256() {
             if found != wanted.sha256 {
@@ -237,22 +239,18 @@ async fn send(content: &Content<'_>, wanted: &mut Wanted, progress: &Transfer, s
             }
             return Ok(());
         }
-        let piece = wanted.local.piece(state.offset, size)?;
-        let (length, begun) = (piece.len() as u64, Instant::now());
-        state = content.append(state.offset, piece).await?;
-        *sent += length;
-        size = next_size(size, begun.elapsed());
-    }
-}
-
-/// The size of the piece that follows one of `size`, which took so long.
-fn next_size(size: usize, took: Duration) -> usize {
-    if took < QUICK {
-        (size * 2).min(PIECE_MOST)
-    } else if took > QUICK * 4 {
-        (size / 2).max(PIECE_LEAST)
-    } else {
-        size
+        let (piece, mut sending) = wanted.local.piece(state.offset, PIECE);
+        let show = async {
+            while sending.taken.changed().await.is_ok() {
+                progress.set(*sending.taken.borrow_and_update());
+            }
+            std::future::pending().await
+        };
+        let appended = tokio::select! {
+            appended = content.append(state.offset, piece) => appended,
+            never = show => never,
+        };
+        state = appended.map_err(|error| sending.failure().map_or(error, Into::into))?;
     }
 }
 
@@ -287,13 +285,6 @@ mod tests {
         let mut of_image = file(own, "False");
         of_image["metadata"]["ownerReferences"] = json!([{"kind": "Image"}]);
         assert!(!is_half(&of_image, &sum));
-    }
-
-    #[test]
-    fn pieces_are_as_large_as_the_way_is_fast() {
-        let mib = |size: usize, millis| next_size(size << 20, Duration::from_millis(millis)) >> 20;
-        assert_eq!([mib(8, 100), mib(32, 100), mib(64, 100)], [16, 64, 64]);
-        assert_eq!([mib(16, 700), mib(64, 3000), mib(8, 60_000)], [16, 32, 8]);
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Attempt<'_> {
         tokio::select! {
             biased;
             () = changed(self.folder, self.path, &self.identity) => Ok(None),
-            sent = upload(&self.server, &mut wanted) => sent.map(|_| self.sum.clone()),
+            sent = upload(&self.server, &wanted) => sent.map(|_| self.sum.clone()),
         }
     }
 }
