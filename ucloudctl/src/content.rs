@@ -4,13 +4,13 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures::future;
 use http::{
-    HeaderMap, Method, Request, Response,
+    HeaderMap, HeaderName, Method, Request, Response,
     header::{CONTENT_LENGTH, ETAG, IF_MATCH, RANGE},
 };
 use kube::{Client, client::Body};
 use ucloud_types::{
     image::Sha256,
-    meta::{UPLOAD_LENGTH, UPLOAD_OFFSET},
+    meta::{UPLOAD_LENGTH, UPLOAD_OFFSET, UPLOAD_SHA256},
 };
 
 use crate::{resource::Resource, server::Server};
@@ -58,15 +58,19 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// Adds bytes behind the first `offset` ones.
-    pub async fn append<B>(&self, offset: u64, bytes: B) -> anyhow::Result<State>
+    /// Adds bytes behind the first `offset` ones. With the last of them, all have this checksum, or are thrown away.
+    pub async fn append<B>(&self, offset: u64, bytes: B, sha256: Option<&Sha256>) -> anyhow::Result<State>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
-        let header = http::HeaderName::from_static(UPLOAD_OFFSET);
         let bytes = streamed(bytes).await?;
-        let answer = self.server.exchange(Method::PUT, &self.path, &[(header, &offset.to_string())], bytes).await?;
+        let (offset, sha256) = (offset.to_string(), sha256.map(ToString::to_string));
+        let headers = [(UPLOAD_OFFSET, Some(offset)), (UPLOAD_SHA256, sha256)];
+        let headers =
+            headers.iter().filter_map(|(name, value)| Some((HeaderName::from_static(name), value.as_deref()?)));
+        let headers: Vec<_> = headers.collect();
+        let answer = self.server.exchange(Method::PUT, &self.path, &headers, bytes).await?;
         state(answer.headers())
     }
 

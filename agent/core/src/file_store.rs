@@ -123,7 +123,7 @@ pub enum AppendError {
     TooMany(Quantity),
     /// They are not those that were claimed. All of them are thrown away.
     #[error(
-        "its bytes have the checksum {found}, and spec.sha256 is {claimed}: upload the right ones, from the first on"
+        "its bytes have the checksum {found}, and {claimed} was promised: upload the right ones, from the first on"
     )]
     Checksum {
         /// What was claimed.

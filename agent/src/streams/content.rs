@@ -27,7 +27,8 @@ use ucloud_agent_core::{
 };
 use ucloud_types::{
     File, Quantity, StoragePool,
-    meta::{UPLOAD_LENGTH, UPLOAD_OFFSET},
+    image::Sha256,
+    meta::{UPLOAD_LENGTH, UPLOAD_OFFSET, UPLOAD_SHA256},
 };
 
 use super::{
@@ -39,6 +40,10 @@ use crate::{files, shared::Shared};
 
 /// Pieces that wait to be written or sent.
 const PIECES: usize = 4;
+/// So many bytes are handed on at once: to wake somebody for each record of TLS (16 KiB) would cost more than to copy it.
+const PIECE: usize = 256 << 10;
+/// Of a sender who is slow, less is handed on after this time.
+const HELD: Duration = Duration::from_secs(1);
 /// Of a body that is refused, so much more is thrown away before the answer: a sender that is still at it when the
 /// connection is closed would never see the answer.
 const MAX_DISCARDED: usize = 16 << 20;
@@ -94,6 +99,16 @@ fn state(request: &FileRequest, stored: &Stored) -> Response {
     response
 }
 
+/// The File with the checksum that its spec promises, or else the sender.
+fn promised(request: FileRequest, headers: &HeaderMap) -> Result<FileRequest, Refusal> {
+    let (None, Some(promise)) = (&request.sha256, headers.get(UPLOAD_SHA256)) else { return Ok(request) };
+    let promise = promise.to_str().ok().and_then(|text| Sha256::try_from(text.to_owned()).ok()).ok_or_else(|| {
+        let message = "the header Upload-Sha256 must be sha256: and 64 hexadecimal digits";
+        Refusal::new(StatusCode::BAD_REQUEST, message)
+    })?;
+    Ok(FileRequest { sha256: Some(promise), ..request })
+}
+
 fn received(request: &FileRequest, stored: &Stored) -> u64 {
     match stored {
         Stored::Partial(size) => *size,
@@ -128,7 +143,7 @@ async fn take_sent(shared: &Arc<Shared>, uid: &str, headers: &HeaderMap, body: &
         let message = "the header Upload-Offset must say how many bytes come before those of the body";
         Refusal::new(StatusCode::BAD_REQUEST, message)
     })?;
-    let request = find(shared, uid).await?;
+    let request = promised(find(shared, uid).await?, headers)?;
     let length = number(CONTENT_LENGTH.as_str()).unwrap_or(0);
     if offset.saturating_add(length) > request.size {
         return Err(AppendError::TooMany(Quantity::from_bytes(request.size)).into());
@@ -157,30 +172,58 @@ impl Sent {
         request: &FileRequest,
         sender: mpsc::Sender<Bytes>,
     ) -> Result<(), Refusal> {
+        let mut piece = Vec::new();
+        let ended = self.gather(shared, request, &sender, &mut piece).await;
+        // Also of what breaks off all that has come is kept
+        if !piece.is_empty() && sender.send(piece.into()).await.is_err() {
+            return Ok(());
+        }
+        ended
+    }
+
+    /// Hands on whole pieces. What is left in `piece` is the beginning of the next one.
+    async fn gather(
+        &mut self,
+        shared: &Shared,
+        request: &FileRequest,
+        sender: &mpsc::Sender<Bytes>,
+        piece: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
         let broken = |why: &str| Refusal::new(StatusCode::BAD_REQUEST, format!("{why}: go on with the rest"));
         let mut changes = shared.caches.files.changes();
         let mut deadline = Instant::now() + STALL;
+        let mut handed_on = Instant::now();
         loop {
             if !files::is_wanted(shared, request) {
                 return Err(Refusal::new(StatusCode::NOT_FOUND, "the file is being deleted"));
             }
+            let due = if piece.is_empty() { deadline } else { deadline.min(handed_on + HELD) };
             let next = tokio::select! {
-                next = timeout_at(deadline, self.0.next()) => next,
+                next = timeout_at(due, self.0.next()) => next,
                 // a File that goes does not wait for bytes that may never come
                 Ok(()) = changes.changed() => continue,
             };
             match next {
-                Err(_) => return Err(broken("nothing came any more")),
+                Err(_) if Instant::now() >= deadline => return Err(broken("nothing came any more")),
+                Err(_) => {}
                 Ok(Some(Err(_))) => return Err(broken("the upload broke off")),
                 Ok(None) => return Ok(()),
                 Ok(Some(Ok(bytes))) => {
                     shared.files.changed();
-                    if sender.send(bytes).await.is_err() {
-                        return Ok(());
-                    }
                     deadline = Instant::now() + STALL;
+                    piece.extend_from_slice(&bytes);
+                    if piece.len() < PIECE && Instant::now() < handed_on + HELD {
+                        continue;
+                    }
                 }
             }
+            let whole = std::mem::replace(piece, Vec::with_capacity(PIECE));
+            if sender.send(whole.into()).await.is_err() {
+                return Ok(());
+            }
+            handed_on = Instant::now();
+            // It may have waited for somebody to take it
+            deadline = handed_on + STALL;
         }
     }
 

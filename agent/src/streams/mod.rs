@@ -18,6 +18,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::BufReader,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -35,6 +36,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// No more connections than this are served at once; others wait.
 const MAX_CONNECTIONS: usize = 128;
+/// So much is read at once. TLS asks for 4 KiB at a time, which would be most of what an upload costs.
+const AHEAD: usize = 64 << 10;
 /// The pause after a failure to accept, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -119,7 +122,7 @@ async fn connection(
     tls: TlsAcceptor,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
+    let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(BufReader::with_capacity(AHEAD, stream))).await??;
     let certificates = stream.get_ref().1.peer_certificates();
     tls::check_api_server(certificates.and_then(<[_]>::first))?;
     let service = TowerToHyperService::new(content::router().merge(disk::router()).with_state(shared));

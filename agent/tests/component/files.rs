@@ -192,6 +192,25 @@ async fn wrong_bytes_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_sends_the_last_bytes_may_promise_what_all_are() {
+    let lab = Lab::start().await;
+    lab.make("iso", 10, None).await;
+    let right = sum(b"0123456789").to_string();
+    let promising = |offset: usize, promise: &str| {
+        Request::put(path("iso")).header("upload-offset", offset).header("upload-sha256", promise)
+    };
+    let odd = ask(lab.admin(), promising(0, "md5:00"), b"012").await;
+    assert!(odd.code == StatusCode::BAD_REQUEST && odd.message().contains("Upload-Sha256"), "{}", odd.message());
+    assert_eq!(ask(lab.admin(), promising(0, &right), b"01x").await.code, StatusCode::OK, "it is that of all bytes");
+    let mixed = ask(lab.admin(), promising(3, &right), b"3456789").await;
+    assert!(mixed.code == StatusCode::UNPROCESSABLE_ENTITY && mixed.message().contains(&right), "{}", mixed.message());
+    lab.until_reason("iso", "ChecksumMismatch").await;
+    assert_eq!(put(lab.admin(), "iso", 0, b"012").await.code, StatusCode::OK);
+    assert_eq!(ask(lab.admin(), promising(3, &right), b"3456789").await.code, StatusCode::OK);
+    lab.until_reason("iso", "Complete").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_killed_behind_the_last_byte_completes_the_file() {
     let mut lab = Lab::start().await;
     let file = lab.make("iso", 10, None).await;

@@ -14,11 +14,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject as _},
 };
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::BufReader, net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use ucloud_machinery::strategy::ByteStream;
 use ucloud_types::{Host, meta::AGENT_DOMAIN};
 
+/// So much is read at once. TLS asks for 4 KiB at a time, which would be most of what a download costs.
+const AHEAD: usize = 64 << 10;
 /// An address that has not answered for so long does not.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection is asked after so much silence whether it lives.
@@ -111,12 +113,12 @@ impl Agents {
         address: IpAddr,
         port: u16,
         server: ServerName<'static>,
-    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<BufReader<TcpStream>>> {
         let stream = TcpStream::connect(SocketAddr::new(address, port)).await?;
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
         socket.set_tcp_user_timeout(Some(DEAD))?;
-        self.tls.connect(server, stream).await
+        self.tls.connect(server, BufReader::with_capacity(AHEAD, stream)).await
     }
 }

@@ -62,5 +62,7 @@ pub const AGENT_DOMAIN: &str = ".agents.ucloud";
 pub const UPLOAD_OFFSET: &str = "upload-offset";
 /// The header that says how many bytes a File has (as in tus 1.0).
 pub const UPLOAD_LENGTH: &str = "upload-length";
+/// The header that says which checksum all the bytes of a File have, where its spec does not: it comes with the last ones.
+pub const UPLOAD_SHA256: &str = "upload-sha256";
 /// An agent's user name is this prefix and the name of its host.
 pub const AGENT_USER_PREFIX: &str = "ucloud:agent:";

@@ -8,7 +8,10 @@ use ucloud_types::meta::DEFAULT_POOL;
 
 use super::{
     download,
-    file::upload::{Wanted, is_deleting, upload},
+    file::{
+        local::Local,
+        upload::{Wanted, is_deleting, upload},
+    },
 };
 use crate::{
     cli::{ImageCommand, ImageUpload, Structured},
@@ -36,10 +39,11 @@ async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<
     {
         bail!("StoragePool {pool:?} does not exist: `ucloudctl get storagepools` lists them");
     }
-    let mut wanted = Wanted::new(name, &options.path, options.pool.as_deref())?;
+    let mut wanted = Wanted::new(name, Local::open(&options.path)?, options.pool.as_deref());
     let object = object(name, options, &wanted)?;
     let image = ensure(server, &kind, name, &object, is_deleting).await?;
     check(name, &image, &object)?;
+    check_sum(name, &image, &wanted).await?;
     // The Image comes first, so that the File is its own from the beginning and goes with it
     wanted.owner = Some(json!({
         "apiVersion": kind.api_version(), "kind": kind.kind, "name": name, "uid": image["metadata"]["uid"],
@@ -81,7 +85,7 @@ fn object(name: &str, options: &ImageUpload, wanted: &Wanted) -> anyhow::Result<
     let mut object = json!({
         "apiVersion": format!("{}/{}", ucloud_types::GROUP, ucloud_types::VERSION), "kind": "Image",
         "metadata": {"name": name},
-        "spec": {"source": {"upload": {"file": name}}, "format": format, "checksum": wanted.sha256()},
+        "spec": {"source": {"upload": {"file": name}}, "format": format},
     });
     if let Some(compression) = compression {
         object["spec"]["compression"] = json!(compression);
@@ -94,7 +98,7 @@ fn object(name: &str, options: &ImageUpload, wanted: &Wanted) -> anyhow::Result<
 
 /// Whether the Image that is there is the one that is to be made.
 fn check(name: &str, found: &Value, wanted: &Value) -> anyhow::Result<()> {
-    for field in ["source", "format", "compression", "checksum"] {
+    for field in ["source", "format", "compression"] {
         let (found, wanted) = (&found["spec"][field], &wanted["spec"][field]);
         if found != wanted {
             bail!(
@@ -112,17 +116,46 @@ fn check(name: &str, found: &Value, wanted: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the Image that is there, and of which the checksum is known, is of the bytes that are to be sent.
+async fn check_sum(name: &str, found: &Value, wanted: &Wanted) -> anyhow::Result<()> {
+    let known = ["/spec/checksum", "/status/sha256"].iter().find_map(|field| found.pointer(field)?.as_str());
+    let Some(known) = known else { return Ok(()) };
+    let own = wanted.sha256().await?.to_string();
+    if known != own {
+        bail!("image {name:?} is there already, of {known} instead of {own}: choose another name, or delete it first");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use ucloud_types::image::Sha256;
+
     use super::*;
 
-    #[test]
-    fn an_image_of_other_bytes_is_not_taken_for_the_own() {
-        let image = |sum: &str, file: &str| json!({"spec": {"source": {"upload": {"file": file}}, "format": "qcow2", "checksum": sum}});
-        assert!(check("a", &image("x", "a"), &image("x", "a")).is_ok());
-        for other in [image("y", "a"), image("x", "b")] {
-            let error = check("a", &other, &image("x", "a")).unwrap_err().to_string();
+    #[tokio::test]
+    async fn an_image_of_other_bytes_is_not_taken_for_the_own() {
+        let image =
+            |format: &str, file: &str| json!({"spec": {"source": {"upload": {"file": file}}, "format": format}});
+        assert!(check("a", &image("raw", "a"), &image("raw", "a")).is_ok());
+        for other in [image("qcow2", "a"), image("raw", "b")] {
+            let error = check("a", &other, &image("raw", "a")).unwrap_err().to_string();
             assert!(error.contains("choose another name"), "{error}");
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, "bytes").unwrap();
+        let wanted = Wanted::new("a", Local::open(&path).unwrap(), None);
+        let (own, other) = (wanted.sha256().await.unwrap(), Sha256::from([1; 32]));
+        for (found, same) in [
+            (json!({}), true),
+            (json!({"spec": {"checksum": own}}), true),
+            (json!({"spec": {}, "status": {"sha256": own}}), true),
+            (json!({"spec": {"checksum": other}, "status": {"sha256": own}}), false),
+            (json!({"status": {"sha256": other}}), false),
+        ] {
+            assert_eq!(check_sum("a", &found, &wanted).await.is_ok(), same, "{found}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The network side: TLS connections in, HTTP/1.1 and HTTP/2 on them, a graceful end.
 
+mod read_ahead;
 mod tls;
 
 use std::convert::Infallible;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::PeerCertificate;
 use crate::rest::Api;
+
+use read_ahead::ReadAhead;
 
 pub use tls::{ServerTls, TlsError};
 
@@ -102,7 +105,7 @@ async fn connection(
     anonymous: Arc<Semaphore>,
     watcher: Watcher,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(ReadAhead::new(stream))).await??;
     let (_, session) = stream.get_ref();
     let peer = match session.peer_certificates().and_then(<[_]>::first) {
         Some(certificate) => Some(Arc::new(PeerCertificate::from_der(certificate)?)),

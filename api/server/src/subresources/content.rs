@@ -2,7 +2,8 @@
 //! that keep them.
 //!
 //! Of a File HEAD tells in `Upload-Offset` how many there are; PUT adds some behind those, whose number it says in the same
-//! header; GET gives them, or a range of them, once they are complete. Of an Image and a Volume GET gives the bytes that a guest
+//! header, and may say in `Upload-Sha256` which checksum all have with these; GET gives them, or a range of them, once they are
+//! complete. Of an Image and a Volume GET gives the bytes that a guest
 //! sees, or a range of them, and HEAD tells how many there are.
 
 use async_trait::async_trait;
@@ -23,13 +24,20 @@ use ucloud_types::{
     File, GROUP, Host, Image, StoragePool, Volume,
     condition::{self, READY, SCHEDULED},
     image::ImagePhase,
-    meta::{UPLOAD_LENGTH, UPLOAD_OFFSET},
+    meta::{UPLOAD_LENGTH, UPLOAD_OFFSET, UPLOAD_SHA256},
 };
 
 use crate::agents::{Agents, Unreachable};
 
 /// What of a request the agent is told, and what of an answer the client.
-const ASKED: [HeaderName; 5] = [CONTENT_LENGTH, IF_MATCH, IF_RANGE, RANGE, HeaderName::from_static(UPLOAD_OFFSET)];
+const ASKED: [HeaderName; 6] = [
+    CONTENT_LENGTH,
+    IF_MATCH,
+    IF_RANGE,
+    RANGE,
+    HeaderName::from_static(UPLOAD_OFFSET),
+    HeaderName::from_static(UPLOAD_SHA256),
+];
 const ANSWERED: [HeaderName; 7] = [
     ACCEPT_RANGES,
     CONTENT_LENGTH,

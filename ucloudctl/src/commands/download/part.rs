@@ -8,17 +8,17 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256 as Hasher;
+use sha2::{Digest as _, Sha256 as Hasher};
 
-use crate::commands::file::local::hash;
-
+/// So many bytes are read at once.
+const BUFFER: usize = 1 << 20;
 /// What is not written if it is zeros, and begins at a multiple of this.
 const BLOCK: usize = 4096;
 /// After so many bytes they are written out and noted.
@@ -54,6 +54,19 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Feeds all of a file to the hasher.
+fn hash(mut file: &File, hasher: &mut Hasher) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    file.seek(SeekFrom::Start(0))?;
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        hasher.update(&buffer[..count]);
+    }
+}
+
 fn open(path: &Path) -> anyhow::Result<(File, u64)> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
@@ -66,7 +79,7 @@ impl Part {
     pub fn of_file(target: &Path, size: u64, hasher: &mut Hasher) -> anyhow::Result<Self> {
         let path = beside(target, ".part");
         let (file, at) = open(&path)?;
-        hash(&file, hasher, |_| {}).with_context(|| format!("cannot read {}", path.display()))?;
+        hash(&file, hasher).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self { file, path, size, at, note: None })
     }
 

@@ -2,11 +2,12 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io,
+    ops::Range,
     os::unix::fs::FileExt as _,
     path::Path,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context as Task, Poll, ready},
 };
 
@@ -24,6 +25,7 @@ const AHEAD: usize = 2;
 /// A file that is sent.
 pub struct Local {
     file: Arc<File>,
+    summed: Arc<Mutex<Summed>>,
     /// How many bytes it has.
     pub size: u64,
 }
@@ -41,14 +43,19 @@ impl Local {
         let metadata = file.metadata().with_context(|| format!("cannot look at {shown}"))?;
         ensure!(metadata.is_file(), "{shown} is no regular file; name one");
         ensure!(metadata.len() > 0, "{shown} is empty; there is nothing to upload");
-        Ok(Self { file: Arc::new(file), size: metadata.len() })
+        Ok(Self { file: Arc::new(file), summed: Arc::default(), size: metadata.len() })
     }
 
-    /// The checksum of all of it. `read` is told how many bytes of it are read.
-    pub fn sha256(&self, read: impl FnMut(u64)) -> anyhow::Result<Sha256> {
-        let mut hasher = Hasher::new();
-        hash(&self.file, &mut hasher, read).context("cannot read the file")?;
-        Ok(checksum(hasher))
+    /// How many bytes have to be read to know the checksum of all.
+    pub fn unsummed(&self) -> u64 {
+        self.size.saturating_sub(lock(&self.summed).to)
+    }
+
+    /// The checksum of all of it. What has been sent of it is not read again. `progress` is told how many bytes of it are summed.
+    pub fn sha256(&self, progress: impl FnMut(u64)) -> anyhow::Result<Sha256> {
+        let mut summed = lock(&self.summed);
+        summed.reach(&self.file, self.size, progress)?;
+        Ok(checksum(summed.hasher.clone()))
     }
 
     /// Its first bytes: so many, or all of them where there are fewer.
@@ -56,34 +63,77 @@ impl Local {
         Ok(read(&self.file, 0, length(self.size, most))?)
     }
 
-    /// So many bytes of it, or those that are left. They are read while they are sent.
+    /// So many bytes of it, or those that are left. They are read, and summed, while they are sent.
     pub fn piece(&self, offset: u64, most: u64) -> (Piece, Sending) {
         let (sender, buffers) = mpsc::channel(AHEAD);
         let (failed, failure) = oneshot::channel();
         let (sent, taken) = watch::channel(offset);
-        let (file, left) = (Arc::clone(&self.file), self.size.saturating_sub(offset).min(most));
+        let left = self.size.saturating_sub(offset).min(most);
+        let (file, summed) = (Arc::clone(&self.file), Arc::clone(&self.summed));
         tokio::task::spawn_blocking(move || {
-            let mut at = offset;
-            while at < offset + left {
-                match read(&file, at, length(offset + left - at, BUFFER)) {
-                    Ok(buffer) => {
-                        at += buffer.len() as u64;
-                        if sender.blocking_send(Ok(buffer.into())).is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        let broken = io::Error::from(error.kind());
-                        // Whoever does not wait for it any more needs no reason either
-                        let _ = failed.send(error);
-                        let _ = sender.blocking_send(Err(broken));
-                        return;
-                    }
-                }
+            if let Err(error) = feed(&file, &summed, offset..offset + left, &sender) {
+                let broken = io::Error::from(error.kind());
+                // Whoever does not wait for it any more needs no reason either
+                let _ = failed.send(error);
+                let _ = sender.blocking_send(Err(broken));
             }
         });
         (Piece { left, buffers, sent }, Sending { taken, failure })
     }
+}
+
+/// Reads a part of a file, and sums it, as long as somebody takes it.
+fn feed(
+    file: &File,
+    summed: &Mutex<Summed>,
+    part: Range<u64>,
+    sender: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
+    // What an upload before has sent
+    lock(summed).reach(file, part.start, |_| {})?;
+    let mut at = part.start;
+    while at < part.end {
+        let buffer = Bytes::from(read(file, at, length(part.end - at, BUFFER))?);
+        // It is summed while it is sent
+        if sender.blocking_send(Ok(buffer.clone())).is_err() {
+            return Ok(());
+        }
+        lock(summed).add(at, &buffer);
+        at += buffer.len() as u64;
+    }
+    Ok(())
+}
+
+/// The checksum of the first bytes of a file, of more and more.
+#[derive(Default)]
+struct Summed {
+    hasher: Hasher,
+    to: u64,
+}
+
+impl Summed {
+    /// Adds the bytes that begin at `at`, as far as they are the next ones.
+    fn add(&mut self, at: u64, bytes: &[u8]) {
+        let known = self.to.checked_sub(at).and_then(|known| usize::try_from(known).ok());
+        if let Some(new) = known.and_then(|known| bytes.get(known..)) {
+            self.hasher.update(new);
+            self.to += new.len() as u64;
+        }
+    }
+
+    /// Adds all bytes up to `to`.
+    fn reach(&mut self, file: &File, to: u64, mut progress: impl FnMut(u64)) -> io::Result<()> {
+        while self.to < to {
+            let buffer = read(file, self.to, length(to - self.to, BUFFER))?;
+            self.add(self.to, &buffer);
+            progress(self.to);
+        }
+        Ok(())
+    }
+}
+
+fn lock(summed: &Mutex<Summed>) -> MutexGuard<'_, Summed> {
+    summed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn length(left: u64, most: usize) -> usize {
@@ -141,22 +191,6 @@ impl Body for Piece {
     }
 }
 
-/// Feeds all of a file to the hasher.
-pub fn hash(mut file: &File, hasher: &mut Hasher, mut read: impl FnMut(u64)) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    file.seek(SeekFrom::Start(0))?;
-    let mut total = 0;
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(());
-        }
-        hasher.update(&buffer[..count]);
-        total += count as u64;
-        read(total);
-    }
-}
-
 /// What the hasher has come to.
 pub fn checksum(hasher: Hasher) -> Sha256 {
     Sha256::from(<[u8; 32]>::from(hasher.finalize()))
@@ -179,7 +213,6 @@ mod tests {
         std::fs::write(&path, "abcde").unwrap();
         let local = Local::open(&path).unwrap();
         let sum = "sha256:36bbe50ed96841d10443bcb670d6554f0a34b761be67ec9c4a8ad2c0c44ca42c";
-        assert_eq!(local.sha256(|_| {}).unwrap().to_string(), sum);
         assert_eq!((local.head(2).unwrap(), local.head(9).unwrap()), (b"ab".to_vec(), b"abcde".to_vec()));
         for (offset, most, bytes) in [(0, 2, "ab"), (3, 9, "de"), (5, 9, "")] {
             let (piece, mut sending) = local.piece(offset, most);
@@ -188,6 +221,9 @@ mod tests {
             assert_eq!(*sending.taken.borrow(), offset + bytes.len() as u64);
             assert!(sending.failure().is_none());
         }
+        // Whatever was sent of it, once, twice or not at all
+        assert_eq!(local.sha256(|_| {}).unwrap().to_string(), sum);
+        assert_eq!(Local::open(&path).unwrap().sha256(|_| {}).unwrap().to_string(), sum);
         std::fs::write(&path, "").unwrap();
         assert!(local.head(2).is_err());
         let (piece, mut sending) = local.piece(0, 2);

@@ -1,8 +1,8 @@
 //! Sending a file, from where an upload before ended.
 
-use std::{path::Path, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::{Value, json};
 use ucloud_types::image::Sha256;
 
@@ -21,6 +21,9 @@ use crate::{
 /// So many bytes are sent at a time: much, as whoever keeps them makes sure of that at the end of each piece, and not all, so that
 /// no request lasts for hours. What has come of a piece that breaks off is kept.
 const PIECE: u64 = 1 << 30;
+/// At least so many, or all that are left, are sent by themselves at the end: what goes with them must be known before, and that is the
+/// checksum of all.
+const LAST: u64 = 1 << 20;
 /// So often in a row a piece is tried where nothing else is to be done, with pauses that double from the first to the last.
 const ATTEMPTS: u32 = 9;
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -32,19 +35,20 @@ const TOLD: Duration = Duration::from_secs(10);
 
 pub async fn run(server: &Server, options: &FileUpload) -> anyhow::Result<()> {
     let name = options.name.strip_prefix("file/").unwrap_or(&options.name);
-    let wanted = Wanted::new(name, &options.path, options.pool.as_deref())?;
+    let wanted = Wanted::new(name, Local::open(&options.path)?, options.pool.as_deref());
     let file = upload(server, &wanted).await?;
     match options.output {
         Some(Structured::Json) => output::document(&format!("{file:#}\n")),
-        None => output::line(&format!("file.ucloud.ungleich.ch/{name} uploaded ({})", wanted.sha256)),
+        None => output::line(&format!("file.ucloud.ungleich.ch/{name} uploaded ({})", wanted.sha256().await?)),
     }
 }
 
 /// A File as it is to be.
 pub struct Wanted {
     name: String,
-    local: Local,
-    sha256: Sha256,
+    local: Arc<Local>,
+    /// Its checksum, where that is known before it is sent.
+    promised: Option<Sha256>,
     pool: Option<String>,
     /// Whose it is: it goes with that.
     pub owner: Option<Value>,
@@ -55,23 +59,16 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// A File of this name with the bytes at `path`.
-    pub fn new(name: &str, path: &Path, pool: Option<&str>) -> anyhow::Result<Self> {
-        Self::of(name, Local::open(path)?, path, pool)
-    }
-
-    /// A File of this name with the bytes of what was opened at `path`.
-    pub fn of(name: &str, local: Local, path: &Path, pool: Option<&str>) -> anyhow::Result<Self> {
-        let progress = Transfer::new(format!("{}: computing its checksum", path.display()), local.size);
-        let sha256 = local.sha256(|read| progress.set(read))?;
-        Ok(Self::summed(name, local, sha256, pool))
-    }
-
-    /// A File of this name with these bytes, which have this checksum.
-    pub fn summed(name: &str, local: Local, sha256: Sha256, pool: Option<&str>) -> Self {
+    /// A File of this name with these bytes.
+    pub fn new(name: &str, local: Local, pool: Option<&str>) -> Self {
         let unfinished = "what has been sent is kept: the same command goes on there";
-        let pool = pool.map(str::to_owned);
-        Self { name: name.to_owned(), local, sha256, pool, owner: None, unfinished, attempts: ATTEMPTS }
+        let (name, pool, local) = (name.to_owned(), pool.map(str::to_owned), Arc::new(local));
+        Self { name, local, promised: None, pool, owner: None, unfinished, attempts: ATTEMPTS }
+    }
+
+    /// The same, with this checksum.
+    pub fn promised(self, sha256: Sha256) -> Self {
+        Self { promised: Some(sha256), ..self }
     }
 
     /// The first bytes: so many, or all of them where there are fewer.
@@ -79,17 +76,30 @@ impl Wanted {
         self.local.head(length)
     }
 
-    /// Their checksum.
-    pub fn sha256(&self) -> &Sha256 {
-        &self.sha256
+    /// Their checksum. Takes as long as it takes to read what has not been sent.
+    pub async fn sha256(&self) -> anyhow::Result<Sha256> {
+        if let Some(sha256) = &self.promised {
+            return Ok(sha256.clone());
+        }
+        let (name, local) = (self.name.clone(), Arc::clone(&self.local));
+        // Where it does not keep Ctrl-C waiting
+        let summed = tokio::task::spawn_blocking(move || {
+            let long = local.unsummed() > LAST;
+            let progress = long.then(|| Transfer::new(format!("{name}: computing its checksum"), local.size));
+            local.sha256(|summed| progress.iter().for_each(|progress| progress.set(summed)))
+        });
+        summed.await.context("the checksum was not computed")?
     }
 
     fn object(&self) -> Value {
         let mut object = json!({
             "apiVersion": format!("{}/{}", ucloud_types::GROUP, ucloud_types::VERSION), "kind": "File",
             "metadata": {"name": self.name},
-            "spec": {"size": self.local.size.to_string(), "sha256": self.sha256},
+            "spec": {"size": self.local.size.to_string()},
         });
+        if let Some(sha256) = &self.promised {
+            object["spec"]["sha256"] = json!(sha256);
+        }
         if let Some(pool) = &self.pool {
             object["spec"]["pool"] = json!(pool);
         }
@@ -99,23 +109,30 @@ impl Wanted {
         object
     }
 
-    /// Whether the File that is there has the bytes that are to be sent.
-    fn check(&self, file: &Value) -> anyhow::Result<()> {
+    /// Whether the File that is there can be the one that is to be made.
+    async fn check(&self, file: &Value) -> anyhow::Result<()> {
         let found = serde_json::from_value::<ucloud_types::FileSpec>(file["spec"].clone())?;
-        let same = found.size.bytes() == self.local.size && found.sha256.as_ref().is_none_or(|sum| *sum == self.sha256);
+        let same = found.size.bytes() == self.local.size
+            && match &found.sha256 {
+                Some(sha256) => *sha256 == self.sha256().await?,
+                None => true,
+            };
         if !same {
-            bail!(
-                "file {:?} is there already, for other bytes ({} of them, {}): choose another name, or delete it first",
-                self.name,
-                found.size.bytes(),
-                found.sha256.as_ref().map_or("any".to_owned(), ToString::to_string)
-            );
+            let sum = found.sha256.map_or("any".to_owned(), |sha256| sha256.to_string());
+            return Err(self.other_bytes(found.size.bytes(), &sum));
         }
         let pool = found.effective_pool();
         if self.pool.as_deref().is_some_and(|wanted| wanted != pool) {
             bail!("file {:?} is there already, in pool {pool}: choose another name, or delete it first", self.name);
         }
         Ok(())
+    }
+
+    fn other_bytes(&self, size: u64, sum: &str) -> anyhow::Error {
+        anyhow!(
+            "file {:?} is there already, for other bytes ({size} of them, {sum}): choose another name, or delete it first",
+            self.name
+        )
     }
 
     /// Whether the File that is there is about to go, by itself or with the owner that it had.
@@ -140,7 +157,7 @@ pub async fn upload(server: &Server, wanted: &Wanted) -> anyhow::Result<Value> {
     let kind = server.catalog().await?.one("files.ucloud.ungleich.ch")?;
     let (namespace, name) = (server.namespace.clone(), wanted.name.clone());
     let file = ensure(server, &kind, &name, &wanted.object(), |file| wanted.is_leaving(file)).await?;
-    wanted.check(&file)?;
+    wanted.check(&file).await?;
     if !is_judged(&file) {
         await_host(server, &kind, &name).await?;
     }
@@ -231,15 +248,19 @@ async fn send(
         *offset = Some(state.offset);
         progress.set(state.offset);
         if let Some(found) = state.sha256() {
-            if found != wanted.sha256 {
-                bail!(
-                    "the host has other bytes ({found}) than were sent ({}); delete the file and try again",
-                    wanted.sha256
-                );
-            }
-            return Ok(());
+            return if found == wanted.sha256().await? {
+                Ok(())
+            } else {
+                Err(wanted.other_bytes(state.size, &found.to_string()))
+            };
         }
-        let (piece, mut sending) = wanted.local.piece(state.offset, PIECE);
+        let left = wanted.local.size.saturating_sub(state.offset);
+        let (length, sha256) = match &wanted.promised {
+            Some(_) => (PIECE, None),
+            None if left > LAST => (PIECE.min(left - LAST), None),
+            None => (left, Some(wanted.sha256().await?)),
+        };
+        let (piece, mut sending) = wanted.local.piece(state.offset, length);
         let show = async {
             while sending.taken.changed().await.is_ok() {
                 progress.set(*sending.taken.borrow_and_update());
@@ -247,7 +268,7 @@ async fn send(
             std::future::pending().await
         };
         let appended = tokio::select! {
-            appended = content.append(state.offset, piece) => appended,
+            appended = content.append(state.offset, piece, sha256.as_ref()) => appended,
             never = show => never,
         };
         state = appended.map_err(|error| sending.failure().map_or(error, Into::into))?;
@@ -263,7 +284,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         std::fs::write(&path, "bytes").unwrap();
-        let mut wanted = Wanted::new("disk", &path, None).unwrap();
+        let mut wanted = Wanted::new("disk", Local::open(&path).unwrap(), None);
         let owner = |uid: &str| json!({"kind": "Image", "name": "disk", "uid": uid});
         wanted.owner = Some(owner("new"));
         let file = |metadata: Value| json!({"metadata": metadata});
@@ -287,14 +308,21 @@ mod tests {
         assert!(!is_half(&of_image, &sum));
     }
 
-    #[test]
-    fn a_file_in_another_pool_is_told() {
+    #[tokio::test]
+    async fn a_file_in_another_pool_or_for_other_bytes_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         std::fs::write(&path, "bytes").unwrap();
+        let wanted = |pool| Wanted::new("disk", Local::open(&path).unwrap(), pool);
         let file = json!({"spec": {"size": "5"}});
         for (pool, same) in [(None, true), (Some("default"), true), (Some("other"), false)] {
-            assert_eq!(Wanted::new("disk", &path, pool).unwrap().check(&file).is_ok(), same, "{pool:?}");
+            assert_eq!(wanted(pool).check(&file).await.is_ok(), same, "{pool:?}");
+        }
+        let own = wanted(None).sha256().await.unwrap();
+        for (size, sha256, same) in [("5", &own, true), ("4", &own, false), ("5", &Sha256::from([1; 32]), false)] {
+            let file = json!({"spec": {"size": size, "sha256": sha256}});
+            assert_eq!(wanted(None).check(&file).await.is_ok(), same, "{file}");
+            assert_eq!(wanted(None).promised(own.clone()).check(&file).await.is_ok(), same, "{file}");
         }
     }
 }

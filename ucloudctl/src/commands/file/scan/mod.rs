@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use serde_json::json;
 use ucloud_types::image::Sha256;
 
@@ -213,21 +213,17 @@ impl Attempt<'_> {
             bail!("file {name:?} is being deleted");
         }
         let file = folder::open_file(self.folder, namespace, name, &self.identity)?;
-        let (name, pool, known) = (name.to_owned(), pool.map(str::to_owned), self.sum.clone());
-        let shown = self.folder.join(self.path);
-        // the checksum is computed where it does not keep Ctrl-C waiting
-        let opened = tokio::task::spawn_blocking(move || {
-            let local = Local::of(file, &shown)?;
-            match known {
-                Some(sum) => Ok(Wanted::summed(&name, local, sum, pool.as_deref())),
-                None => Wanted::of(&name, local, &shown, pool.as_deref()),
-            }
-        });
-        let mut wanted = opened.await.context("its checksum was not computed")??;
+        let wanted = Wanted::new(name, Local::of(file, &self.folder.join(self.path))?, pool);
+        // What is sent may be no file any more when it is asked for: it is found again by this
+        let sum = match self.sum.take() {
+            Some(sum) => sum,
+            None => wanted.sha256().await?,
+        };
+        self.sum = Some(sum.clone());
+        let mut wanted = wanted.promised(sum);
         // whatever breaks off is taken up again, and others go on meanwhile
         wanted.attempts = 1;
         wanted.unfinished = "what has been sent is kept, as long as the file stays as it is";
-        self.sum = Some(wanted.sha256().clone());
         tokio::select! {
             biased;
             () = changed(self.folder, self.path, &self.identity) => Ok(None),
