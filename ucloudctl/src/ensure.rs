@@ -19,18 +19,34 @@ pub async fn ensure(
     is_leaving: impl Fn(&Value) -> bool,
 ) -> anyhow::Result<Value> {
     loop {
-        match server.find(kind, &server.namespace, name).await? {
-            Some(found) if is_leaving(&found) => {
-                failure::note(&format!("{}: waiting until the one that is being deleted is gone", kind.display(name)));
-                let followed = Followed::object(server, kind, &server.namespace, name);
-                watch::until(&followed, |found| found.is_none_or(|found| !is_leaving(found)).then_some(())).await?;
-            }
-            Some(found) => return Ok(found),
-            None => match server.create(kind, &server.namespace, object).await {
-                // somebody else was faster
-                Err(error) if failure::is_conflict(&error) => {}
-                made => return made,
-            },
+        if let Some(found) = staying(server, kind, name, &is_leaving).await? {
+            return Ok(found);
         }
+        match server.create(kind, &server.namespace, object).await {
+            // somebody else was faster
+            Err(error) if failure::is_conflict(&error) => {}
+            made => return made,
+        }
+    }
+}
+
+/// The object of this name, if it is there. One that `is_leaving` is waited for until it is gone.
+pub async fn staying(
+    server: &Server,
+    kind: &Resource,
+    name: &str,
+    is_leaving: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Option<Value>> {
+    match server.find(kind, &server.namespace, name).await? {
+        Some(found) if is_leaving(&found) => {
+            failure::note(&format!("{}: waiting until the one that is being deleted is gone", kind.display(name)));
+            let followed = Followed::object(server, kind, &server.namespace, name);
+            let stays = |found: Option<&Value>| match found {
+                Some(found) if is_leaving(found) => None,
+                other => Some(other.cloned()),
+            };
+            watch::until(&followed, stays).await
+        }
+        found => Ok(found),
     }
 }

@@ -71,7 +71,12 @@ pub fn report(file: &File, stored: &Stored, coming: bool) -> Option<Report> {
                 return None;
             }
             let name = file.metadata.name.as_deref().unwrap_or_default();
-            let message = format!("not all its bytes are there: `ucloudctl file upload {name} PATH` goes on");
+            let lacks = if *size < file.spec.size.bytes() {
+                "not all its bytes are there"
+            } else {
+                "all its bytes are there, and were not compared with those that were sent"
+            };
+            let message = format!("{lacks}: `ucloudctl file upload {name} PATH` goes on");
             Some(Report {
                 received: Quantity::from_bytes(*size),
                 sha256: None,

@@ -117,6 +117,8 @@ pub enum Kept {
 pub struct Uploaded {
     /// How many bytes it has.
     pub size: u64,
+    /// Their checksum.
+    pub sha256: Sha256,
     /// The bytes.
     pub bytes: Box<dyn AsyncRead + Send + Unpin>,
 }
@@ -242,6 +244,10 @@ impl Importer {
         progress.report(0);
         let source = self.open_source(request).await?;
         let total = source.size;
+        let uploaded = match &source.bytes {
+            Origin::Upload(_, sha256) => Some((sha256.clone(), source.name.clone())),
+            Origin::Web(_) | Origin::File(_) => None,
+        };
         let fetched = source
             .store(file, request.compression, self.max_source, |received| {
                 if let Some(total) = total.filter(|total| *total > 0) {
@@ -250,6 +256,13 @@ impl Importer {
                 }
             })
             .await?;
+        if let Some((sha256, name)) = uploaded
+            && sha256 != fetched.sha256
+        {
+            // It may have been deleted meanwhile: of what is gone, Ceph gives zeros
+            let source = io::Error::other("other bytes came than were uploaded");
+            return Err(FetchError::UploadBroke { name, source }.into());
+        }
         check_sum(request, &fetched.sha256)?;
         let virtual_size = inspect(path, claim(request), self.max_disk, &self.qemu_img).await?;
         progress.report(FETCHED_PERCENT);
@@ -304,7 +317,7 @@ impl Importer {
                 let Some(uploads) = &self.uploads else { return Err(ImportError::NoSource) };
                 let opened = uploads.open(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?;
                 let name = format!("{}/{}", request.namespace, upload.file);
-                Ok(Source { size: Some(opened.size), name, bytes: Origin::Upload(opened.bytes) })
+                Ok(Source { size: Some(opened.size), name, bytes: Origin::Upload(opened.bytes, opened.sha256) })
             }
             (None, Some(file), None) => {
                 let (import_dir, namespace, name) =

@@ -1,4 +1,4 @@
-//! Disks: clones of contents, and empty ones.
+//! Disks: clones of what their Images are clones of, and empty ones.
 
 use ucloud_agent_core::{
     block_store::{Content, Disk, DiskRequest, RbdPool},
@@ -91,6 +91,7 @@ fn create(
         return Err(RbdError::TooSmall { size, image });
     }
     let grow = |disk: &crate::image::Image<'_>| if size > image.size { disk.resize(size) } else { Ok(()) };
-    let parent = image.parent.as_deref().ok_or(RbdError::NoImage)?;
-    Ok(content::make_clone(pool, (parent, &image.content), name, grow)?.size)
+    // An image that somebody has flattened is one of a content all the same, if that is still there
+    let parent = image.parent.clone().unwrap_or_else(|| names::content(&image.content));
+    Ok(content::make_clone(pool, (&parent, &image.content), name, grow)?.size)
 }

@@ -212,20 +212,21 @@ pub fn look(pool: &IoCtx, name: &str, size: u64) -> Result<Option<(Sha256, Ends)
     Ok(Some((sha256, ends)))
 }
 
-/// Makes it possible to clone a File that is complete, and tells its name.
-pub fn publish<'a>(pool: &IoCtx, name: &'a str) -> Result<&'a str, CephError> {
-    if !pool.open(name, Access::Read)?.has_snapshot(PUBLISHED)? {
-        match pool.open(name, Access::Write)?.snapshot(PUBLISHED) {
+/// Makes it possible to clone a File that is complete. As long as what is returned is open, nobody removes it.
+pub fn publish<'a>(pool: &'a IoCtx, name: &str) -> Result<Image<'a>, CephError> {
+    let image = pool.open(name, Access::Write)?;
+    if !image.has_snapshot(PUBLISHED)? {
+        match image.snapshot(PUBLISHED) {
             // Another image is made of it at the same time
             Err(error) if error.errno == Errno::EEXIST => {}
             made => made?,
         }
     }
-    Ok(name)
+    Ok(image)
 }
 
 /// Removes whatever there is of the File with this UID. One that has been published is a content from now on: without clones, the
-/// next sweep removes it.
+/// next sweep removes it. It does not bear its checksum's name, which others may be about to make.
 pub fn remove(pool: &IoCtx, uid: &str) -> Result<(), RbdError> {
     let name = names::file(uid);
     let Some(image) = present(pool.open(&name, Access::Read))? else {
@@ -233,16 +234,13 @@ pub fn remove(pool: &IoCtx, uid: &str) -> Result<(), RbdError> {
         return content::remove(pool, &name);
     };
     let published = image.has_snapshot(PUBLISHED)?;
-    let own = names::former_file(uid);
-    let shared = checksum(&image)?.map_or_else(|| own.clone(), |sha256| names::content(&sha256));
     drop(image);
     if !published {
         return content::remove(pool, &name);
     }
-    let present = pool.images()?;
-    if !present.contains(&name) {
+    if !pool.images()?.contains(&name) {
         // Whoever did this before died when all but the old name had been changed
         return Ok(pool.forget_name(&name)?);
     }
-    content::rename(pool, &name, if present.contains(&shared) { &own } else { &shared })
+    content::rename(pool, &name, &names::former_file(uid))
 }

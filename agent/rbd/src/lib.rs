@@ -185,12 +185,12 @@ impl Rbd {
         self.pools
             .with_pool(&request.pool, &act, move |pool, _| {
                 let _turns = (turn, content_turn);
-                let content = content::hold(pool, &sha256)?;
-                let parent = match &content {
-                    Some(content) => content.name(),
+                // Open until the Image is made, so that nobody removes it
+                let parent = match content::hold(pool, &sha256)? {
+                    Some(content) => content,
                     None => file::publish(pool, &name)?,
                 };
-                content::make_clone(pool, (parent, &sha256), &names::image(&uid), |_| Ok(())).map(drop)
+                content::make_clone(pool, (parent.name(), &sha256), &names::image(&uid), |_| Ok(())).map(drop)
             })
             .await?;
         percent.send_replace(100);

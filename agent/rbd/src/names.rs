@@ -14,7 +14,7 @@ pub fn content(sha256: &Sha256) -> String {
     format!("{CONTENT}{}", sha256.hex())
 }
 
-/// What was the File with this UID, of which Images are clones, where there is another content with its checksum.
+/// What was the File with this UID, while there are clones of it.
 pub fn former_file(uid: &str) -> String {
     format!("{CONTENT}{uid}")
 }

@@ -81,8 +81,8 @@ async fn keep_one(shared: &Arc<Shared>, file: &File, request: FileRequest, found
         }
     };
     let coming = shared.files.is_coming(&request.uid);
-    if stored == Stored::Partial(request.size) && !coming {
-        // the last byte came, and the agent ended before it could say so
+    if stored == Stored::Partial(request.size) && !coming && request.sha256.is_some() {
+        // the last byte came, and the agent ended before it could say so. Where the sender has promised the checksum it is awaited
         let (_, none) = mpsc::channel(1);
         tokio::spawn(super::append(Arc::clone(shared), request, file.spec.size.bytes(), none));
         return Ok(());

@@ -11,9 +11,13 @@ use kube::{Api, Client, client::Body};
 use tokio::{io::AsyncRead, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
-use ucloud_agent_core::{FileStore, HostError, file::wanted, file_store::FileRequest};
+use ucloud_agent_core::{
+    FileStore, HostError,
+    file::wanted,
+    file_store::{FileRequest, Stored},
+};
 use ucloud_agent_import::{Kept, OpenUpload, Uploaded};
-use ucloud_types::{File, GROUP, StoragePool, VERSION};
+use ucloud_types::{File, GROUP, StoragePool, VERSION, image::Sha256};
 
 /// Pieces that were read and wait to be taken.
 const PIECES: usize = 2;
@@ -61,8 +65,13 @@ impl FileSource {
             let message = format!("file {namespace}/{name} came without its size: update the API server");
             HostError::retryable("SourceUnreadable", message)
         })?;
+        let tag = answer.headers().get(http::header::ETAG).and_then(|value| value.to_str().ok());
+        let sha256 = tag.and_then(|tag| Sha256::try_from(tag.trim_matches('"').to_owned()).ok()).ok_or_else(|| {
+            let message = format!("file {namespace}/{name} came without its checksum: update the host that keeps it");
+            HostError::retryable("SourceUnreadable", message)
+        })?;
         let bytes = answer.into_body().into_data_stream().map_err(io::Error::other);
-        Ok(Uploaded { size, bytes: Box::new(StreamReader::new(bytes)) })
+        Ok(Uploaded { size, sha256, bytes: Box::new(StreamReader::new(bytes)) })
     }
 }
 
@@ -92,11 +101,14 @@ impl OpenUpload for FileSource {
         match self.local(namespace, file).await? {
             Some(request) => {
                 let size = request.size;
+                let Stored::Complete(sha256) = self.files.stored(&request).await? else {
+                    return Err(request.incomplete());
+                };
                 let bytes: Box<dyn AsyncRead + Send + Unpin> = match self.files.open(&request).await? {
                     Some(file) => Box::new(tokio::fs::File::from_std(file)),
                     None => Box::new(StreamReader::new(stream(Arc::clone(&self.files), request))),
                 };
-                Ok(Uploaded { size, bytes })
+                Ok(Uploaded { size, sha256, bytes })
             }
             None => self.remote(namespace, file).await,
         }

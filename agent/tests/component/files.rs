@@ -213,14 +213,26 @@ async fn who_sends_the_last_bytes_may_promise_what_all_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_killed_behind_the_last_byte_completes_the_file() {
     let mut lab = Lab::start().await;
-    let file = lab.make("iso", 10, None).await;
+    let right = sum(b"0123456789");
+    let files = [lab.make("iso", 10, Some(&right)).await, lab.make("promised", 10, None).await];
     lab.agent.take().unwrap().kill().await;
-    let part = lab.folder.path().join(format!("pool/files/{}.part", file.uid().unwrap()));
-    std::fs::create_dir_all(part.parent().unwrap()).unwrap();
-    std::fs::write(part, b"0123456789").unwrap();
+    let parts = files.map(|file| lab.folder.path().join(format!("pool/files/{}.part", file.uid().unwrap())));
+    std::fs::create_dir_all(parts[0].parent().unwrap()).unwrap();
+    std::fs::write(&parts[0], b"0123456789").unwrap();
+    std::fs::write(&parts[1], b"012345678x").unwrap();
     lab.agent = Some(lab.world.streaming_agent(&lab.host).await);
     let complete = lab.until_reason("iso", "Complete").await.status.unwrap();
-    assert_eq!(complete.sha256, Some(sum(b"0123456789")));
+    assert_eq!(complete.sha256.as_ref(), Some(&right));
+
+    // What its sender has promised went with the agent: it is awaited
+    let all =
+        |file: &File| file.status.as_ref().is_some_and(|status| status.received.is_some_and(|all| all.bytes() == 10));
+    let awaited = lab.world.wait_for(&lab.files(), "promised", "all bytes", all).await.status.unwrap();
+    let ready = condition::get(&awaited.conditions, READY).unwrap();
+    assert!(ready.reason == "Receiving" && ready.message.contains("compared"), "{ready:?}");
+    let last = Request::put(path("promised")).header("upload-offset", 10).header("upload-sha256", right.to_string());
+    assert_eq!(ask(lab.admin(), last, b"").await.code, StatusCode::UNPROCESSABLE_ENTITY);
+    lab.until_reason("promised", "ChecksumMismatch").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

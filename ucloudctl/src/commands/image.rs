@@ -10,7 +10,7 @@ use super::{
     download,
     file::{
         local::Local,
-        upload::{Wanted, is_deleting, upload},
+        upload::{Wanted, is_deleting, prepare, upload},
     },
 };
 use crate::{
@@ -41,13 +41,20 @@ async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<
     }
     let mut wanted = Wanted::new(name, Local::open(&options.path)?, options.pool.as_deref());
     let object = object(name, options, &wanted)?;
+    let owner =
+        |uid: &Value| Some(json!({"apiVersion": kind.api_version(), "kind": kind.kind, "name": name, "uid": uid}));
+    let before = server.find(&kind, &server.namespace, name).await?.filter(|image| !is_deleting(image));
+    if let Some(image) = &before {
+        check(name, image, &object)?;
+        check_sum(name, image, &wanted).await?;
+    }
+    wanted.owner = owner(before.as_ref().map_or(&Value::Null, |image| &image["metadata"]["uid"]));
+    prepare(server, &wanted).await?;
     let image = ensure(server, &kind, name, &object, is_deleting).await?;
     check(name, &image, &object)?;
     check_sum(name, &image, &wanted).await?;
     // The Image comes first, so that the File is its own from the beginning and goes with it
-    wanted.owner = Some(json!({
-        "apiVersion": kind.api_version(), "kind": kind.kind, "name": name, "uid": image["metadata"]["uid"],
-    }));
+    wanted.owner = owner(&image["metadata"]["uid"]);
     upload(server, &wanted).await?;
 
     let shown = kind.display(name);
@@ -68,6 +75,7 @@ async fn upload_image(server: &Server, options: &ImageUpload) -> anyhow::Result<
     };
     drop(progress);
     let imported = imported.map_err(anyhow::Error::msg)?;
+    check_sum(name, &imported, &wanted).await?;
     match options.output {
         Some(Structured::Json) => output::document(&format!("{imported:#}\n")),
         None => output::line(&format!("{shown} is Ready: VMs can be made from it")),

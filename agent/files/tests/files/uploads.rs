@@ -237,7 +237,9 @@ impl OpenUpload for Folder {
         }
         let path = self.0.join(namespace).join(file);
         let size = fs::metadata(&path).unwrap().len();
-        Ok(Uploaded { size, bytes: Box::new(tokio::fs::File::open(path).await.unwrap()) })
+        // One that goes while it is read
+        let sha256 = if file == "gone" { Sha256::from([0; 32]) } else { sha256(&path).unwrap() };
+        Ok(Uploaded { size, sha256, bytes: Box::new(tokio::fs::File::open(path).await.unwrap()) })
     }
 
     async fn kept(&self, _: &str, _: &str) -> Result<Option<Kept>, HostError> {
@@ -250,6 +252,7 @@ async fn an_image_is_made_of_what_was_uploaded_and_checked_as_any_other() -> Res
     let mut lab = Lab::new()?;
     let source = lab.qcow2("disk", 2, b"boot sector")?;
     fs::write(lab.source("text"), "no image")?;
+    fs::copy(&source, lab.source("gone"))?;
     let uploads = Arc::new(Folder(lab.dir.path().join("import")));
     lab.files = Files::new(Arc::new(Importer::new(ImportConfig::default())?.with_uploads(uploads)));
     let request = |file: &str| {
@@ -258,6 +261,8 @@ async fn an_image_is_made_of_what_was_uploaded_and_checked_as_any_other() -> Res
     };
     assert_eq!(lab.import(&request("incomplete")).await.unwrap_err().reason, "FileIncomplete");
     assert_eq!(lab.import(&request("text")).await.unwrap_err().reason, "FormatMismatch");
+    let gone = lab.import(&request("gone")).await.unwrap_err();
+    assert!(gone.reason == "DownloadFailed" && gone.message.contains("other bytes") && !gone.terminal, "{gone}");
     let stored = lab.import(&request("disk")).await?;
     assert_eq!((stored.sha256, stored.virtual_size.bytes()), (sha256(&source)?, 2 * MIB));
     Ok(())

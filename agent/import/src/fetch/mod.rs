@@ -177,8 +177,8 @@ pub enum Origin {
     Web(reqwest::Response),
     /// A file.
     File(tokio::fs::File),
-    /// What was uploaded.
-    Upload(Box<dyn AsyncRead + Send + Unpin>),
+    /// What was uploaded, and has this checksum.
+    Upload(Box<dyn AsyncRead + Send + Unpin>, Sha256),
 }
 
 /// What was fetched.
@@ -207,7 +207,7 @@ impl Source {
                     let read = piece(file).await;
                     read.map_err(|source| FetchError::Read { name: self.name.clone(), source })
                 }
-                Origin::Upload(bytes) => {
+                Origin::Upload(bytes, _) => {
                     let read = piece(bytes).await;
                     read.map_err(|source| FetchError::UploadBroke { name: self.name.clone(), source })
                 }

@@ -234,8 +234,7 @@ fn an_image_of_a_raw_file_is_a_clone_that_outlives_it() -> Result<()> {
         store.remove(&file.pool, &file.uid).await?;
         store.remove(&file.pool, &file.uid).await?;
         assert!(store.files(&file.pool).await?.is_empty());
-        let made = content(&image.sha256);
-        assert_eq!(lab.contents()?, [made.as_str(), "ucloud.disk.vm-1.root", "ucloud.image.a"]);
+        assert_eq!(lab.contents()?, ["ucloud.content.file-1", "ucloud.disk.vm-1.root", "ucloud.image.a"]);
         lab.rbd.usage(&lab.pool()).await?;
         assert!(lab.bytes("ucloud.disk.vm-1.root")? == disk);
         assert_eq!(lab.rbd.ensure_disk(&lab.disk("vm-2", "a", Some("64Mi"))?).await?.size.to_string(), "64Mi");
@@ -251,7 +250,7 @@ fn an_image_of_a_raw_file_is_a_clone_that_outlives_it() -> Result<()> {
 }
 
 #[test]
-fn two_files_of_the_same_bytes_go_one_after_the_other() -> Result<()> {
+fn files_of_the_same_bytes_go_one_after_the_other() -> Result<()> {
     lab(async |lab| {
         let source = Source::new(&lab);
         let store = uploads();
@@ -259,27 +258,31 @@ fn two_files_of_the_same_bytes_go_one_after_the_other() -> Result<()> {
         for file in &files {
             send(&store, file, 0, &source.bytes).await?;
         }
-        let made = content(&sum(&source.bytes));
         import(&lab, "a", "disk-1").await?;
         import(&lab, "b", "disk-2").await?;
         store.remove(&lab.pool(), "file-1").await?;
-        // What is there already is used, and no second File published
-        import(&lab, "c", "disk-3").await?;
         store.remove(&lab.pool(), "file-2").await?;
         // One that died when the second File had its new name already, and still the old one
         let (old, new) = ("rbd_id.ucloud.file.file-2", "rbd_id.ucloud.content.file-2");
         lab.ceph("rados", &["--pool", "vms", "cp", new, old])?;
         store.remove(&lab.pool(), "file-2").await?;
         assert!(!lab.objects()?.contains(&old.to_owned()), "the name that was left over is gone");
+        // Where there is a content of the same bytes, that is used
+        std::fs::write(lab.folder().join("import/demo/same"), &source.bytes)?;
+        let made = content(&lab.import("c", "same").await?.sha256);
+        import(&lab, "d", "disk-3").await?;
         store.remove(&lab.pool(), "file-3").await?;
-        assert_eq!(
-            lab.contents()?,
-            [&made, "ucloud.content.file-2", "ucloud.image.a", "ucloud.image.b", "ucloud.image.c"]
-        );
-        lab.rbd.remove_image(&lab.pool(), "b").await?;
-        lab.rbd.remove_image(&lab.pool(), "a").await?;
-        assert_eq!(lab.contents()?, [&made, "ucloud.image.c"]);
-        lab.rbd.remove_image(&lab.pool(), "c").await?;
+        let images = ["ucloud.image.a", "ucloud.image.b", "ucloud.image.c", "ucloud.image.d"];
+        assert_eq!(lab.contents()?, [&[&made, "ucloud.content.file-1", "ucloud.content.file-2"], &images[..]].concat());
+        for (uid, left) in [
+            ("b", &[&made, "ucloud.content.file-1", images[0], images[2], images[3]][..]),
+            ("c", &[&made, "ucloud.content.file-1", images[0], images[3]]),
+            ("a", &[&made, images[3]]),
+            ("d", &[]),
+        ] {
+            lab.rbd.remove_image(&lab.pool(), uid).await?;
+            assert_eq!(lab.contents()?, left, "{uid}");
+        }
         lab.no_objects().await
     })
 }

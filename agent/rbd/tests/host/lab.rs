@@ -70,6 +70,10 @@ impl Lab {
         adapter(self.dir.path(), "other")
     }
 
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn conf(&self) -> PathBuf {
         self.dir.path().join("ceph/ceph.conf")
     }

@@ -46,15 +46,16 @@ impl Local {
         Ok(Self { file: Arc::new(file), summed: Arc::default(), size: metadata.len() })
     }
 
-    /// How many bytes have to be read to know the checksum of all.
-    pub fn unsummed(&self) -> u64 {
-        self.size.saturating_sub(lock(&self.summed).to)
+    /// How many bytes have to be read to know the checksum of the first ones.
+    pub fn unsummed(&self, to: u64) -> u64 {
+        to.saturating_sub(lock(&self.summed).to)
     }
 
-    /// The checksum of all of it. What has been sent of it is not read again. `progress` is told how many bytes of it are summed.
-    pub fn sha256(&self, progress: impl FnMut(u64)) -> anyhow::Result<Sha256> {
+    /// The checksum of its first `to` bytes, or of more if more have been summed. What has been sent is not read again.
+    /// `progress` is told how many bytes are summed.
+    pub fn sum(&self, to: u64, progress: impl FnMut(u64)) -> anyhow::Result<Sha256> {
         let mut summed = lock(&self.summed);
-        summed.reach(&self.file, self.size, progress)?;
+        summed.reach(&self.file, to.min(self.size), progress)?;
         Ok(checksum(summed.hasher.clone()))
     }
 
@@ -63,7 +64,7 @@ impl Local {
         Ok(read(&self.file, 0, length(self.size, most))?)
     }
 
-    /// So many bytes of it, or those that are left. They are read, and summed, while they are sent.
+    /// So many bytes of it, or those that are left. They are read while they are sent, and summed if those before are.
     pub fn piece(&self, offset: u64, most: u64) -> (Piece, Sending) {
         let (sender, buffers) = mpsc::channel(AHEAD);
         let (failed, failure) = oneshot::channel();
@@ -89,8 +90,6 @@ fn feed(
     part: Range<u64>,
     sender: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
-    // What an upload before has sent
-    lock(summed).reach(file, part.start, |_| {})?;
     let mut at = part.start;
     while at < part.end {
         let buffer = Bytes::from(read(file, at, length(part.end - at, BUFFER))?);
@@ -214,7 +213,7 @@ mod tests {
         let local = Local::open(&path).unwrap();
         let sum = "sha256:36bbe50ed96841d10443bcb670d6554f0a34b761be67ec9c4a8ad2c0c44ca42c";
         assert_eq!((local.head(2).unwrap(), local.head(9).unwrap()), (b"ab".to_vec(), b"abcde".to_vec()));
-        for (offset, most, bytes) in [(0, 2, "ab"), (3, 9, "de"), (5, 9, "")] {
+        for (offset, most, bytes) in [(0, 2, "ab"), (3, 9, "de"), (1, 3, "bcd"), (0, 4, "abcd"), (5, 9, "")] {
             let (piece, mut sending) = local.piece(offset, most);
             assert_eq!(piece.size_hint().exact(), Some(bytes.len() as u64));
             assert_eq!(taken(piece).await.as_deref(), Some(bytes.as_bytes()));
@@ -222,8 +221,13 @@ mod tests {
             assert!(sending.failure().is_none());
         }
         // Whatever was sent of it, once, twice or not at all
-        assert_eq!(local.sha256(|_| {}).unwrap().to_string(), sum);
-        assert_eq!(Local::open(&path).unwrap().sha256(|_| {}).unwrap().to_string(), sum);
+        assert_eq!(local.unsummed(5), 1);
+        assert_eq!(local.sum(5, |_| {}).unwrap().to_string(), sum);
+        // And what another process has sent before
+        let local = Local::open(&path).unwrap();
+        local.sum(3, |_| {}).unwrap();
+        assert_eq!(taken(local.piece(3, 9).0).await.as_deref(), Some(&b"de"[..]));
+        assert_eq!((local.unsummed(5), local.sum(5, |_| {}).unwrap().to_string()), (0, sum.to_owned()));
         std::fs::write(&path, "").unwrap();
         assert!(local.head(2).is_err());
         let (piece, mut sending) = local.piece(0, 2);

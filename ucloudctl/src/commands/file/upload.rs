@@ -10,7 +10,7 @@ use super::local::Local;
 use crate::{
     cli::{FileUpload, Structured},
     content::Content,
-    ensure::ensure,
+    ensure::{ensure, staying},
     failure, output,
     progress::{Transfer, Unfinished},
     resource::Resource,
@@ -78,15 +78,20 @@ impl Wanted {
 
     /// Their checksum. Takes as long as it takes to read what has not been sent.
     pub async fn sha256(&self) -> anyhow::Result<Sha256> {
-        if let Some(sha256) = &self.promised {
-            return Ok(sha256.clone());
+        match &self.promised {
+            Some(sha256) => Ok(sha256.clone()),
+            None => self.sum(self.local.size).await,
         }
+    }
+
+    /// The checksum of so many of the first bytes.
+    async fn sum(&self, to: u64) -> anyhow::Result<Sha256> {
         let (name, local) = (self.name.clone(), Arc::clone(&self.local));
         // Where it does not keep Ctrl-C waiting
         let summed = tokio::task::spawn_blocking(move || {
-            let long = local.unsummed() > LAST;
+            let long = local.unsummed(to) > LAST;
             let progress = long.then(|| Transfer::new(format!("{name}: computing its checksum"), local.size));
-            local.sha256(|summed| progress.iter().for_each(|progress| progress.set(summed)))
+            local.sum(to, |summed| progress.iter().for_each(|progress| progress.set(summed)))
         });
         summed.await.context("the checksum was not computed")?
     }
@@ -112,14 +117,15 @@ impl Wanted {
     /// Whether the File that is there can be the one that is to be made.
     async fn check(&self, file: &Value) -> anyhow::Result<()> {
         let found = serde_json::from_value::<ucloud_types::FileSpec>(file["spec"].clone())?;
-        let same = found.size.bytes() == self.local.size
-            && match &found.sha256 {
-                Some(sha256) => *sha256 == self.sha256().await?,
+        let size = found.size.bytes();
+        let known = ["/spec/sha256", "/status/sha256"].iter().find_map(|field| file.pointer(field)?.as_str());
+        let same = size == self.local.size
+            && match known {
+                Some(known) => known == self.sha256().await?.to_string(),
                 None => true,
             };
         if !same {
-            let sum = found.sha256.map_or("any".to_owned(), |sha256| sha256.to_string());
-            return Err(self.other_bytes(found.size.bytes(), &sum));
+            return Err(self.other_bytes(size, known.unwrap_or("any")));
         }
         let pool = found.effective_pool();
         if self.pool.as_deref().is_some_and(|wanted| wanted != pool) {
@@ -150,6 +156,15 @@ impl Wanted {
 /// Whether the object is being deleted.
 pub fn is_deleting(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+/// Before an owner is made for it: waits for a File that goes with an owner of before, and refuses one of other bytes.
+pub async fn prepare(server: &Server, wanted: &Wanted) -> anyhow::Result<()> {
+    let kind = server.catalog().await?.one("files.ucloud.ungleich.ch")?;
+    match staying(server, &kind, &wanted.name, |file| wanted.is_leaving(file)).await? {
+        Some(file) => wanted.check(&file).await,
+        None => Ok(()),
+    }
 }
 
 /// Makes the File if it is missing, and sends what is missing of its bytes; answers the File.
@@ -256,10 +271,14 @@ async fn send(
         }
         let left = wanted.local.size.saturating_sub(state.offset);
         let (length, sha256) = match &wanted.promised {
-            Some(_) => (PIECE, None),
+            Some(sha256) => (PIECE, Some(sha256.clone())),
             None if left > LAST => (PIECE.min(left - LAST), None),
             None => (left, Some(wanted.sha256().await?)),
         };
+        if wanted.promised.is_none() {
+            // Before the request begins, which must not wait for it
+            wanted.sum(state.offset).await?;
+        }
         let (piece, mut sending) = wanted.local.piece(state.offset, length);
         let show = async {
             while sending.taken.changed().await.is_ok() {
