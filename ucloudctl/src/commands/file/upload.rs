@@ -80,17 +80,17 @@ impl Wanted {
     pub async fn sha256(&self) -> anyhow::Result<Sha256> {
         match &self.promised {
             Some(sha256) => Ok(sha256.clone()),
-            None => self.sum(self.local.size).await,
+            None => self.sum(self.local.size, true).await,
         }
     }
 
-    /// The checksum of so many of the first bytes.
-    async fn sum(&self, to: u64) -> anyhow::Result<Sha256> {
+    /// The checksum of so many of the first bytes. `shown`: with a progress of its own, if it takes long.
+    async fn sum(&self, to: u64, shown: bool) -> anyhow::Result<Sha256> {
         let (name, local) = (self.name.clone(), Arc::clone(&self.local));
         // Where it does not keep Ctrl-C waiting
         let summed = tokio::task::spawn_blocking(move || {
-            let long = local.unsummed(to) > LAST;
-            let progress = long.then(|| Transfer::new(format!("{name}: computing its checksum"), local.size));
+            let shown = shown && local.unsummed(to) > LAST;
+            let progress = shown.then(|| Transfer::new(format!("{name}: computing its checksum"), local.size));
             local.sum(to, |summed| progress.iter().for_each(|progress| progress.set(summed)))
         });
         summed.await.context("the checksum was not computed")?
@@ -277,7 +277,10 @@ async fn send(
         };
         if wanted.promised.is_none() {
             // Before the request begins, which must not wait for it
-            wanted.sum(state.offset).await?;
+            if wanted.local.unsummed(state.offset) > LAST {
+                progress.note("computing the checksum of what was sent before");
+            }
+            wanted.sum(state.offset, false).await?;
         }
         let (piece, mut sending) = wanted.local.piece(state.offset, length);
         let show = async {
