@@ -194,6 +194,10 @@ pub async fn upload(server: &Server, wanted: &Wanted) -> anyhow::Result<Value> {
                     return Err(error);
                 }
                 if failures >= wanted.attempts || !(failure::is_transient(&error) || failure::is_conflict(&error)) {
+                    if content.state().await.is_ok_and(|state| state.offset == 0) {
+                        // it was thrown away, or never came
+                        unfinished.finish();
+                    }
                     return Err(error);
                 }
                 progress.note(&format!("{error:#}; trying again"));
