@@ -114,6 +114,8 @@ pub fn append(
     }
     let found = hashed.finish();
     if let Err(error) = file.check(&found) {
+        // Before some of them are gone: whoever ends in the middle of it must not leave what looks like all bytes
+        image.set_metadata(RECEIVED, "0")?;
         drop(image);
         content::remove(pool, &name)?;
         return Ok(Err(error));

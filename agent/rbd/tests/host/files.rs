@@ -145,6 +145,15 @@ fn wrong_bytes_too_many_bytes_and_two_senders_are_refused() -> Result<()> {
             other => bail!("{other:?}"),
         }
         assert_eq!(lab.contents()?, [""; 0]);
+        // Also where they cannot be removed at once, none of them counts
+        let at = usize::try_from(MIB)?;
+        send(&store, file, 0, &wrong[..at]).await?;
+        let snapshot = format!("vms/{FILE}@somebodys");
+        lab.ceph("rbd", &["snap", "create", "--no-progress", &snapshot])?;
+        let kept = send(&store, file, MIB, &wrong[at..]).await;
+        assert!(matches!(kept, Err(AppendError::Host(_))), "{kept:?}");
+        assert_eq!(store.stored(file).await?, Stored::Partial(0));
+        lab.ceph("rbd", &["snap", "rm", "--no-progress", &snapshot])?;
         let mut more = source.bytes.clone();
         more.push(0);
         assert!(matches!(send(&store, file, 0, &more).await, Err(AppendError::TooMany(_))));

@@ -214,9 +214,9 @@ impl Attempt<'_> {
         }
         let file = folder::open_file(self.folder, namespace, name, &self.identity)?;
         let wanted = Wanted::new(name, Local::of(file, &self.folder.join(self.path))?, pool);
-        // What is sent may be no file any more when it is asked for: it is found again by this
-        let sum = match self.sum.take() {
-            Some(sum) => sum,
+        // It is known for the whole life of this file, and what was sent of it is found again by it
+        let sum = match &self.sum {
+            Some(sum) => sum.clone(),
             None => wanted.sha256().await?,
         };
         self.sum = Some(sum.clone());
