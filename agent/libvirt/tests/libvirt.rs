@@ -270,10 +270,8 @@ async fn the_hypervisor_says_what_it_is() -> Result<()> {
     let libvirt = lab.connect().await?;
     let facts = libvirt.facts().await?;
     assert!(facts.libvirt.split('.').count() == 3 && facts.qemu.split('.').count() == 3, "{facts:?}");
-    match facts.accelerator {
-        Accelerator::Kvm => assert_eq!(facts.accelerator_message, ""),
-        Accelerator::Tcg => assert!(facts.accelerator_message.contains("kvm"), "{facts:?}"),
-    }
+    // Why KVM runs no guests is said in QEMU's words where it is QEMU that fails, and they differ from machine to machine.
+    assert_eq!(facts.accelerator_message.is_empty(), facts.accelerator == Accelerator::Kvm, "{facts:?}");
     Ok(())
 }
 

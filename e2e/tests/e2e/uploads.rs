@@ -20,6 +20,7 @@ use crate::{Test, World};
 
 pub const TESTS: &[Test] = &[
     ("uploads::an_image_is_uploaded_across_a_kill_of_the_agent", an_image_is_uploaded_across_a_kill_of_the_agent),
+    ("uploads::an_image_that_is_made_anew_is_of_the_new_bytes", an_image_that_is_made_anew_is_of_the_new_bytes),
     ("uploads::a_file_comes_back_as_it_was", a_file_comes_back_as_it_was),
     ("uploads::what_is_dropped_into_a_folder_becomes_files", what_is_dropped_into_a_folder_becomes_files),
     ("uploads::every_command_of_the_user_guide_works", every_command_of_the_user_guide_works),
@@ -85,6 +86,24 @@ fn an_image_is_uploaded_across_a_kill_of_the_agent(world: &World) -> anyhow::Res
 fn sum(path: &Path) -> anyhow::Result<String> {
     let said = Run::of(std::process::Command::new("sha256sum").arg(path), "")?.ok()?.stdout;
     said.split(' ').next().map(str::to_owned).context("no checksum")
+}
+
+/// The File of the one before may still be there, complete, when its successor is made.
+fn an_image_that_is_made_anew_is_of_the_new_bytes(world: &World) -> anyhow::Result<()> {
+    let ucloud = &world.installation;
+    let [old, new] = ["old.raw", "new.raw"].map(|name| Ok::<_, anyhow::Error>(laptop(world)?.join(name)));
+    let (old, new) = (old?, new?);
+    fs::write(&old, vec![1; 1 << 20])?;
+    fs::write(&new, vec![2; 1 << 20])?;
+    let upload =
+        |path: &PathBuf| ucloud.ucloudctl(&["image", "upload", "anew", &path.to_string_lossy(), "--format", "raw"]);
+    upload(&old)?.ok()?;
+    upload(&new)?.failed(1, &["anew", "choose another name"])?;
+    ucloud.kubectl(&["delete", "image/anew", "--wait=false"])?.ok()?;
+    upload(&new)?.ok()?;
+    let image = ucloud.get("image/anew")?;
+    ensure!(image["status"]["sha256"] == format!("sha256:{}", sum(&new)?), "{image}");
+    ucloud.delete(&["image", "anew"])
 }
 
 fn a_file_comes_back_as_it_was(world: &World) -> anyhow::Result<()> {
