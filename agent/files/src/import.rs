@@ -5,7 +5,10 @@ use std::path::Path;
 
 use tokio::{sync::watch, task::spawn_blocking};
 use ucloud_agent_core::block_store::{ImageRequest, StoredImage};
-use ucloud_agent_import::{ImportError, Progress, finished, qcow2};
+use ucloud_agent_import::{
+    ImportError, Progress, finished, qcow2,
+    qemu_img::{Source, Target},
+};
 use ucloud_types::{Quantity, image::ImageFormat};
 
 use crate::{
@@ -26,9 +29,9 @@ impl Files {
         let fetched = self.importer.fetch(request, fetched_file.file()?, fetched_file.path(), progress).await?;
 
         let converted = staged(store, "image").await?;
-        let (from, to) = (fetched_file.path(), converted.path());
+        let to = Target::File(converted.path(), ImageFormat::Qcow2);
         let report = |part| progress.report_rest(part);
-        self.importer.convert(request, &fetched, from, to, ImageFormat::Qcow2, report).await?;
+        self.importer.convert(request.format, &fetched, Source::File(fetched_file.path()), to, report).await?;
         drop(fetched_file);
 
         let lock = self.turns.lock(store).await?;

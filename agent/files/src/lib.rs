@@ -146,14 +146,14 @@ impl BlockStore for Files {
         let _turn = turn.lock().await;
         if let Some(image) = self.image(&request.pool, &request.uid).await? {
             if let Some(claimed) = request.checksum.clone().filter(|claimed| *claimed != image.sha256) {
-                return Err(ImportError::Checksum { claimed, found: image.sha256 }.reported(request));
+                return Err(ImportError::Checksum { claimed, found: image.sha256 }.reported(&import_act(request)));
             }
             percent.send_replace(100);
             return Ok(image);
         }
         let act = import_act(request);
         let store = with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
-        self.import(&store, request, percent).await.map_err(|error| error.reported(request))
+        self.import(&store, request, percent).await.map_err(|error| error.reported(&import_act(request)))
     }
 
     async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {

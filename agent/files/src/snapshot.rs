@@ -11,7 +11,7 @@ use ucloud_agent_core::{
 use ucloud_agent_import::{
     TooLarge, finished, names,
     qcow2::{self, Header, Refused},
-    qemu_img::QemuImgError,
+    qemu_img::{QemuImgError, Source},
     snapshot_act,
     summary::summary,
 };
@@ -149,7 +149,7 @@ impl Files {
         if header.virtual_size != size {
             return Err(SnapshotError::OtherCopy);
         }
-        self.importer.qemu_img().check(staged.path(), ImageFormat::Qcow2).await?;
+        self.importer.qemu_img().check(Source::File(staged.path()), ImageFormat::Qcow2).await?;
         self.publish(store, request, staged).await
     }
 

@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Seek as _},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,10 +27,10 @@ use crate::{
     address::AddressPolicy,
     config::ImportConfig,
     error::StoreError,
-    fetch::{self, FetchError, Origin, Source, web::Web},
+    fetch::{self, FetchError, Origin, web::Web},
     hashed::Hashed,
-    inspect::{Claim, Ends, InspectError, inspect, look_raw},
-    qemu_img::{Conversion, QemuImg, QemuImgError},
+    inspect::{Claim, Ends, InspectError, check_tables, confirm, inspect, look_qcow2, look_raw},
+    qemu_img::{Conversion, QemuImg, QemuImgError, Source, Target},
     summary::summary,
 };
 
@@ -76,16 +77,15 @@ pub fn snapshot_act(SnapshotRequest { pool, disk, image_uid }: &SnapshotRequest)
 }
 
 impl ImportError {
-    /// As an answer to a caller.
-    pub fn reported(self, request: &ImageRequest) -> HostError {
-        let act = act(request);
+    /// As an answer to a caller; `act` is what could not be done.
+    pub fn reported(self, act: &str) -> HostError {
         let message = format!("cannot {act}: {}", summary(&self));
         match self {
             Self::NoSource => HostError::terminal("SourceRefused", message),
-            Self::Fetch(error) => error.reported(&act),
-            Self::Inspect(error) => error.reported(&act),
-            Self::Store(error) => error.reported(&act),
-            Self::Convert(QemuImgError::Full) => StoreError::Full.reported(&act),
+            Self::Fetch(error) => error.reported(act),
+            Self::Inspect(error) => error.reported(act),
+            Self::Store(error) => error.reported(act),
+            Self::Convert(QemuImgError::Full) => StoreError::Full.reported(act),
             Self::Checksum { .. } => HostError::terminal("ChecksumMismatch", message),
             Self::Convert(QemuImgError::TooMuchData(_)) => HostError::terminal("ImageTooLarge", message),
             Self::Convert(QemuImgError::Unreadable(_)) => HostError::terminal("ImageRefused", message).caused_by(self),
@@ -196,19 +196,26 @@ impl Importer {
         &self.qemu_img
     }
 
-    /// Converts what was fetched and found to be well into the file `to`, which is there and empty.
+    /// Converts what was fetched and found to be well.
     pub async fn convert(
         &self,
-        request: &ImageRequest,
+        format: ImageFormat,
         found: &Inspected,
-        from: &Path,
-        to: &Path,
-        into: ImageFormat,
+        from: Source<'_>,
+        to: Target<'_>,
         percent: impl FnMut(u8),
     ) -> Result<(), ImportError> {
-        let (format, virtual_size, max_data) = (request.format, found.virtual_size, self.max_source);
-        let conversion = Conversion { from, format, backing: None, to, into, virtual_size, max_data };
+        let (virtual_size, max_data) = (found.virtual_size, self.max_source);
+        let conversion = Conversion { from, format, backing: None, to, virtual_size, max_data };
         self.qemu_img.convert(conversion, percent).await.map_err(ImportError::Convert)
+    }
+
+    /// Whether so much data may be in an image.
+    pub fn check_data(&self, size: u64) -> Result<(), ImportError> {
+        if size > self.max_source.bytes() {
+            return Err(ImportError::Convert(QemuImgError::TooMuchData(self.max_source)));
+        }
+        Ok(())
     }
 
     /// Copies a disk of ours, a qcow2 file that no VM uses, with what it is a clone of, into the file `to`, which is there and
@@ -220,8 +227,9 @@ impl Importer {
         virtual_size: u64,
         to: &Path,
     ) -> Result<(), QemuImgError> {
-        let (format, into, max_data) = (ImageFormat::Qcow2, ImageFormat::Qcow2, self.max_source);
-        let conversion = Conversion { from: disk, format, backing, to, into, virtual_size, max_data };
+        let (format, max_data) = (ImageFormat::Qcow2, self.max_source);
+        let (from, to) = (Source::File(disk), Target::File(to, ImageFormat::Qcow2));
+        let conversion = Conversion { from, format, backing, to, virtual_size, max_data };
         self.qemu_img.convert(conversion, |_| {}).await
     }
 
@@ -269,14 +277,15 @@ impl Importer {
         Ok(Inspected { sha256: fetched.sha256, virtual_size })
     }
 
-    /// Where a raw source is that need not be fetched, because it is a File of this host. Other formats are read in a sandbox,
-    /// whose user has the file meanwhile, and so get a file of their own.
+    /// Where a source is that need not be fetched, because it is a File of this host: a raw one, or a qcow2 file in a pool. What else
+    /// is in files is read in a sandbox, whose user has the file meanwhile, and so gets a file of its own.
     pub async fn kept(&self, request: &ImageRequest) -> Result<Option<Kept>, ImportError> {
         let (Some(uploads), Some(upload)) = (&self.uploads, &request.source.upload) else { return Ok(None) };
-        if request.format != ImageFormat::Raw || request.compression.is_some() {
+        if request.compression.is_some() || !matches!(request.format, ImageFormat::Raw | ImageFormat::Qcow2) {
             return Ok(None);
         }
-        Ok(uploads.kept(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?)
+        let kept = uploads.kept(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?;
+        Ok(kept.filter(|kept| request.format == ImageFormat::Raw || matches!(kept, Kept::InPool(_))))
     }
 
     /// Checks and inspects a raw source that is in a file which nobody writes to.
@@ -301,15 +310,41 @@ impl Importer {
 
     /// Checks and inspects a raw source with this checksum and these ends: in the rest of it nothing is read.
     pub fn inspect_raw(&self, request: &ImageRequest, sha256: Sha256, ends: &Ends) -> Result<Inspected, ImportError> {
+        self.look(request, sha256, ends, look_raw)
+    }
+
+    /// Our own look at a qcow2 source with this checksum and these ends. What [`Self::confirm`] and [`Self::check_tables`] do
+    /// comes next.
+    pub fn look_qcow2(&self, request: &ImageRequest, sha256: Sha256, ends: &Ends) -> Result<Inspected, ImportError> {
+        self.look(request, sha256, ends, look_qcow2)
+    }
+
+    fn look(
+        &self,
+        request: &ImageRequest,
+        sha256: Sha256,
+        ends: &Ends,
+        look: impl FnOnce(&Ends, Claim, Quantity) -> Result<u64, InspectError>,
+    ) -> Result<Inspected, ImportError> {
         if ends.size > self.max_source.bytes() {
             return Err(FetchError::TooLarge(self.max_source).into());
         }
-        let virtual_size = look_raw(ends, claim(request), self.max_disk)?;
+        let virtual_size = look(ends, claim(request), self.max_disk)?;
         check_sum(request, &sha256)?;
         Ok(Inspected { sha256, virtual_size })
     }
 
-    async fn open_source(&self, request: &ImageRequest) -> Result<Source, ImportError> {
+    /// Whether qemu-img sees in a source what we have seen.
+    pub async fn confirm(&self, format: ImageFormat, found: &Inspected, source: OwnedFd) -> Result<(), ImportError> {
+        Ok(confirm(Source::Socket(source), format, found.virtual_size, &self.qemu_img).await?)
+    }
+
+    /// Whether the tables of a source are sound.
+    pub async fn check_tables(&self, format: ImageFormat, source: OwnedFd) -> Result<(), ImportError> {
+        Ok(check_tables(Source::Socket(source), format, &self.qemu_img).await?)
+    }
+
+    async fn open_source(&self, request: &ImageRequest) -> Result<fetch::Source, ImportError> {
         let source = &request.source;
         match (&source.http, &source.file, &source.upload) {
             (Some(http), None, None) => Ok(self.web.open(&http.url).await?),
@@ -317,7 +352,7 @@ impl Importer {
                 let Some(uploads) = &self.uploads else { return Err(ImportError::NoSource) };
                 let opened = uploads.open(&request.namespace, &upload.file).await.map_err(FetchError::Upload)?;
                 let name = format!("{}/{}", request.namespace, upload.file);
-                Ok(Source { size: Some(opened.size), name, bytes: Origin::Upload(opened.bytes, opened.sha256) })
+                Ok(fetch::Source { size: Some(opened.size), name, bytes: Origin::Upload(opened.bytes, opened.sha256) })
             }
             (None, Some(file), None) => {
                 let (import_dir, namespace, name) =

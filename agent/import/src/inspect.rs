@@ -18,7 +18,7 @@ use crate::{
     format::{self, Detected},
     header::{self, LookError},
     qcow2::{self, Header},
-    qemu_img::{QemuImg, QemuImgError},
+    qemu_img::{QemuImg, QemuImgError, Source},
     summary::summary,
     vdi, vhdx, vmdk,
 };
@@ -108,15 +108,34 @@ pub async fn inspect(source: &Path, claim: Claim, max_disk: Quantity, qemu_img: 
     })
     .await;
     let virtual_size = looked.map_err(|error| StoreError::new("read the source", io::Error::other(error)))??;
-    let info = qemu_img.info(source, claim.format).await.map_err(judged)?;
+    confirm(Source::File(source), claim.format, virtual_size, qemu_img).await?;
+    check_tables(Source::File(source), claim.format, qemu_img).await?;
+    Ok(virtual_size)
+}
+
+/// Whether qemu-img sees what we have seen.
+pub async fn confirm(
+    source: Source<'_>,
+    format: ImageFormat,
+    virtual_size: u64,
+    qemu_img: &QemuImg,
+) -> Result<(), InspectError> {
+    let info = qemu_img.info(source, format).await.map_err(judged)?;
     if info.backing_filename.is_some() || info.virtual_size != virtual_size {
         return Err(InspectError::Ambiguous);
     }
-    // The tables of a vmdk were followed already, and raw files have none.
-    if matches!(claim.format, ImageFormat::Qcow2 | ImageFormat::Vhdx | ImageFormat::Vdi) {
-        qemu_img.check(source, claim.format).await.map_err(judged)?;
+    Ok(())
+}
+
+/// Whether the tables of the source are sound.
+pub async fn check_tables(source: Source<'_>, format: ImageFormat, qemu_img: &QemuImg) -> Result<(), InspectError> {
+    match format {
+        ImageFormat::Qcow2 | ImageFormat::Vhdx | ImageFormat::Vdi => {
+            qemu_img.check(source, format).await.map_err(judged)
+        }
+        // Those of a vmdk were followed already, and raw files have none.
+        ImageFormat::Vmdk | ImageFormat::Raw => Ok(()),
     }
-    Ok(virtual_size)
 }
 
 fn judged(error: QemuImgError) -> InspectError {
@@ -177,18 +196,13 @@ fn look(file: &File, claim: Claim, max_disk: Quantity) -> Result<u64, InspectErr
     ends.check(claim)?;
     let (size, max) = (ends.size, max_disk.bytes());
     let virtual_size = match claim.format {
-        ImageFormat::Qcow2 => {
-            let header = Header::parse(&ends.head)?;
-            header.check_complete(size, max)?;
-            header.virtual_size
-        }
+        ImageFormat::Raw => return raw_size(size, max_disk),
+        ImageFormat::Qcow2 => return qcow2_size(&ends, max_disk),
         ImageFormat::Vmdk => vmdk::check(file, size, max)?,
         ImageFormat::Vhdx => vhdx::check(file, size, max)?,
         ImageFormat::Vdi => vdi::check(file, size, max)?,
-        ImageFormat::Raw => return raw_size(size, max_disk),
     };
-    // Disks are made of sectors.
-    Ok(virtual_size.next_multiple_of(512))
+    Ok(whole_sectors(virtual_size))
 }
 
 /// All that a raw disk needs, in which QEMU would read nothing.
@@ -197,9 +211,26 @@ pub fn look_raw(ends: &Ends, claim: Claim, max_disk: Quantity) -> Result<u64, In
     raw_size(ends.size, max_disk)
 }
 
+/// Our own look at a qcow2 file, of which the header tells all that we want to know.
+pub fn look_qcow2(ends: &Ends, claim: Claim, max_disk: Quantity) -> Result<u64, InspectError> {
+    ends.check(claim)?;
+    qcow2_size(ends, max_disk)
+}
+
+fn qcow2_size(ends: &Ends, max_disk: Quantity) -> Result<u64, InspectError> {
+    let header = Header::parse(&ends.head)?;
+    header.check_complete(ends.size, max_disk.bytes())?;
+    Ok(whole_sectors(header.virtual_size))
+}
+
+/// Disks are made of sectors.
+fn whole_sectors(size: u64) -> u64 {
+    size.next_multiple_of(512)
+}
+
 fn raw_size(size: u64, max_disk: Quantity) -> Result<u64, InspectError> {
     if size > max_disk.bytes() {
         return Err(InspectError::TooLarge(Quantity::from_bytes(size), max_disk));
     }
-    Ok(size.next_multiple_of(512))
+    Ok(whole_sectors(size))
 }

@@ -14,6 +14,7 @@ mod header;
 mod import;
 mod inspect;
 pub mod names;
+pub mod nbd;
 pub mod qcow2;
 pub mod qemu_img;
 mod sandbox;

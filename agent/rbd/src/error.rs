@@ -4,7 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 use ucloud_agent_core::{HostError, block_store::RbdPool};
-use ucloud_agent_import::{StoreError, TooLarge, summary::summary};
+use ucloud_agent_import::{ImportError, StoreError, TooLarge, summary::summary};
 use ucloud_types::Quantity;
 
 /// A call to Ceph that failed.
@@ -75,6 +75,9 @@ pub enum RbdError {
     /// The file with the image's bytes fails.
     #[error(transparent)]
     Scratch(#[from] StoreError),
+    /// The disk in an image's source cannot be had.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// What Ceph has answered makes no sense to us.
     #[error("Ceph's answer to {0} cannot be read")]
     Answer(&'static str, #[source] serde_json::Error),
@@ -91,6 +94,9 @@ impl RbdError {
 
     /// As an answer to a caller; `act` is what could not be done.
     pub fn reported(self, act: &str, pool: &RbdPool) -> HostError {
+        if let Self::Import(error) = self {
+            return error.reported(act);
+        }
         let (reason, advice) = match &self {
             Self::Ceph(error) => advise(error, pool),
             Self::Full => ("StorageFull", Some("remove images or VMs that are not needed, or enlarge it".to_owned())),
@@ -111,7 +117,7 @@ impl RbdError {
             Self::OtherImage => ("DiskMismatch", None),
             Self::NoSize => ("SizeMissing", None),
             Self::InUse => ("DiskInUse", None),
-            Self::Scratch(_) => ("ImportFailed", None),
+            Self::Scratch(_) | Self::Import(_) => ("ImportFailed", None),
             Self::Answer(..) => ("StorageFailed", None),
         };
         let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();

@@ -9,6 +9,8 @@
 //! An Image of a raw File is a clone of the File's snapshot. So the bytes are there once, and a File that goes is a content from then
 //! on, and stays as long as there are clones of it.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use nix::errno::Errno;
 use tokio::sync::mpsc;
@@ -21,7 +23,7 @@ use ucloud_types::{Quantity, image::Sha256};
 
 use crate::{
     cluster::IoCtx,
-    content::{self, CHUNK, PUBLISHED, write_back, write_sparse},
+    content::{self, CHUNK, PUBLISHED, Writer},
     error::{CephError, RbdError},
     image::{Access, Image, present},
     names,
@@ -32,8 +34,9 @@ const RECEIVED: &str = "ucloud.received";
 /// The metadata of a File that is complete: the checksum of all of it. A clone has the metadata of what it is a clone of, and is not
 /// whole for that.
 const COMPLETE: &str = "ucloud.complete";
-/// Whenever so much has come, it is made sure that it is kept.
-const COMMIT: u64 = 128 << 20;
+/// So often it is made sure that what has come is kept. Meanwhile nothing is written, so that it costs the fast, and not the slow,
+/// whose bytes are worth more time.
+const COMMIT: Duration = Duration::from_secs(10);
 
 /// What there is of the File with this name; none if there is nothing.
 pub fn stored(pool: &IoCtx, name: &str) -> Result<Option<Stored>, CephError> {
@@ -56,6 +59,15 @@ fn checksum(image: &Image<'_>) -> Result<Option<Sha256>, CephError> {
 pub fn open_complete<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<(Image<'a>, Sha256)>, CephError> {
     let Some(image) = present(pool.open(name, Access::Read))? else { return Ok(None) };
     Ok(checksum(&image)?.map(|sha256| (image, sha256)))
+}
+
+/// Opens the File with this name, if it is complete. As long as it is open, nobody removes it.
+pub fn hold<'a>(pool: &'a IoCtx, name: &str) -> Result<Option<Image<'a>>, CephError> {
+    match open_complete(pool, name)? {
+        // Opening it for reading shows nobody that we are there
+        Some(_) => present(pool.open(name, Access::Write)),
+        None => Ok(None),
+    }
 }
 
 /// How many bytes there are of the File with this name, of a complete one up to the end of the last sector; none if there is
@@ -159,9 +171,8 @@ fn take(
     most: u64,
     mut bytes: mpsc::Receiver<Bytes>,
 ) -> Result<bool, CephError> {
-    write_back(image)?;
-    let mut chunk = Vec::with_capacity(CHUNK);
-    let (mut written, mut kept) = (hashed.size(), hashed.size());
+    let mut writer = Writer::new(image, hashed.size())?;
+    let (mut kept, mut last) = (hashed.size(), Instant::now());
     let mut too_many = false;
     while let Some(bytes) = bytes.blocking_recv() {
         if hashed.size() + bytes.len() as u64 > most {
@@ -169,28 +180,17 @@ fn take(
             break;
         }
         hashed.update(&bytes);
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            // Up to the ends of objects, so that each is written once
-            let room = usize::try_from(CHUNK as u64 - written % CHUNK as u64).unwrap_or(CHUNK) - chunk.len();
-            let (next, behind) = rest.split_at(rest.len().min(room));
-            chunk.extend_from_slice(next);
-            rest = behind;
-            if next.len() == room {
-                write_sparse(image, written, &chunk)?;
-                written += chunk.len() as u64;
-                chunk.clear();
-                if written - kept >= COMMIT {
-                    keep(image, written)?;
-                    kept = written;
-                }
-            }
+        writer.add(&bytes)?;
+        if last.elapsed() >= COMMIT {
+            writer.put()?;
+            kept = writer.written();
+            keep(image, kept)?;
+            last = Instant::now();
         }
     }
-    write_sparse(image, written, &chunk)?;
-    written += chunk.len() as u64;
-    if written > kept {
-        keep(image, written)?;
+    writer.put()?;
+    if writer.written() > kept {
+        keep(image, writer.written())?;
     }
     Ok(too_many)
 }

@@ -10,6 +10,7 @@
 mod check;
 mod cluster;
 mod content;
+mod convert;
 mod disk;
 mod error;
 mod file;
@@ -27,6 +28,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -47,7 +49,9 @@ use ucloud_agent_core::{
     file_store::FileRequest,
 };
 use ucloud_agent_import::{
-    Ends, ImportError, Importer, Inspected, Kept, Progress, StoreError, act as import_act, names as safe, snapshot_act,
+    Ends, ImportError, Importer, Inspected, Kept, Progress, StoreError, act as import_act, names as safe,
+    qemu_img::{self, Target},
+    snapshot_act,
 };
 use ucloud_types::{
     Quantity,
@@ -106,20 +110,16 @@ impl Rbd {
         Ok(())
     }
 
-    /// The disk that an image holds, raw, in a file without a name.
-    async fn fetch(&self, request: &ImageRequest, progress: Progress<'_>) -> Result<(File, Inspected), ImportError> {
+    /// Fetches the source of an image.
+    async fn fetch(&self, request: &ImageRequest, progress: Progress<'_>) -> Result<(Source, Inspected), ImportError> {
         let fetched = self.scratch("source-")?;
         let file = fetched.reopen().map_err(unmade)?;
         let found = self.importer.fetch(request, file.into(), fetched.path(), progress).await?;
-        if request.format == ImageFormat::Raw {
+        Ok(match request.format {
             // Whatever it holds, it is never opened as anything but raw.
-            return Ok((fetched.into_file(), found));
-        }
-        let raw = self.scratch("raw-")?;
-        let (from, to) = (fetched.path(), raw.path());
-        let report = |part| progress.report_rest(part / 2);
-        self.importer.convert(request, &found, from, to, ImageFormat::Raw, report).await?;
-        Ok((raw.into_file(), found))
+            ImageFormat::Raw => (Source::Raw(fetched.into_file()), found),
+            format => (Source::Packed(Packed::Here(fetched), format), found),
+        })
     }
 
     fn scratch(&self, prefix: &str) -> Result<NamedTempFile, StoreError> {
@@ -133,34 +133,93 @@ impl Rbd {
         percent: &watch::Sender<u8>,
         turn: OwnedMutexGuard<()>,
     ) -> Result<StoredImage, HostError> {
-        let act = import_act(request);
         let progress = Progress(percent);
-        let (raw, found) = match self.importer.kept(request).await.map_err(|error| error.reported(request))? {
+        let reported = |error: ImportError| error.reported(&import_act(request));
+        let fetched = match self.importer.kept(request).await.map_err(reported)? {
+            Some(Kept::InPool(file)) if request.format == ImageFormat::Qcow2 => {
+                return self.unpack(request, file, percent, turn).await;
+            }
             Some(Kept::InPool(file)) if file.pool.backend == request.pool.backend => {
                 return self.take_over(request, file, percent, turn).await;
             }
-            Some(Kept::Here(file)) => self.importer.inspect_here(request, file, progress).await,
+            Some(Kept::Here(file)) => {
+                let inspected = self.importer.inspect_here(request, file, progress).await;
+                inspected.map(|(file, found)| (Source::Raw(file), found))
+            }
             Some(Kept::InPool(_)) | None => self.fetch(request, progress).await,
-        }
-        .map_err(|error| error.reported(request))?;
+        };
+        let (source, found) = fetched.map_err(reported)?;
+        self.keep(request, source, found, percent, turn).await
+    }
+
+    /// Makes an image of what is in a source.
+    async fn keep(
+        &self,
+        request: &ImageRequest,
+        source: Source,
+        found: Inspected,
+        percent: &watch::Sender<u8>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<StoredImage, HostError> {
         let content_turn = self.pools.turn(&request.pool, found.sha256.hex()).lock_owned().await;
         let (sha256, size, uid) = (found.sha256.clone(), found.virtual_size, request.uid.clone());
-        let told = percent.clone();
+        let (told, importer, inspected) = (percent.clone(), Arc::clone(&self.importer), found.clone());
         self.pools
-            .with_pool(&request.pool, &act, move |pool, _| {
+            .with_pool(&request.pool, &import_act(request), move |pool, _| {
                 let _turns = (turn, content_turn);
-                let report = |part| {
-                    Progress(&told).report_rest(50 + part / 2);
-                    if told.is_closed() { Err(RbdError::Abandoned) } else { Ok(()) }
-                };
                 // Open until the Image is made, so that nobody takes it for left over.
-                let fill = |image: &image::Image<'_>| content::fill(image, raw, report);
+                let fill = |image: &image::Image<'_>| source.fill(image, importer, inspected, &told);
                 let content = content::ensure_content(pool, &sha256, size, fill)?;
                 content::make_clone(pool, (content.name(), &sha256), &names::image(&uid), |_| Ok(())).map(drop)
             })
             .await?;
-        progress.report(100);
+        Progress(percent).report(100);
         Ok(StoredImage { sha256: found.sha256, virtual_size: Quantity::from_bytes(found.virtual_size) })
+    }
+
+    /// What is to be known of a File that is in a pool before it is made an image.
+    async fn look(&self, request: &ImageRequest, file: &FileRequest) -> Result<(Sha256, Ends), HostError> {
+        let (act, name, size) = (import_act(request), names::file(&file.uid), file.size);
+        let looked = self.pools.with_pool(&file.pool, &act, move |pool, _| file::look(pool, &name, size)).await?;
+        looked.ok_or_else(|| file.incomplete())
+    }
+
+    /// Makes an image of a qcow2 File that is in a pool: it is read where it is.
+    async fn unpack(
+        &self,
+        request: &ImageRequest,
+        file: FileRequest,
+        percent: &watch::Sender<u8>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<StoredImage, HostError> {
+        let (act, format) = (import_act(request), request.format);
+        let reported = &|error: ImportError| error.reported(&act);
+        let (sha256, ends) = self.look(request, &file).await?;
+        let found = self.importer.look_qcow2(request, sha256, &ends).map_err(reported)?;
+        let confirm = async |source| self.importer.confirm(format, &found, source).await.map_err(reported);
+        self.lend(&file, &act, confirm).await?;
+        let check = async |source| self.importer.check_tables(format, source).await.map_err(reported);
+        self.lend(&file, &act, check).await?;
+        let keep = async |source| {
+            let source = Source::Packed(Packed::InPool(source), format);
+            self.keep(request, source, found.clone(), percent, turn).await
+        };
+        self.lend(&file, &act, keep).await
+    }
+
+    /// Does `work` with a socket by which it can read a File that is complete. As long as it does, nobody removes that.
+    async fn lend<T>(
+        &self,
+        file: &FileRequest,
+        act: &str,
+        work: impl AsyncFnOnce(OwnedFd) -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        let (ours, theirs) = UnixStream::pair().map_err(|error| convert::no_socket(error).reported(act))?;
+        let name = names::file(&file.uid);
+        let serving = self.pools.with_pool(&file.pool, act, move |pool, _| convert::serve_file(pool, &name, &ours));
+        let (served, done) = tokio::join!(serving, work(theirs.into()));
+        // Where it cannot be read, the work fails for that
+        served.and(done)
     }
 
     /// Makes an image of a raw File that is in the same pool, as a clone of it, or of the content that has the same bytes: none of
@@ -173,15 +232,10 @@ impl Rbd {
         turn: OwnedMutexGuard<()>,
     ) -> Result<StoredImage, HostError> {
         let act = import_act(request);
-        let (name, size) = (names::file(&file.uid), file.size);
-        let looked = {
-            let name = name.clone();
-            self.pools.with_pool(&request.pool, &act, move |pool, _| file::look(pool, &name, size)).await?
-        };
-        let (sha256, ends): (Sha256, Ends) = looked.ok_or_else(|| file.incomplete())?;
-        let found = self.importer.inspect_raw(request, sha256, &ends).map_err(|error| error.reported(request))?;
+        let (sha256, ends) = self.look(request, &file).await?;
+        let found = self.importer.inspect_raw(request, sha256, &ends).map_err(|error| error.reported(&act))?;
         let content_turn = self.pools.turn(&request.pool, found.sha256.hex()).lock_owned().await;
-        let (sha256, uid) = (found.sha256.clone(), request.uid.clone());
+        let (sha256, uid, name) = (found.sha256.clone(), request.uid.clone(), names::file(&file.uid));
         self.pools
             .with_pool(&request.pool, &act, move |pool, _| {
                 let _turns = (turn, content_turn);
@@ -195,6 +249,63 @@ impl Rbd {
             .await?;
         percent.send_replace(100);
         Ok(StoredImage { sha256: found.sha256, virtual_size: Quantity::from_bytes(found.virtual_size) })
+    }
+}
+
+/// The source of an image.
+enum Source {
+    /// A disk.
+    Raw(File),
+    /// A file of another format.
+    Packed(Packed, ImageFormat),
+}
+
+/// Where a file of another format than raw is.
+enum Packed {
+    /// It was fetched.
+    Here(NamedTempFile),
+    /// It is a File that is read through a socket.
+    InPool(OwnedFd),
+}
+
+impl Source {
+    /// Writes the disk that is in it to an image that holds nothing yet.
+    fn fill(
+        self,
+        image: &image::Image<'_>,
+        importer: Arc<Importer>,
+        found: Inspected,
+        told: &watch::Sender<u8>,
+    ) -> Result<(), RbdError> {
+        let wanted = || if told.is_closed() { Err(RbdError::Abandoned) } else { Ok(()) };
+        match self {
+            Self::Raw(file) => content::fill(image, file, |part| {
+                Progress(told).report_rest(part);
+                wanted()
+            }),
+            Self::Packed(packed, format) => {
+                let limit = Arc::clone(&importer);
+                let check = |data| {
+                    wanted()?;
+                    Ok(limit.check_data(data)?)
+                };
+                let told = told.clone();
+                convert::fill(image, found.virtual_size, check, |socket| async move {
+                    let report = |part| Progress(&told).report_rest(part);
+                    let to = Target::Socket(socket);
+                    match packed {
+                        Packed::Here(file) => {
+                            let from = qemu_img::Source::File(file.path());
+                            importer.convert(format, &found, from, to, report).await
+                        }
+                        Packed::InPool(socket) => {
+                            let from = qemu_img::Source::Socket(socket);
+                            importer.convert(format, &found, from, to, report).await
+                        }
+                    }
+                })
+            }
+        }
     }
 }
 
@@ -228,7 +339,7 @@ impl BlockStore for Rbd {
         let turn = self.pools.turn(&request.pool, &request.uid).lock_owned().await;
         if let Some(image) = self.image(&request.pool, &request.uid).await? {
             if let Some(claimed) = request.checksum.clone().filter(|claimed| *claimed != image.sha256) {
-                return Err(ImportError::Checksum { claimed, found: image.sha256 }.reported(request));
+                return Err(ImportError::Checksum { claimed, found: image.sha256 }.reported(&import_act(request)));
             }
             percent.send_replace(100);
             return Ok(image);

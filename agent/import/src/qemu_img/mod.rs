@@ -6,13 +6,17 @@ mod verdict;
 use std::{
     fs::Metadata,
     io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
@@ -43,6 +47,11 @@ const STALL: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_secs(2);
 /// Longest output that is kept.
 const OUTPUT: u64 = 1 << 20;
+/// Where qemu-img finds the sockets of what it reads and writes.
+const SOURCE_SOCKET: i32 = 3;
+const TARGET_SOCKET: i32 = 4;
+/// Fewer zeros than these in a row are written as other bytes are: to leave them out would cost more than it saves.
+const SPARSE: &str = "64k";
 /// What a qcow2 file may have besides its data: tables, and what is rounded up.
 const TABLES: u64 = 64 << 20;
 
@@ -85,23 +94,48 @@ pub struct Info {
     pub backing_filename: Option<String>,
 }
 
+/// What qemu-img reads.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// The file.
+    File(&'a Path),
+    /// The file that somebody [serves](crate::nbd::serve) through this socket; none of a format that may consist of several.
+    Socket(OwnedFd),
+}
+
+/// Where a conversion writes to.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// To the file, which must be there, a disk of this format: raw or qcow2.
+    File(&'a Path, ImageFormat),
+    /// To a raw disk that holds nothing but zeros.
+    Socket(Socket),
+}
+
+/// A connection to somebody who [serves](crate::nbd::serve) a disk.
+#[derive(Debug)]
+pub struct Socket {
+    /// qemu-img's end of it. The other one sees the end when qemu-img has gone.
+    pub connection: OwnedFd,
+    /// How many bytes were moved so far, as the other end counts them.
+    pub moved: Arc<AtomicU64>,
+}
+
 /// A conversion.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Conversion<'a> {
     /// What is read.
-    pub from: &'a Path,
+    pub from: Source<'a>,
     /// Its format.
     pub format: ImageFormat,
-    /// What it is a clone of: a qcow2 file that everybody may read, which is no clone itself. Only of a qcow2 file; where there
-    /// is none, one that the file may name is looked for in vain.
+    /// What it is a clone of: a qcow2 file that everybody may read, which is no clone itself. Only of a file that is qcow2; where
+    /// there is none, one that the file may name is looked for in vain.
     pub backing: Option<&'a Path>,
-    /// The file that is written, which must be there.
-    pub to: &'a Path,
-    /// The format that it is to have, raw or qcow2.
-    pub into: ImageFormat,
+    /// What is written.
+    pub to: Target<'a>,
     /// The size of the disk that is in both.
     pub virtual_size: u64,
-    /// The most data that the disk may hold.
+    /// The most data that the disk may hold. Of a socket, whoever is at its other end sees to that.
     pub max_data: Quantity,
 }
 
@@ -110,38 +144,59 @@ pub struct Conversion<'a> {
 pub struct QemuImg(pub PathBuf);
 
 impl QemuImg {
-    /// What the file is.
-    pub async fn info(&self, file: &Path, format: ImageFormat) -> Result<Info, QemuImgError> {
-        let said = self.read(file, QUICK, &["info", "--output=json", "-f", format.as_str(), SOURCE]).await?;
+    /// What the source is.
+    pub async fn info(&self, source: Source<'_>, format: ImageFormat) -> Result<Info, QemuImgError> {
+        let said = self.read(source, format, QUICK, &["info", "--output=json"]).await?;
         serde_json::from_slice(&said).map_err(|error| QemuImgError::Failed(error.to_string()))
     }
 
-    /// Whether all tables of a file are consistent, and point into the file. Clusters that nothing uses (leaks) are
+    /// Whether all tables of a source are consistent, and point into the file. Clusters that nothing uses (leaks) are
     /// no harm.
-    pub async fn check(&self, file: &Path, format: ImageFormat) -> Result<(), QemuImgError> {
-        self.read(file, CHECK, &["check", "-q", "-f", format.as_str(), SOURCE]).await.map(drop)
+    pub async fn check(&self, source: Source<'_>, format: ImageFormat) -> Result<(), QemuImgError> {
+        self.read(source, format, CHECK, &["check", "-q"]).await.map(drop)
     }
 
     /// Copies a disk. `percent` is told how far it is.
     pub async fn convert(&self, conversion: Conversion<'_>, mut percent: impl FnMut(u8)) -> Result<(), QemuImgError> {
-        let Conversion { from, format, backing, to, into, virtual_size, max_data } = conversion;
-        let file_size = match into {
-            ImageFormat::Raw => virtual_size,
-            _ => max_data.bytes().saturating_add(virtual_size / 1024).saturating_add(TABLES),
-        };
+        let Conversion { from, format, backing, to, virtual_size, max_data } = conversion;
         let user = sandbox::stranger();
-        let mut lent =
-            vec![Lent::new(from, SOURCE, Access::Read, user).await?, Lent::new(to, TARGET, Access::Write, user).await?];
+        let source = from.arguments(format);
+        let (mut lent, mut sockets) = from.give(user).await?;
         lent.extend(backing.map(|backing| Lent::shared(backing, BACKING)));
+        let file_size = match &to {
+            Target::File(_, ImageFormat::Raw) => virtual_size,
+            Target::File(..) => max_data.bytes().saturating_add(virtual_size / 1024).saturating_add(TABLES),
+            Target::Socket(_) => 0,
+        };
+        if let Target::File(to, _) = to {
+            lent.push(Lent::new(to, TARGET, Access::Write, user).await?);
+        }
         let mut command = sandbox::command(&self.0, user, &lent, Limits { cpu: CONVERT_CPU, file_size })?;
-        command.args(["convert", "-p", "-O", into.as_str()]);
+        command.args(["convert", "-p"]);
+        match to {
+            Target::File(_, into) => command.args(["-O", into.as_str()]),
+            Target::Socket(_) => command.args(["-n", "--target-is-zero", "-S", SPARSE, "-O", "raw"]),
+        };
         match backing {
             // Whatever the file itself says that it is a clone of
             Some(_) => command.arg(clone_of_backing()),
-            None => command.args(["-f", format.as_str(), SOURCE]),
+            None => command.args(source),
         };
-        command.arg(TARGET);
+        let written = match to {
+            Target::File(to, _) => {
+                command.arg(TARGET);
+                Written::File(to, max_data)
+            }
+            Target::Socket(Socket { connection, moved }) => {
+                command.arg(behind_socket(ImageFormat::Raw, TARGET_SOCKET));
+                sockets.push(FdMapping { parent_fd: connection, child_fd: TARGET_SOCKET });
+                Written::Socket(moved)
+            }
+        };
+        command.fd_mappings(sockets).map_err(io::Error::other)?;
         let mut qemu_img = spawn(&mut command)?;
+        // It has our copy of the socket
+        drop(command);
         let (stdout, stderr) = qemu_img.output();
         let reached = AtomicU8::new(0);
         let mut progress = |now| {
@@ -154,11 +209,11 @@ impl QemuImg {
                 Ok(ended) => ended.map_err(Into::into).and_then(|((), said, status)| judge(status, &said)),
                 Err(_) => Err(QemuImgError::Limits("it took too long")),
             },
-            error = watch(to, max_data, &reached) => Err(error),
+            error = watch(&written, &reached) => Err(error),
         };
         let ended = match ended {
             // It may have been done before anybody looked.
-            Ok(()) => check_data(&tokio::fs::metadata(to).await?, max_data),
+            Ok(()) => written.look().await.map(drop),
             error => error,
         };
         if ended.is_err() {
@@ -192,32 +247,49 @@ impl QemuImg {
         self.write(file, &["resize", "-q", &alone, &size.to_string()]).await
     }
 
-    async fn read(&self, file: &Path, patience: Duration, arguments: &[&str]) -> Result<Vec<u8>, QemuImgError> {
-        self.run(file, (SOURCE, Access::Read), Limits { cpu: patience, file_size: 0 }, arguments).await
+    async fn read(
+        &self,
+        source: Source<'_>,
+        format: ImageFormat,
+        patience: Duration,
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, QemuImgError> {
+        let user = sandbox::stranger();
+        let named = source.arguments(format);
+        let (lent, sockets) = source.give(user).await?;
+        let limits = Limits { cpu: patience, file_size: 0 };
+        let mut command = sandbox::command(&self.0, user, &lent, limits)?;
+        command.args(arguments).args(named).fd_mappings(sockets).map_err(io::Error::other)?;
+        run(command, lent, limits.cpu).await
     }
 
     async fn write(&self, file: &Path, arguments: &[&str]) -> Result<(), QemuImgError> {
         let length = tokio::fs::metadata(file).await?.len();
         // The tables of the largest disk.
         let limits = Limits { cpu: QUICK, file_size: length.saturating_add(16 * TABLES) };
-        self.run(file, (TARGET, Access::Write), limits, arguments).await.map(drop)
-    }
-
-    async fn run(
-        &self,
-        file: &Path,
-        (name, access): (&'static str, Access),
-        limits: Limits,
-        arguments: &[&str],
-    ) -> Result<Vec<u8>, QemuImgError> {
         let user = sandbox::stranger();
-        let lent = vec![Lent::new(file, name, access, user).await?];
+        let lent = vec![Lent::new(file, TARGET, Access::Write, user).await?];
         let mut command = sandbox::command(&self.0, user, &lent, limits)?;
         command.args(arguments);
-        let ended = run(command, limits.cpu).await;
-        Lent::take_back(lent).await;
-        let (status, stdout, stderr) = ended?;
-        judge(status, &stderr).map(|()| stdout)
+        run(command, lent, limits.cpu).await.map(drop)
+    }
+}
+
+impl Source<'_> {
+    /// The words for it.
+    fn arguments(&self, format: ImageFormat) -> Vec<String> {
+        match self {
+            Self::File(_) => ["-f", format.as_str(), SOURCE].map(str::to_owned).to_vec(),
+            Self::Socket(_) => vec![behind_socket(format, SOURCE_SOCKET)],
+        }
+    }
+
+    /// Gives it to the user in the sandbox.
+    async fn give(self, user: u32) -> io::Result<(Vec<Lent>, Vec<FdMapping>)> {
+        Ok(match self {
+            Self::File(path) => (vec![Lent::new(path, SOURCE, Access::Read, user).await?], Vec::new()),
+            Self::Socket(socket) => (Vec::new(), vec![FdMapping { parent_fd: socket, child_fd: SOURCE_SOCKET }]),
+        })
     }
 }
 
@@ -226,6 +298,12 @@ fn clone_of_backing() -> String {
     let file = |name| format!(r#""file":{{"driver":"file","filename":"{name}"}}"#);
     let backing = format!(r#"{{"driver":"qcow2","backing":null,{}}}"#, file(BACKING));
     format!(r#"json:{{"driver":"qcow2","backing":{backing},{}}}"#, file(SOURCE))
+}
+
+/// What is of this format behind the socket.
+fn behind_socket(format: ImageFormat, socket: i32) -> String {
+    let file = format!(r#"{{"driver":"nbd","server":{{"type":"fd","str":"{socket}"}}}}"#);
+    format!(r#"json:{{"driver":"{}","file":{file}}}"#, format.as_str())
 }
 
 fn spawn(command: &mut Command) -> Result<Running, QemuImgError> {
@@ -237,8 +315,15 @@ fn spawn(command: &mut Command) -> Result<Running, QemuImgError> {
     })
 }
 
-async fn run(mut command: Command, patience: Duration) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), QemuImgError> {
-    let mut qemu_img = spawn(&mut command)?;
+async fn run(mut command: Command, lent: Vec<Lent>, patience: Duration) -> Result<Vec<u8>, QemuImgError> {
+    let ended = wait(&mut command, patience).await;
+    Lent::take_back(lent).await;
+    let (status, stdout, stderr) = ended?;
+    judge(status, &stderr).map(|()| stdout)
+}
+
+async fn wait(command: &mut Command, patience: Duration) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), QemuImgError> {
+    let mut qemu_img = spawn(command)?;
     let (stdout, stderr) = qemu_img.output();
     let ended = timeout(patience, async { tokio::try_join!(qemu_img.wait(), gather(stdout), gather(stderr)) }).await;
     let Ok(ended) = ended else {
@@ -277,19 +362,41 @@ fn last_percent(said: &[u8]) -> Option<u8> {
     number.split('.').next()?.parse().ok().filter(|percent| *percent <= 100)
 }
 
-/// Ends when the file holds too much, or when for [`STALL`] nothing was written to it, and the percentage did not grow
+/// What is written, as it can be seen from here.
+enum Written<'a> {
+    /// A file, and how much it may hold.
+    File(&'a Path, Quantity),
+    /// How much was written to a socket.
+    Socket(Arc<AtomicU64>),
+}
+
+impl Written<'_> {
+    /// What changes when something is written.
+    async fn look(&self) -> Result<[i128; 4], QemuImgError> {
+        match self {
+            Self::File(file, max_data) => {
+                let file = tokio::fs::metadata(file).await?;
+                check_data(&file, *max_data)?;
+                Ok([file.len().into(), file.blocks().into(), file.mtime().into(), file.mtime_nsec().into()])
+            }
+            Self::Socket(moved) => Ok([moved.load(Ordering::Relaxed).into(), 0, 0, 0]),
+        }
+    }
+}
+
+/// Ends when too much was written, or when for [`STALL`] nothing was written, and the percentage did not grow
 /// either. (One percent of a large image may take longer than that, and of one that is empty nothing is written at all.)
-async fn watch(file: &Path, max_data: Quantity, reached: &AtomicU8) -> QemuImgError {
+async fn watch(written: &Written<'_>, reached: &AtomicU8) -> QemuImgError {
     let mut ticks = interval(LOOK);
     let (mut last, mut idle) = (None, Duration::ZERO);
     while idle <= STALL {
         ticks.tick().await;
-        let metadata = tokio::fs::metadata(file).await.ok();
-        if let Some(Err(error)) = metadata.as_ref().map(|metadata| check_data(metadata, max_data)) {
-            return error;
-        }
-        let written = metadata.map(|file| (file.len(), file.blocks(), file.mtime(), file.mtime_nsec()));
-        let now = Some((reached.load(Ordering::Relaxed), written));
+        let looked = match written.look().await {
+            Ok(looked) => Some(looked),
+            Err(error @ QemuImgError::TooMuchData(_)) => return error,
+            Err(_) => None,
+        };
+        let now = Some((reached.load(Ordering::Relaxed), looked));
         idle = if now == last { idle + LOOK } else { Duration::ZERO };
         last = now;
     }

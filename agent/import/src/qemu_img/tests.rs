@@ -35,15 +35,16 @@ fn file(dir: &tempfile::TempDir, name: &str) -> PathBuf {
 
 fn conversion<'a>(from: &'a Path, to: &'a Path, into: ImageFormat) -> Conversion<'a> {
     let max_data = Quantity::from_bytes(64 << 10);
-    Conversion { from, format: ImageFormat::Raw, backing: None, to, into, virtual_size: 1 << 40, max_data }
+    let (from, to) = (Source::File(from), Target::File(to, into));
+    Conversion { from, format: ImageFormat::Raw, backing: None, to, virtual_size: 1 << 40, max_data }
 }
 
 #[tokio::test]
 async fn it_sees_one_file_within_limits() {
     let limits = r#"[ "$(ulimit -v)" = 2097152 ] && [ "$(ulimit -t)" = 30 ] && [ "$(ulimit -f)" = 0 ] || exit 1
-        [ "$5" = /source ] && [ "$(cat $5)" = bytes ] && [ ! -e /target ] && echo '{"virtual-size": 5}'"#;
+        [ "$4 $5" = "raw /source" ] && [ "$(cat $5)" = bytes ] && [ ! -e /target ] && echo '{"virtual-size": 5}'"#;
     let (qemu_img, dir) = qemu_img(limits);
-    assert_eq!(qemu_img.info(&file(&dir, "file"), ImageFormat::Raw).await.unwrap().virtual_size, 5);
+    assert_eq!(qemu_img.info(Source::File(&file(&dir, "file")), ImageFormat::Raw).await.unwrap().virtual_size, 5);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! The system calls that a program in the sandbox may make: those for files that it may open anyway, memory, threads,
-//! signals and time. All others (networks, mounts, tracing, keys, io_uring, new namespaces) are to it as if the kernel
+//! signals and time, and for a socket that it was given. All others (other sockets, mounts, tracing, keys, io_uring, new namespaces) are to it as if the kernel
 //! did not have them, which programs and the C library cope with.
 
 use std::collections::BTreeMap;
@@ -59,6 +59,14 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
+    // a socket that it was given; it can make none
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
     // memory
     libc::SYS_brk,
     libc::SYS_mmap,

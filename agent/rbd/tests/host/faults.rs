@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use ucloud_agent_core::BlockStore as _;
 use ucloud_types::image::ImageFormat;
 
-use crate::lab::{content, lab};
+use crate::lab::{content, lab, run};
 
 #[test]
 fn what_was_interrupted_between_any_two_steps_is_completed_or_removed() -> Result<()> {
@@ -157,19 +157,23 @@ fn what_ceph_refuses_or_does_not_answer_is_said_and_nothing_hangs() -> Result<()
 #[test]
 fn an_import_that_nobody_waits_for_is_broken_off_and_leaves_nothing() -> Result<()> {
     lab(async |lab| {
-        let path = lab.raw("raw", 256, b"mark")?;
-        std::fs::write(path, vec![7; 256 << 20])?;
-        let (percent, mut told) = watch::channel(0);
-        let request = lab.request("a", "raw", ImageFormat::Raw);
-        tokio::select! {
-            // from 90 % on it is written to the pool
-            result = lab.rbd.import_image(&request, &percent) => panic!("it is there already: {result:?}"),
-            seen = told.wait_for(|percent| *percent > 92) => drop(seen?),
+        let raw = lab.raw("raw", 256, b"mark")?;
+        std::fs::write(&raw, vec![7; 256 << 20])?;
+        let qcow2 = raw.with_file_name("qcow2");
+        run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()])?;
+        for (name, format) in [("raw", ImageFormat::Raw), ("qcow2", ImageFormat::Qcow2)] {
+            let (percent, mut told) = watch::channel(0);
+            let request = lab.request("a", name, format);
+            tokio::select! {
+                // from 80 % on it is written to the pool
+                result = lab.rbd.import_image(&request, &percent) => panic!("it is there already: {result:?}"),
+                seen = told.wait_for(|percent| *percent > 83) => drop(seen?),
+            }
+            drop(told);
+            // waits until the thread that writes has ended
+            lab.rbd.remove_image(&lab.pool(), "a").await?;
+            assert_eq!(lab.contents()?, [""; 0], "{name}");
         }
-        drop(told);
-        // waits until the thread that writes has ended
-        lab.rbd.remove_image(&lab.pool(), "a").await?;
-        assert_eq!(lab.contents()?, [""; 0]);
         Ok(())
     })
 }

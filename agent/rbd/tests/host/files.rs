@@ -1,18 +1,21 @@
 //! Files in Ceph: they come in pieces, across restarts and whatever goes wrong, and images are made of them without a copy.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 use ucloud_agent_core::{
     BlockStore as _, FileStore as _, HostError,
+    block_store::{ImageRequest, StoredImage},
     file_store::{AppendError, FileRequest, Stored},
 };
 use ucloud_agent_import::hashed::Hashed;
 use ucloud_agent_rbd::Uploads;
 use ucloud_types::image::{ImageFormat, ImageSource, Sha256, UploadSource};
 
-use crate::lab::{FILE_SIZE as SIZE, Lab, MIB, content, lab, uploads};
+use crate::lab::{FILE_SIZE as SIZE, Lab, MIB, content, lab, run, uploads};
 
 const FILE: &str = "ucloud.file.file-1";
 
@@ -82,10 +85,13 @@ async fn read(store: &Uploads, file: &FileRequest, range: std::ops::Range<u64>) 
 }
 
 /// The image of what was uploaded as the File of this name.
-async fn import(lab: &Lab, uid: &str, file: &str) -> Result<ucloud_agent_core::block_store::StoredImage, HostError> {
-    let mut request = lab.request(uid, "", ImageFormat::Raw);
-    request.source = ImageSource { upload: Some(UploadSource { file: file.into() }), ..ImageSource::default() };
-    lab.rbd.import_image(&request, &watch::channel(0).0).await
+fn upload(lab: &Lab, uid: &str, file: &str) -> ImageRequest {
+    let source = ImageSource { upload: Some(UploadSource { file: file.into() }), ..ImageSource::default() };
+    ImageRequest { source, ..lab.request(uid, "", ImageFormat::Raw) }
+}
+
+async fn import(lab: &Lab, uid: &str, file: &str) -> Result<StoredImage, HostError> {
+    lab.rbd.import_image(&upload(lab, uid, file), &watch::channel(0).0).await
 }
 
 #[test]
@@ -199,7 +205,7 @@ fn what_ceph_did_not_confirm_does_not_count() -> Result<()> {
             let Stored::Partial(kept) = store.stored(file).await? else { bail!("it is complete") };
             match send(&store, file, kept, &[]).await {
                 Err(AppendError::Busy | AppendError::Host(_)) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                    tokio::time::sleep(Duration::from_millis(300)).await;
                 }
                 other => break other?,
             }
@@ -296,6 +302,99 @@ fn files_of_the_same_bytes_go_one_after_the_other() -> Result<()> {
     })
 }
 
+/// A qcow2 File in which there is a disk of so many MiB, all alike.
+async fn packed(lab: &Lab, mebibytes: usize) -> Result<(FileRequest, Vec<u8>)> {
+    let folder = lab.folder();
+    let [raw, qcow2] = ["raw", "qcow2"].map(|name| folder.join(name));
+    let disk = b"0123456789abcdef".repeat(mebibytes << 16);
+    std::fs::write(&raw, &disk)?;
+    let [from, to] = [&raw, &qcow2].map(|path| path.to_str().unwrap());
+    run("qemu-img", &["convert", "-c", "-f", "raw", "-O", "qcow2", from, to])?;
+    let mut bytes = std::fs::read(&qcow2)?;
+    bytes.resize(usize::try_from(SIZE)?, 0);
+    let file = FileRequest { sha256: None, ..Source::new(lab).file };
+    send(&uploads(), &file, 0, &bytes).await?;
+    Ok((file, disk))
+}
+
+#[test]
+fn an_image_of_a_qcow2_file_is_made_from_where_that_is() -> Result<()> {
+    lab(async |lab| {
+        let (file, disk) = packed(&lab, 256).await?;
+        let request = ImageRequest { format: ImageFormat::Qcow2, ..upload(&lab, "a", "disk-1") };
+        let store = uploads();
+        let (percent, mut told) = watch::channel(0);
+        let meanwhile = async {
+            told.wait_for(|percent| *percent > 85).await?;
+            // It is being read
+            let refused = store.remove(&file.pool, &file.uid).await.unwrap_err();
+            assert_eq!((refused.reason, refused.terminal), ("DiskInUse", false), "{refused}");
+            anyhow::Ok(())
+        };
+        let (image, removed) = tokio::join!(lab.rbd.import_image(&request, &percent), meanwhile);
+        removed?;
+        assert_eq!(image?.virtual_size.bytes(), 256 * MIB);
+        assert!(lab.bytes("ucloud.image.a")? == disk);
+        let scratch = std::fs::read_dir(lab.folder().join("scratch"))?.count();
+        assert_eq!(scratch, 0, "it was fetched");
+
+        // The next one of the same bytes is there already
+        let again = ImageRequest { uid: "b".into(), ..request.clone() };
+        lab.rbd.import_image(&again, &watch::channel(0).0).await?;
+        store.remove(&file.pool, &file.uid).await?;
+        for uid in ["a", "b"] {
+            lab.rbd.remove_image(&lab.pool(), uid).await?;
+        }
+        assert_eq!(lab.contents()?, [""; 0]);
+        lab.no_objects().await
+    })
+}
+
+#[test]
+fn a_qcow2_file_that_cannot_be_read_is_no_broken_one() -> Result<()> {
+    lab(async |lab| {
+        let (file, disk) = packed(&lab, 256).await?;
+        let request = ImageRequest { format: ImageFormat::Qcow2, ..upload(&lab, "a", "disk-1") };
+        let (percent, mut told) = watch::channel(0);
+        let stop = async {
+            told.wait_for(|percent| *percent > 85).await?;
+            lab.signal_osd(Signal::SIGSTOP)
+        };
+        let (failed, stopped) = tokio::join!(lab.rbd.import_image(&request, &percent), stop);
+        lab.signal_osd(Signal::SIGCONT)?;
+        stopped?;
+        let failed = failed.unwrap_err();
+        assert_eq!((failed.reason, failed.terminal), ("StorageTimeout", false), "{failed}");
+        // What was written half has a watcher until Ceph has given that up
+        let image = loop {
+            match lab.rbd.import_image(&request, &watch::channel(0).0).await {
+                Err(error) if error.reason == "ImportedElsewhere" => tokio::time::sleep(Duration::from_secs(1)).await,
+                made => break made?,
+            }
+        };
+        assert_eq!(image.virtual_size.bytes(), 256 * MIB);
+        assert!(lab.bytes("ucloud.image.a")? == disk);
+
+        // And one that is broken is one
+        lab.rbd.remove_image(&lab.pool(), "a").await?;
+        uploads().remove(&file.pool, &file.uid).await?;
+        let mut bytes = std::fs::read(lab.folder().join("qcow2"))?;
+        bytes.resize(usize::try_from(SIZE)?, 0);
+        // Another format, too large a disk, tables that lead nowhere, and data that cannot be unpacked
+        let refused = "ImageRefused";
+        for (place, reason) in [(0, "FormatMismatch"), (24, refused), (3 << 16, refused), (900_000, refused)] {
+            let mut broken = bytes.clone();
+            broken[place..place + 200].fill(0xff);
+            send(&uploads(), &file, 0, &broken).await?;
+            let error = lab.rbd.import_image(&request, &watch::channel(0).0).await.unwrap_err();
+            assert_eq!((error.reason, error.terminal), (reason, true), "{place}: {error}");
+            uploads().remove(&file.pool, &file.uid).await?;
+        }
+        assert_eq!(lab.contents()?, [""; 0]);
+        Ok(())
+    })
+}
+
 #[test]
 fn a_file_that_is_no_raw_disk_is_not_taken_for_one() -> Result<()> {
     lab(async |lab| {
@@ -307,9 +406,7 @@ fn a_file_that_is_no_raw_disk_is_not_taken_for_one() -> Result<()> {
         let error = import(&lab, "a", "disk-1").await.unwrap_err();
         assert_eq!(error.reason, "FormatMismatch", "{error}");
         assert_eq!(lab.contents()?, [FILE]);
-        let mut request = lab.request("a", "", ImageFormat::Raw);
-        request.source = ImageSource { upload: Some(UploadSource { file: "disk-1".into() }), ..ImageSource::default() };
-        request.checksum = Some(Sha256::from([1; 32]));
+        let request = ImageRequest { checksum: Some(Sha256::from([1; 32])), ..upload(&lab, "a", "disk-1") };
         lab.rbd.import_image(&request, &watch::channel(0).0).await.err().context("it was imported")?;
         Ok(())
     })

@@ -18,7 +18,7 @@ use super::{
     ceph::{Ceph, run, timed},
     report::{Better, Report, Row, Unit},
 };
-use crate::machine::Process;
+use crate::machine::{Process, busy};
 
 /// The least part of `qemu-img convert`'s throughput.
 const TARGET: f64 = 0.8;
@@ -116,6 +116,7 @@ async fn uploads(ceph: &Ceph, format: ImageFormat, arguments: &StorageArgs, repo
     let (bytes, path) = (size(arguments)?, file(arguments, format));
     let agent = Process { pid: arguments.agent_pid };
     let (mut ours, mut yardstick, mut peaks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut our_busy, mut yardstick_busy) = (Vec::new(), Vec::new());
     for round in 0..arguments.rounds {
         report.step(&format!("upload of {}, round {} of {}", format.as_str(), round + 1, arguments.rounds));
         for ours_now in order(round) {
@@ -124,19 +125,24 @@ async fn uploads(ceph: &Ceph, format: ImageFormat, arguments: &StorageArgs, repo
                 let name = format!("bench-{}-{round}", format.as_str());
                 let mut upload = Command::new(&arguments.ucloudctl);
                 upload.args(["image", "upload", &name]).arg(&path).args(["--pool", storage_pool]);
-                let before = forget_peak(agent)?;
+                let (before, began) = (forget_peak(agent)?, busy()?);
                 let took = timed(|| run(&mut upload))?.1;
+                our_busy.push(busy()?.saturating_sub(began).as_secs_f64());
                 peaks.push((before, agent.peak()?));
                 ours.push(throughput(bytes, took));
                 run(Command::new(&arguments.ucloudctl).args(["delete", "image", &name]))?;
             } else {
+                let began = busy()?;
                 yardstick.push(throughput(bytes, ceph.convert(&path, format, bytes)?));
+                yardstick_busy.push(busy()?.saturating_sub(began).as_secs_f64());
             }
             ceph.cleared().await?;
         }
     }
     let what = format!("upload of {} until Ready, beside qemu-img convert", format.as_str());
     report.add(Row::of_medians(&what, &ours, &yardstick, Unit::Throughput, Better::More(TARGET)));
+    let what = format!("processor time of the machine, Ceph's too, for an upload of {}", format.as_str());
+    report.add(Row::of_medians(&what, &our_busy, &yardstick_busy, Unit::Seconds, Better::Less(None)));
     report.memory(&format!("of the agent while {} is uploaded", format.as_str()), &peaks);
     Ok(())
 }

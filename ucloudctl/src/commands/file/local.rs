@@ -18,9 +18,10 @@ use sha2::{Digest as _, Sha256 as Hasher};
 use tokio::sync::{mpsc, oneshot, watch};
 use ucloud_types::image::Sha256;
 
-const BUFFER: usize = 1 << 20;
+/// So much is read at once: what is summed and sent next is in the processor's cache still.
+const BUFFER: usize = 256 << 10;
 /// Buffers that were read and wait to be sent.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 
 /// A file that is sent.
 pub struct Local {
