@@ -153,7 +153,7 @@ impl BlockStore for Files {
         }
         let act = import_act(request);
         let store = with_store(&request.pool, &act, |store| Ok(store.clone())).await?;
-        self.import(&store, request, percent).await.map_err(|error| error.reported(&import_act(request)))
+        self.import(&store, request, percent).await.map_err(|error| error.reported(&act))
     }
 
     async fn image(&self, pool: &Pool, image_uid: &str) -> Result<Option<StoredImage>, HostError> {

@@ -120,7 +120,8 @@ pub async fn confirm(
     virtual_size: u64,
     qemu_img: &QemuImg,
 ) -> Result<(), InspectError> {
-    let info = qemu_img.info(source, format).await.map_err(judged)?;
+    let served = matches!(source, Source::Socket(_));
+    let info = qemu_img.info(source, format).await.map_err(|error| judged(error, served))?;
     if info.backing_filename.is_some() || info.virtual_size != virtual_size {
         return Err(InspectError::Ambiguous);
     }
@@ -131,16 +132,19 @@ pub async fn confirm(
 pub async fn check_tables(source: Source<'_>, format: ImageFormat, qemu_img: &QemuImg) -> Result<(), InspectError> {
     match format {
         ImageFormat::Qcow2 | ImageFormat::Vhdx | ImageFormat::Vdi => {
-            qemu_img.check(source, format).await.map_err(judged)
+            let served = matches!(source, Source::Socket(_));
+            qemu_img.check(source, format).await.map_err(|error| judged(error, served))
         }
         // Those of a vmdk were followed already, and raw files have none.
         ImageFormat::Vmdk | ImageFormat::Raw => Ok(()),
     }
 }
 
-fn judged(error: QemuImgError) -> InspectError {
+/// Whether it is the image's fault. What is `served` by a pool may come slowly, through no fault of its own.
+fn judged(error: QemuImgError, served: bool) -> InspectError {
     match error {
         QemuImgError::Unrunnable(_) | QemuImgError::Sandbox(_) | QemuImgError::Full => InspectError::Unrunnable(error),
+        QemuImgError::TooSlow if served => InspectError::Unrunnable(error),
         _ => InspectError::QemuImg(error),
     }
 }

@@ -57,6 +57,8 @@ impl Cluster {
         for option in ["rados_osd_op_timeout", "rados_mon_op_timeout", "client_mount_timeout"] {
             cluster.set(option, &seconds)?;
         }
+        // With a cache, a flush tells of a write that has failed only while others are on their way: here each tells by itself
+        cluster.set("rbd_cache", "false")?;
         // SAFETY: the handle is valid, configured and not connected yet.
         let connected = unsafe { rados_sys::rados_connect(cluster.handle) };
         judged("connect to", || cluster.name.clone(), connected)?;

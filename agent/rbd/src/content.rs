@@ -12,6 +12,7 @@
 //! whole was left over, and is removed by whoever comes next.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
 };
@@ -26,7 +27,7 @@ use ucloud_types::image::Sha256;
 use crate::{
     cluster::IoCtx,
     error::{CephError, RbdError},
-    image::{Access, Image, Trashed, present},
+    image::{Access, Image, Pending, Trashed, present},
     names, snapshot,
 };
 
@@ -39,6 +40,8 @@ const EMPTY: &str = "empty";
 /// How much is written at once: half an object of the default size, as qemu-img does. (Of more an OSD takes more time for
 /// the memory than it saves by the fewer messages.)
 pub const CHUNK: usize = 2 << 20;
+/// So many are on their way at once: as much as librbd's own cache would hold back.
+const PENDING: usize = 8;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A clone that is whole.
@@ -157,8 +160,7 @@ pub fn ensure_content<'a>(
 
 /// Writes a raw disk to an image that is empty. `percent` is told how far it is, and its error breaks it off.
 pub fn fill(image: &Image<'_>, raw: File, percent: impl FnMut(u8) -> Result<(), RbdError>) -> Result<(), RbdError> {
-    copy(raw, &mut Writer::new(image, 0)?, percent)?;
-    Ok(image.flush()?)
+    copy(raw, &mut Writer::new(image, 0), percent)
 }
 
 /// Writes to an image where it holds zeros so far, in [chunks](CHUNK), so that each is written once if what comes is in order.
@@ -167,21 +169,13 @@ pub struct Writer<'a> {
     /// Where the bytes belong that were not written yet.
     at: u64,
     chunk: Vec<u8>,
+    pending: VecDeque<Pending<'a>>,
 }
 
 impl<'a> Writer<'a> {
     /// One that begins at this place.
-    ///
-    /// Until it has seen a flush, librbd lets each write wait for the one before (rbd_cache_writethrough_until_flush). From then on
-    /// several are on their way at once, and what has failed of them is told by the next flush.
-    pub fn new(image: &'a Image<'a>, at: u64) -> Result<Self, CephError> {
-        image.flush()?;
-        Ok(Self { image, at, chunk: Vec::with_capacity(CHUNK) })
-    }
-
-    /// Up to where all that came was written.
-    pub fn written(&self) -> u64 {
-        self.at
+    pub fn new(image: &'a Image<'a>, at: u64) -> Self {
+        Self { image, at, chunk: Vec::with_capacity(CHUNK), pending: VecDeque::with_capacity(PENDING + 1) }
     }
 
     /// Where the next bytes belong.
@@ -196,11 +190,6 @@ impl<'a> Writer<'a> {
             let room = usize::try_from(CHUNK as u64 - self.end() % CHUNK as u64).unwrap_or(CHUNK);
             let (next, behind) = bytes.split_at(bytes.len().min(room));
             bytes = behind;
-            if next.len() == CHUNK {
-                write_sparse(self.image, self.at, next)?;
-                self.at += CHUNK as u64;
-                continue;
-            }
             self.chunk.extend_from_slice(next);
             if next.len() == room {
                 self.put()?;
@@ -218,21 +207,31 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes all that came.
-    pub fn put(&mut self) -> Result<(), CephError> {
-        write_sparse(self.image, self.at, &self.chunk)?;
-        self.at += self.chunk.len() as u64;
-        self.chunk.clear();
+    /// Returns when all that came is kept.
+    pub fn settle(&mut self) -> Result<(), CephError> {
+        self.put()?;
+        while let Some(oldest) = self.pending.pop_front() {
+            oldest.finish()?;
+        }
+        self.image.flush()
+    }
+
+    /// Begins to write what came.
+    fn put(&mut self) -> Result<(), CephError> {
+        let end = self.end();
+        if self.chunk.chunks(ZEROS.len()).all(|part| part == &ZEROS[..part.len()]) {
+            self.chunk.clear();
+        } else {
+            // Each buffer is used again
+            let next = if self.pending.len() < PENDING { None } else { self.pending.pop_front() };
+            let next = next.map_or_else(|| Ok(Vec::with_capacity(CHUNK)), Pending::finish)?;
+            let bytes = std::mem::replace(&mut self.chunk, next);
+            self.chunk.clear();
+            self.pending.push_back(self.image.begin_write(self.at, bytes)?);
+        }
+        self.at = end;
         Ok(())
     }
-}
-
-/// Writes these bytes where the image holds zeros so far.
-fn write_sparse(image: &Image<'_>, offset: u64, bytes: &[u8]) -> Result<(), CephError> {
-    if bytes.chunks(ZEROS.len()).all(|part| part == &ZEROS[..part.len()]) {
-        return Ok(());
-    }
-    image.write(offset, bytes)
 }
 
 /// A content that is there already, whole: nobody removes it as long as it is open.
@@ -301,7 +300,7 @@ fn copy(
         writer.add(&chunk)?;
         percent(u8::try_from(writer.end().min(length) * 100 / length.max(1)).unwrap_or(100))?;
     }
-    Ok(writer.put()?)
+    Ok(writer.settle()?)
 }
 
 /// Where the next data of a file begin, at `at` or behind it.

@@ -10,14 +10,16 @@ use std::{
     },
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 use ucloud_agent_import::{
-    ImportError, StoreError,
+    StoreError,
     nbd::{self, ServeError},
     qemu_img::Socket,
 };
 
 use crate::{cluster::IoCtx, content::Writer, error::RbdError, file, image::Image};
+
+const BLOCK: u64 = 4096;
 
 /// A File that is read.
 struct Source<'a> {
@@ -67,7 +69,8 @@ impl<C: FnMut(u64) -> Result<(), RbdError>> nbd::Disk for Target<'_, C> {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), RbdError> {
-        self.data += bytes.len() as u64;
+        // Of less than this no pool keeps anything by itself
+        self.data += (bytes.len() as u64).next_multiple_of(BLOCK);
         (self.check)(self.data)?;
         self.writer.seek(offset)?;
         self.writer.add(bytes)?;
@@ -76,11 +79,22 @@ impl<C: FnMut(u64) -> Result<(), RbdError>> nbd::Disk for Target<'_, C> {
     }
 }
 
-/// Lets whoever is at the other end read a File that is complete, which nobody removes meanwhile. Blocks until that end is closed.
-pub fn serve_file(pool: &IoCtx, name: &str, connection: &UnixStream) -> Result<(), RbdError> {
+/// Lets whoever is at the other end read a File that is complete, which nobody removes while it is read. Blocks until that end is
+/// closed, and tells then by `sound` that all that was read was the File's.
+pub fn serve_file(
+    pool: &IoCtx,
+    name: &str,
+    connection: &UnixStream,
+    sound: oneshot::Sender<()>,
+) -> Result<(), RbdError> {
     let image = file::hold(pool, name)?.ok_or(RbdError::NoDisk)?;
-    let size = image.size()?;
-    nbd::serve(connection, &mut Source { image, size }).map_err(failed)
+    let mut source = Source { size: image.size()?, image };
+    nbd::serve(connection, &mut source).map_err(failed)?;
+    // Whoever takes this host for dead may have removed it all the same, and then zeros were read
+    file::checksum(&source.image)?.ok_or(RbdError::NoDisk)?;
+    // Not everybody wants to know
+    let _ = sound.send(());
+    Ok(())
 }
 
 /// There is no socket for qemu-img.
@@ -97,7 +111,7 @@ fn failed(error: ServeError<RbdError>) -> RbdError {
 
 /// Writes what `convert` makes of a source to an image of `size` bytes, which holds nothing but zeros. `check` is told how many bytes
 /// have come, and its error breaks it off. Blocks, and is to be called where tokio's runtime is at hand.
-pub fn fill<C: Future<Output = Result<(), ImportError>> + Send + 'static>(
+pub fn fill<C: Future<Output = Result<(), RbdError>> + Send + 'static>(
     image: &Image<'_>,
     size: u64,
     check: impl FnMut(u64) -> Result<(), RbdError>,
@@ -105,15 +119,16 @@ pub fn fill<C: Future<Output = Result<(), ImportError>> + Send + 'static>(
 ) -> Result<(), RbdError> {
     let (ours, theirs) = UnixStream::pair().map_err(no_socket)?;
     let moved = Arc::<AtomicU64>::default();
-    let mut target = Target { writer: Writer::new(image, 0)?, size, data: 0, moved: Arc::clone(&moved), check };
+    let mut target = Target { writer: Writer::new(image, 0), size, data: 0, moved: Arc::clone(&moved), check };
     let runtime = Handle::current();
     let converting = runtime.spawn(convert(Socket { connection: theirs.into(), moved }));
     let served = nbd::serve(&ours, &mut target);
-    // Where this has failed, qemu-img does now
-    drop(ours);
+    if served.is_err() {
+        // Nobody takes what it makes any more
+        converting.abort();
+    }
     let converted = runtime.block_on(converting);
     served.map_err(failed)?;
     converted.map_err(|error| StoreError::new("convert a source", io::Error::other(error)))??;
-    target.writer.put()?;
-    Ok(image.flush()?)
+    Ok(target.writer.settle()?)
 }

@@ -70,7 +70,7 @@ pub enum RbdError {
     #[error("it has no size")]
     NoSize,
     /// Somebody has it open.
-    #[error("it is in use; it is free about half a minute after its VM has ended")]
+    #[error("it is in use, by a VM or an import; it is free at the latest half a minute after that has ended")]
     InUse,
     /// The file with the image's bytes fails.
     #[error(transparent)]

@@ -34,8 +34,8 @@ const RECEIVED: &str = "ucloud.received";
 /// The metadata of a File that is complete: the checksum of all of it. A clone has the metadata of what it is a clone of, and is not
 /// whole for that.
 const COMPLETE: &str = "ucloud.complete";
-/// So often it is made sure that what has come is kept. Meanwhile nothing is written, so that it costs the fast, and not the slow,
-/// whose bytes are worth more time.
+/// So often it is made sure that what has come is kept. Writing waits for that, so that it is not done whenever so much has come: to
+/// the fast it would cost more, and to the slow it would give less.
 const COMMIT: Duration = Duration::from_secs(10);
 
 /// What there is of the File with this name; none if there is nothing.
@@ -51,7 +51,7 @@ fn of(image: &Image<'_>) -> Result<Stored, CephError> {
 }
 
 /// The checksum of a File that is complete.
-fn checksum(image: &Image<'_>) -> Result<Option<Sha256>, CephError> {
+pub fn checksum(image: &Image<'_>) -> Result<Option<Sha256>, CephError> {
     Ok(image.metadata(COMPLETE)?.and_then(|sum| Sha256::try_from(sum).ok()))
 }
 
@@ -171,7 +171,7 @@ fn take(
     most: u64,
     mut bytes: mpsc::Receiver<Bytes>,
 ) -> Result<bool, CephError> {
-    let mut writer = Writer::new(image, hashed.size())?;
+    let mut writer = Writer::new(image, hashed.size());
     let (mut kept, mut last) = (hashed.size(), Instant::now());
     let mut too_many = false;
     while let Some(bytes) = bytes.blocking_recv() {
@@ -182,23 +182,21 @@ fn take(
         hashed.update(&bytes);
         writer.add(&bytes)?;
         if last.elapsed() >= COMMIT {
-            writer.put()?;
-            kept = writer.written();
-            keep(image, kept)?;
+            kept = keep(image, &mut writer)?;
             last = Instant::now();
         }
     }
-    writer.put()?;
-    if writer.written() > kept {
-        keep(image, writer.written())?;
+    if writer.end() > kept {
+        keep(image, &mut writer)?;
     }
     Ok(too_many)
 }
 
-/// Makes sure that all that was written is kept, and says how much that is.
-fn keep(image: &Image<'_>, size: u64) -> Result<(), CephError> {
-    image.flush()?;
-    image.set_metadata(RECEIVED, &size.to_string())
+/// Makes sure that all that came is kept, and says how much that is.
+fn keep(image: &Image<'_>, writer: &mut Writer<'_>) -> Result<u64, CephError> {
+    writer.settle()?;
+    image.set_metadata(RECEIVED, &writer.end().to_string())?;
+    Ok(writer.end())
 }
 
 /// The checksum and the ends of the File with this name, which has `size` bytes; none if it is not complete.

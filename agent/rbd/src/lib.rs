@@ -37,7 +37,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 use tokio::{
-    sync::{OwnedMutexGuard, mpsc, watch},
+    sync::{OwnedMutexGuard, mpsc, oneshot, watch},
     task::spawn_blocking,
 };
 use ucloud_agent_core::{
@@ -196,28 +196,29 @@ impl Rbd {
         let reported = &|error: ImportError| error.reported(&act);
         let (sha256, ends) = self.look(request, &file).await?;
         let found = self.importer.look_qcow2(request, sha256, &ends).map_err(reported)?;
-        let confirm = async |source| self.importer.confirm(format, &found, source).await.map_err(reported);
+        let confirm = async |loan: Loan| self.importer.confirm(format, &found, loan.socket).await.map_err(reported);
         self.lend(&file, &act, confirm).await?;
-        let check = async |source| self.importer.check_tables(format, source).await.map_err(reported);
+        let check = async |loan: Loan| self.importer.check_tables(format, loan.socket).await.map_err(reported);
         self.lend(&file, &act, check).await?;
-        let keep = async |source| {
-            let source = Source::Packed(Packed::InPool(source), format);
+        let keep = async |loan| {
+            let source = Source::Packed(Packed::InPool(loan), format);
             self.keep(request, source, found.clone(), percent, turn).await
         };
         self.lend(&file, &act, keep).await
     }
 
-    /// Does `work` with a socket by which it can read a File that is complete. As long as it does, nobody removes that.
+    /// Does `work` with a socket by which it can read a File that is complete. While it does, nobody removes that.
     async fn lend<T>(
         &self,
         file: &FileRequest,
         act: &str,
-        work: impl AsyncFnOnce(OwnedFd) -> Result<T, HostError>,
+        work: impl AsyncFnOnce(Loan) -> Result<T, HostError>,
     ) -> Result<T, HostError> {
         let (ours, theirs) = UnixStream::pair().map_err(|error| convert::no_socket(error).reported(act))?;
-        let name = names::file(&file.uid);
-        let serving = self.pools.with_pool(&file.pool, act, move |pool, _| convert::serve_file(pool, &name, &ours));
-        let (served, done) = tokio::join!(serving, work(theirs.into()));
+        let (name, (sender, sound)) = (names::file(&file.uid), oneshot::channel());
+        let serving =
+            self.pools.with_pool(&file.pool, act, move |pool, _| convert::serve_file(pool, &name, &ours, sender));
+        let (served, done) = tokio::join!(serving, work(Loan { socket: theirs.into(), sound }));
         // Where it cannot be read, the work fails for that
         served.and(done)
     }
@@ -264,8 +265,15 @@ enum Source {
 enum Packed {
     /// It was fetched.
     Here(NamedTempFile),
-    /// It is a File that is read through a socket.
-    InPool(OwnedFd),
+    /// It is a File that is read where it is.
+    InPool(Loan),
+}
+
+/// A File that is lent to be read.
+struct Loan {
+    socket: OwnedFd,
+    /// Told when it was read, if all that was read was the File's.
+    sound: oneshot::Receiver<()>,
 }
 
 impl Source {
@@ -293,15 +301,23 @@ impl Source {
                 convert::fill(image, found.virtual_size, check, |socket| async move {
                     let report = |part| Progress(&told).report_rest(part);
                     let to = Target::Socket(socket);
-                    match packed {
-                        Packed::Here(file) => {
-                            let from = qemu_img::Source::File(file.path());
-                            importer.convert(format, &found, from, to, report).await
+                    let convert = async {
+                        match packed {
+                            Packed::Here(file) => {
+                                let from = qemu_img::Source::File(file.path());
+                                importer.convert(format, &found, from, to, report).await?;
+                            }
+                            Packed::InPool(Loan { socket, sound }) => {
+                                let from = qemu_img::Source::Socket(socket);
+                                importer.convert(format, &found, from, to, report).await?;
+                                sound.await.map_err(|_| RbdError::NoDisk)?;
+                            }
                         }
-                        Packed::InPool(socket) => {
-                            let from = qemu_img::Source::Socket(socket);
-                            importer.convert(format, &found, from, to, report).await
-                        }
+                        Ok(())
+                    };
+                    tokio::select! {
+                        converted = convert => converted,
+                        () = told.closed() => Err(RbdError::Abandoned),
                     }
                 })
             }

@@ -67,6 +67,9 @@ pub enum QemuImgError {
     /// It took too long, or too much of the host.
     #[error("qemu-img came to its limits ({0})")]
     Limits(&'static str),
+    /// It was not done in time.
+    #[error("qemu-img came to its limits (it took too long)")]
+    TooSlow,
     /// The disk holds more than is imported.
     #[error("the disk holds more than {0} of data, the most that is imported")]
     TooMuchData(Quantity),
@@ -207,7 +210,7 @@ impl QemuImg {
         let ended = tokio::select! {
             ended = timeout(CONVERT, work) => match ended {
                 Ok(ended) => ended.map_err(Into::into).and_then(|((), said, status)| judge(status, &said)),
-                Err(_) => Err(QemuImgError::Limits("it took too long")),
+                Err(_) => Err(QemuImgError::TooSlow),
             },
             error = watch(&written, &reached) => Err(error),
         };
@@ -257,10 +260,11 @@ impl QemuImg {
         let user = sandbox::stranger();
         let named = source.arguments(format);
         let (lent, sockets) = source.give(user).await?;
-        let limits = Limits { cpu: patience, file_size: 0 };
-        let mut command = sandbox::command(&self.0, user, &lent, limits)?;
+        let mut command = sandbox::command(&self.0, user, &lent, Limits { cpu: patience, file_size: 0 })?;
+        // Each table has a way to go from a pool
+        let patience = if sockets.is_empty() { patience } else { patience * 6 };
         command.args(arguments).args(named).fd_mappings(sockets).map_err(io::Error::other)?;
-        run(command, lent, limits.cpu).await
+        run(command, lent, patience).await
     }
 
     async fn write(&self, file: &Path, arguments: &[&str]) -> Result<(), QemuImgError> {
@@ -328,7 +332,7 @@ async fn wait(command: &mut Command, patience: Duration) -> Result<(ExitStatus, 
     let ended = timeout(patience, async { tokio::try_join!(qemu_img.wait(), gather(stdout), gather(stderr)) }).await;
     let Ok(ended) = ended else {
         qemu_img.kill().await?;
-        return Err(QemuImgError::Limits("it took too long"));
+        return Err(QemuImgError::TooSlow);
     };
     Ok(ended?)
 }

@@ -13,6 +13,9 @@ use seccompiler::{
 /// CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
+/// MSG_OOB.
+const OUT_OF_BAND: u64 = 1;
+
 const ALLOWED: &[c_long] = &[
     // files
     libc::SYS_read,
@@ -59,13 +62,10 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
-    // a socket that it was given; it can make none
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
+    // a socket that it was given; it can make none. Sending and receiving is below
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
     libc::SYS_shutdown,
     // memory
     libc::SYS_brk,
@@ -158,6 +158,11 @@ pub fn filter() -> Result<Vec<u8>, seccompiler::BackendError> {
     // clone3 has its flags where no rule can see them; without it, the C library takes this one.
     let same_namespaces = Condition::new(0, ArgLen::Qword, CmpOp::MaskedEq(NEW_NAMESPACES), 0)?;
     rules.insert(libc::SYS_clone, vec![Rule::new(vec![same_namespaces])?]);
+    // Out-of-band bytes are nobody's business here
+    let in_band = Condition::new(2, ArgLen::Dword, CmpOp::MaskedEq(OUT_OF_BAND), 0)?;
+    for call in [libc::SYS_sendmsg, libc::SYS_recvmsg] {
+        rules.insert(call, vec![Rule::new(vec![in_band.clone()])?]);
+    }
     let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let filter = SeccompFilter::new(rules, absent, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;
     let program: BpfProgram = filter.try_into()?;

@@ -178,6 +178,35 @@ fn an_import_that_nobody_waits_for_is_broken_off_and_leaves_nothing() -> Result<
     })
 }
 
+#[test]
+fn what_ceph_did_not_write_while_an_image_was_imported_is_not_taken_for_written() -> Result<()> {
+    lab(async |lab| {
+        let raw = lab.raw("raw", 256, b"mark")?;
+        let disk = b"0123456789abcdef".repeat(256 << 16);
+        std::fs::write(&raw, &disk)?;
+        let qcow2 = raw.with_file_name("qcow2");
+        run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()])?;
+        let (percent, mut told) = watch::channel(0);
+        let request = lab.request("a", "qcow2", ImageFormat::Qcow2);
+        let stand_still = async {
+            told.wait_for(|percent| *percent > 85).await?;
+            lab.signal_osd(Signal::SIGSTOP)?;
+            // Longer than Ceph may take to answer
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            lab.signal_osd(Signal::SIGCONT)
+        };
+        let (mut made, stood) = tokio::join!(lab.rbd.import_image(&request, &percent), stand_still);
+        stood?;
+        while let Err(error) = made {
+            assert!(!error.terminal, "{error}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            made = lab.rbd.import_image(&request, &percent).await;
+        }
+        assert!(lab.bytes("ucloud.image.a")? == disk, "a part of it was never written");
+        Ok(())
+    })
+}
+
 /// Another cluster has come in the place of the first, at its address and with the same names of users.
 #[test]
 fn a_connection_that_leads_nowhere_is_made_anew() -> Result<()> {

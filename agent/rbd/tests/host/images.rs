@@ -165,7 +165,6 @@ fn what_is_in_an_image_of_any_format_is_written_as_it_is_read() -> Result<()> {
                 let broken = lab.rbd.import_image(&lab.request("broken", uid, format), &watch::channel(0).0).await;
                 let broken = broken.unwrap_err();
                 assert_eq!((broken.reason, broken.terminal), ("ImageRefused", true), "{broken:?}");
-                assert!(!lab.contents()?.iter().any(|name| name.contains("broken")));
             }
             lab.rbd.remove_image(&lab.pool(), uid).await?;
             assert_eq!(lab.contents()?, [""; 0], "{uid}");
