@@ -40,7 +40,7 @@ const EMPTY: &str = "empty";
 /// How much is written at once: half an object of the default size, as qemu-img does. (Of more an OSD takes more time for
 /// the memory than it saves by the fewer messages.)
 pub const CHUNK: usize = 2 << 20;
-/// So many are on their way at once: as much as librbd's own cache would hold back.
+/// So many are on their way at once, 16 MiB.
 const PENDING: usize = 8;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 

@@ -1,6 +1,6 @@
 //! The system calls that a program in the sandbox may make: those for files that it may open anyway, memory, threads,
-//! signals and time, and for a socket that it was given. All others (other sockets, mounts, tracing, keys, io_uring, new namespaces) are to it as if the kernel
-//! did not have them, which programs and the C library cope with.
+//! signals and time, and for a socket that it was given. All others (other sockets, mounts, tracing, keys, io_uring, new
+//! namespaces) are to it as if the kernel did not have them, which programs and the C library cope with.
 
 use std::collections::BTreeMap;
 
